@@ -1,0 +1,50 @@
+"""D2LLM semantic search on Qdrant: bi-encoder recall, interaction-emulation reranking.
+
+The names below are loaded on first use, so that importing the package is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from d2llm_vdb.add import AddReport
+    from d2llm_vdb.errors import D2LLMError
+    from d2llm_vdb.index import Index
+    from d2llm_vdb.passages import Passage
+    from d2llm_vdb.search import Hit, SearchOptions, SearchResult, Timings
+    from d2llm_vdb.student import Student
+
+__all__ = [
+    "AddReport",
+    "D2LLMError",
+    "Hit",
+    "Index",
+    "Passage",
+    "SearchOptions",
+    "SearchResult",
+    "Student",
+    "Timings",
+]
+
+__version__ = version("d2llm-vdb")
+
+_MODULES = {
+    "AddReport": "add",
+    "D2LLMError": "errors",
+    "Hit": "search",
+    "Index": "index",
+    "Passage": "passages",
+    "SearchOptions": "search",
+    "SearchResult": "search",
+    "Student": "student",
+    "Timings": "search",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'd2llm_vdb' has no attribute {name!r}")
+    return getattr(import_module(f"d2llm_vdb.{_MODULES[name]}"), name)

@@ -1,0 +1,192 @@
+"""Writing passages: look up what is stored, encode what is new, overlap encoding and upserts."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from qdrant_client import models
+
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.passages import Passage
+from d2llm_vdb.store import Columns, Store
+from d2llm_vdb.student import PassageVectors, Student
+
+# Passages looked up in the store at a time.
+LOOKUP_PASSAGES = 512
+
+
+@dataclass(slots=True)
+class AddReport:
+    """What became of the passages given.
+
+    Args:
+        passages: how many were given: encoded + unchanged + rejected.
+        encoded: embedded and written, the replaced ones among them.
+        unchanged: stored already, with the same content.
+        replaced: stored already, with other content.
+        deleted: left over from an older version of a document.
+        rejected: refused, each with a reason.
+        truncated: of the encoded, cut at the student's `max_tokens`.
+    """
+
+    passages: int = 0
+    encoded: int = 0
+    unchanged: int = 0
+    replaced: int = 0
+    deleted: int = 0
+    rejected: int = 0
+    truncated: int = 0
+
+
+OnReject = Callable[[Passage, str], None]
+OnProgress = Callable[[AddReport], None]
+
+
+class Adder:
+    """One run of adding passages to a store.
+
+    Args:
+        student: encodes them.
+        store: takes them.
+        replace_documents: the passages of a document come one after the other and complete;
+            what else is stored of it is deleted.
+        on_reject: told of every passage that cannot be stored; where it is None the first one
+            raises.
+        on_progress: told the report so far, after every step.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        store: Store,
+        *,
+        replace_documents: bool,
+        on_reject: OnReject | None,
+        on_progress: OnProgress | None,
+    ) -> None:
+        self.report = AddReport()
+        self._student = student
+        self._store = store
+        self._replace_documents = replace_documents
+        self._on_reject = on_reject
+        self._on_progress = on_progress
+        self._seen: set[str] = set()
+        self._waiting: deque[tuple[Passage, dict[str, Any]]] = deque()
+
+    def run(self, passages: Iterable[Passage]) -> AddReport:
+        """Add the passages, a window at a time; one window is stored while the next is encoded.
+
+        Raises:
+            InputError: a passage cannot be stored and nobody takes rejects.
+            StoreError: the database failed; what was written before stays.
+        """
+        with_tokens = self._store.schema.token_dim is not None
+        with ThreadPoolExecutor(1, thread_name_prefix="d2llm-upsert") as uploader:
+            upload: Future[None] | None = None
+            for vectors in self._student.encode_passages(
+                self._texts_to_encode(passages), tokens=with_tokens
+            ):
+                columns = self._columns(vectors)
+                if upload is not None:
+                    upload.result()
+                upload = uploader.submit(self._store.upsert, columns)
+                self._progress()
+            if upload is not None:
+                upload.result()
+        self._progress()
+        return self.report
+
+    def _texts_to_encode(self, passages: Iterable[Passage]) -> Iterator[str]:
+        for group in _grouped(passages):
+            for passage, payload in self._new_or_changed(group):
+                self._waiting.append((passage, payload))
+                yield payload["text"]
+            self._progress()
+
+    def _new_or_changed(self, group: list[Passage]) -> list[tuple[Passage, dict[str, Any]]]:
+        self.report.passages += len(group)
+        given = [(passage, payload) for passage in group if (payload := self._payload(passage))]
+        stored = self._stored_hashes([payload["doc_id"] for _, payload in given])
+        changed = []
+        for passage, payload in given:
+            known = stored.pop(passage.id, None)
+            if known == payload["content_hash"]:
+                self.report.unchanged += 1
+                continue
+            self.report.replaced += known is not None
+            changed.append((passage, payload))
+        if self._replace_documents and stored:
+            self._store.delete(list(stored))
+            self.report.deleted += len(stored)
+        return changed
+
+    def _payload(self, passage: Passage) -> dict[str, Any] | None:
+        try:
+            payload = passage.payload()
+            if passage.id in self._seen:
+                raise InputError(
+                    f"id {passage.id!r} was given twice in one run; the first one was taken. "
+                    f"Give every passage an id of its own"
+                )
+        except InputError as error:
+            self._reject(passage, error)
+            return None
+        self._seen.add(passage.id)
+        return payload
+
+    def _stored_hashes(self, doc_ids: list[str]) -> dict[str, str]:
+        """Return the content hashes of all stored passages of some documents, by passage id."""
+        if not doc_ids:
+            return {}
+        match = models.MatchAny(any=list(dict.fromkeys(doc_ids)))
+        condition = models.FieldCondition(key="doc_id", match=match)
+        points = self._store.scroll(models.Filter(must=[condition]), fields=["id", "content_hash"])
+        return {point.payload["id"]: point.payload["content_hash"] for point in points}
+
+    def _columns(self, vectors: PassageVectors) -> Columns:
+        given = [self._waiting.popleft() for _ in range(len(vectors))]
+        columns = Columns(
+            ids=[passage.id for passage, _ in given],
+            payloads=[payload for _, payload in given],
+            recall=vectors.recall,
+            iem=vectors.iem,
+            pma=vectors.pma,
+            tokens=vectors.tokens,
+        )
+        problems = columns.problems()
+        for row, reason in problems.items():
+            self._reject(given[row][0], InputError(reason))
+        self.report.encoded += len(columns) - len(problems)
+        self.report.truncated += vectors.truncated
+        if not problems:
+            return columns
+        return columns.take([row for row in range(len(columns)) if row not in problems])
+
+    def _reject(self, passage: Passage, error: InputError) -> None:
+        if self._on_reject is None:
+            raise error
+        self.report.rejected += 1
+        self._on_reject(passage, str(error))
+
+    def _progress(self) -> None:
+        if self._on_progress is not None:
+            self._on_progress(self.report)
+
+
+def _grouped(passages: Iterable[Passage]) -> Iterator[list[Passage]]:
+    """Group passages for one look-up, never cutting a document in two."""
+    group: list[Passage] = []
+    for _, document in itertools.groupby(
+        passages, key=lambda passage: passage.id if passage.doc_id is None else passage.doc_id
+    ):
+        group += document
+        if len(group) >= LOOKUP_PASSAGES:
+            yield group
+            group = []
+    if group:
+        yield group

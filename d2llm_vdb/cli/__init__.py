@@ -1,0 +1,34 @@
+"""The `d2llm` command.
+
+Exit codes: 0 done; 1 failed; 2 wrong usage; 3 ingested, but some records were rejected;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the `d2llm` command."""
+    _run("d2llm")
+
+
+def ingest_main() -> None:
+    """Run `python -m d2llm_vdb.ingest`."""
+    _run("python -m d2llm_vdb.ingest", "ingest")
+
+
+def _run(program: str, *command: str) -> None:
+    try:
+        from d2llm_vdb.cli.app import app
+    except ModuleNotFoundError as error:
+        from d2llm_vdb.errors import MissingExtraError
+
+        sys.exit(f"error: {MissingExtraError(str(error.name), 'cli', 'the command line')}")
+    if command:
+        from typer.main import get_command
+
+        group = get_command(app)
+        group.commands[command[0]].main(prog_name=program)  # type: ignore[attr-defined]
+    app(prog_name=program)

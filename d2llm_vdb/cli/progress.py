@@ -1,0 +1,80 @@
+"""What a person sees while ingesting: a bar on a terminal, lines elsewhere, a summary."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from d2llm_vdb.ingest import IngestReport, SourceReader
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+@contextmanager
+def track(reader: SourceReader, console: Console) -> Iterator[Callable[[IngestReport], None]]:
+    """Show progress on the console; yields what the ingest reports to."""
+    if not console.is_terminal:
+        yield _Lines(reader, console)
+        return
+    columns = (
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("reading", total=1.0 if reader.total_bytes else None)
+
+        def update(report: IngestReport) -> None:
+            progress.update(task, completed=_share_done(reader, report), description=_line(report))
+
+        yield update
+
+
+class _Lines:
+    """A line every few seconds, for log files."""
+
+    def __init__(self, reader: SourceReader, console: Console) -> None:
+        self._reader = reader
+        self._console = console
+        self._last = time.monotonic()
+
+    def __call__(self, report: IngestReport) -> None:
+        if time.monotonic() - self._last < SECONDS_BETWEEN_LINES:
+            return
+        self._last = time.monotonic()
+        share = _share_done(self._reader, report)
+        percent = f"{share:.0%}, " if self._reader.total_bytes else ""
+        self._console.print(percent + _line(report), soft_wrap=True)
+
+
+def _share_done(reader: SourceReader, report: IngestReport) -> float:
+    """Estimate how much of the input is stored: reading runs a window ahead of encoding."""
+    added = report.added
+    done = added.encoded + added.unchanged + added.rejected
+    return reader.read_bytes / (reader.total_bytes or 1) * done / max(1, added.passages)
+
+
+def _line(report: IngestReport) -> str:
+    added = report.added
+    rate = (added.encoded + added.unchanged) / max(report.seconds, 1e-3)
+    return (
+        f"{added.encoded:,} passages encoded, {added.unchanged:,} unchanged, "
+        f"{report.rejected:,} rejected, {rate:,.0f}/s"
+    )
+
+
+def show_summary(report: IngestReport, location: str) -> None:
+    """Print the counts of a finished ingest as a table."""
+    table = Table(title=f"Ingested into {location}", title_justify="left")
+    table.add_column("")
+    table.add_column("count", justify="right")
+    for name, value in report.to_dict().items():
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:,.1f}")
+    Console().print(table)

@@ -1,0 +1,63 @@
+"""Every error this library raises on purpose.
+
+    D2LLMError
+    ├── InputError            a text, id, vector, filter or option that cannot be used
+    ├── MissingExtraError     an optional dependency is not installed
+    ├── CheckpointError       a student directory that cannot be read or does not fit
+    └── StoreError            the database said no
+        ├── CollectionNotFoundError
+        ├── SchemaMismatchError     the collection was made with other dimensions or options
+        ├── FingerprintMismatchError    the collection was made with another student
+        ├── StoreLockedError        another process holds the embedded database
+        └── StoreUnavailableError   the server cannot be reached or timed out
+
+Messages name the field, the value and the way out; none of them carries a secret.
+"""
+
+from __future__ import annotations
+
+
+class D2LLMError(Exception):
+    """Base of every error raised on purpose by this library."""
+
+
+class InputError(D2LLMError, ValueError):
+    """A text, id, vector, filter or option that cannot be used."""
+
+
+class MissingExtraError(D2LLMError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}; install it with "
+            f"pip install 'd2llm-vdb[{extra}]'"
+        )
+
+
+class CheckpointError(D2LLMError):
+    """A student directory that cannot be read or does not fit its configuration."""
+
+
+class StoreError(D2LLMError):
+    """The database refused or failed an operation."""
+
+
+class CollectionNotFoundError(StoreError):
+    """The collection does not exist and was not to be created."""
+
+
+class SchemaMismatchError(StoreError):
+    """The collection was made with other dimensions or options than asked for."""
+
+
+class FingerprintMismatchError(StoreError):
+    """The collection was made with another student."""
+
+
+class StoreLockedError(StoreError):
+    """Another process holds the embedded database."""
+
+
+class StoreUnavailableError(StoreError):
+    """The database server cannot be reached, or did not answer in time."""

@@ -1,0 +1,389 @@
+"""The index: a student and a store, opened together.
+
+with Index.open("my-db") as index:
+    index.add([Passage("1", "Qdrant is a vector database.")])
+    for hit in index.search("What is Qdrant?").hits:
+        ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from qdrant_client import models
+
+from d2llm_vdb.add import Adder, AddReport, OnProgress, OnReject
+from d2llm_vdb.errors import (
+    CheckpointError,
+    CollectionNotFoundError,
+    InputError,
+    SchemaMismatchError,
+)
+from d2llm_vdb.passages import Passage
+from d2llm_vdb.search import Rerank, SearchOptions, SearchResult, Stopwatch, rank
+from d2llm_vdb.store import (
+    CollectionOptions,
+    EdgeStore,
+    MemoryStore,
+    Schema,
+    ServerStore,
+    Store,
+    StoreInfo,
+)
+from d2llm_vdb.store.server import MEMORY
+from d2llm_vdb.student import QueryVectors, Student, Task
+from d2llm_vdb.student.checkpoint import DEFAULT_STUDENT
+
+Tokens = Literal["raw", "none"]
+
+DEFAULT_COLLECTION = "d2llm"
+DEFAULT_STUDENT_NAME = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Where a collection is and how to reach it.
+
+    Args:
+        location: a directory (embedded, no server), an http(s) URL, or ":memory:".
+        collection: its name there.
+        api_key: for a server; kept out of every repr, log line and error.
+        prefer_grpc: speak gRPC to a server for everything it serves.
+        timeout: seconds a request to a server may take.
+        options: shards and replicas of a collection created on a server.
+    """
+
+    location: str
+    collection: str = DEFAULT_COLLECTION
+    api_key: str | None = None
+    prefer_grpc: bool = True
+    timeout: int = 60
+    options: CollectionOptions | None = None
+
+    def __post_init__(self) -> None:
+        if not self.collection or set(self.collection) & set("/\\\0") or self.collection[0] == ".":
+            raise InputError(
+                f"collection={self.collection!r} cannot be a name; use letters, digits, - and _"
+            )
+
+    def __repr__(self) -> str:
+        return f"Connection({self.collection!r})"
+
+    def open(self, create: Schema | None) -> Store:
+        """Open the collection, creating it where a schema is given.
+
+        Raises:
+            StoreError: it is missing, locked or out of reach.
+        """
+        if self.location.startswith(("http://", "https://")):
+            return ServerStore.open(
+                self.location,
+                self.collection,
+                create=create,
+                options=self.options,
+                api_key=self.api_key,
+                prefer_grpc=self.prefer_grpc,
+                timeout=self.timeout,
+            )
+        if self.location == MEMORY:
+            if create is None:
+                raise CollectionNotFoundError(f"{MEMORY} starts empty; open it with create=True")
+            return MemoryStore.open(self.collection, create)
+        return EdgeStore.open(Path(self.location).expanduser() / self.collection, create)
+
+
+class Index:
+    """Search over one collection.
+
+    Make one with `Index.open`. Safe to share between threads; every method that works has an
+    async twin whose name starts with `a`.
+    """
+
+    def __init__(self, student: Student, store: Store) -> None:
+        self.student = student
+        self.store = store
+
+    def __repr__(self) -> str:
+        return f"Index({self.store.location!r})"
+
+    @classmethod
+    def open(
+        cls,
+        location: str | os.PathLike[str],
+        student: Student | str | os.PathLike[str] | None = None,
+        *,
+        collection: str = DEFAULT_COLLECTION,
+        create: bool = True,
+        tokens: Tokens | None = None,
+        api_key: str | None = None,
+        prefer_grpc: bool = True,
+        timeout: int = 60,
+        shard_number: int | None = None,
+        replication_factor: int | None = None,
+    ) -> Index:
+        """Open a collection, creating it where it does not exist.
+
+        Args:
+            location: a directory (embedded, no server), an http(s) URL, or ":memory:".
+            student: a student, its directory, or "default"; None takes the one the collection
+                was made with, or the default for a new collection.
+            collection: its name.
+            create: create it where it does not exist.
+            tokens: "raw" stores token states too, for rerank="tokens", at about 2 bytes a
+                dimension and token; "none" does not. None takes what is there, or "none".
+            api_key, prefer_grpc, timeout: for a server; see `Connection`.
+            shard_number, replication_factor: layout of a collection created on a server.
+
+        Raises:
+            CollectionNotFoundError: it does not exist and `create` is false.
+            FingerprintMismatchError: it was made with another student.
+            SchemaMismatchError: it was made with other `tokens`.
+            StoreLockedError: another process has the directory open.
+            StoreUnavailableError: the server cannot be reached.
+        """
+        if tokens not in (None, "raw", "none"):
+            raise InputError(f"tokens={tokens!r} is not one of raw, none")
+        connection = Connection(
+            os.fspath(location),
+            collection,
+            api_key,
+            prefer_grpc,
+            timeout,
+            CollectionOptions(shard_number, replication_factor),
+        )
+        try:
+            store = connection.open(None)
+        except CollectionNotFoundError:
+            if not create:
+                raise
+            loaded = _load_student(student or DEFAULT_STUDENT_NAME)
+            return cls(loaded, connection.open(_schema(loaded, tokens == "raw")))
+        try:
+            _check_tokens(store, tokens)
+            loaded = _load_student(student or store.schema.student)
+            store.schema.check_student(loaded.fingerprint, store.location)
+        except BaseException:
+            store.close()
+            raise
+        return cls(loaded, store)
+
+    @classmethod
+    async def aopen(cls, *arguments: Any, **options: Any) -> Index:
+        """Async twin of `open`."""
+        return await asyncio.to_thread(cls.open, *arguments, **options)
+
+    def add(
+        self,
+        passages: Iterable[Passage],
+        *,
+        replace_documents: bool = False,
+        on_reject: OnReject | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> AddReport:
+        """Encode and store passages; those stored already with the same content are skipped.
+
+        Args:
+            passages: any iterable, read as a stream.
+            replace_documents: the passages of a document come one after the other and complete;
+                what else is stored of it is deleted.
+            on_reject: told of each passage that cannot be stored, and why. Without it the first
+                one raises.
+            on_progress: told the report so far, after every step.
+
+        Raises:
+            InputError: a passage cannot be stored and `on_reject` is None.
+            StoreError: the database failed; what was written before stays.
+        """
+        adder = Adder(
+            self.student,
+            self.store,
+            replace_documents=replace_documents,
+            on_reject=on_reject,
+            on_progress=on_progress,
+        )
+        return adder.run(passages)
+
+    async def aadd(self, passages: Iterable[Passage], **options: Any) -> AddReport:
+        """Async twin of `add`: encoding keeps a core busy, so all of it runs in a thread."""
+        return await asyncio.to_thread(lambda: self.add(passages, **options))
+
+    def search(
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        recall_k: int = 100,
+        filter: models.Filter | None = None,
+        task: Task = "asymmetric",
+        rerank: Rerank = "iem",
+        score_threshold: float | None = None,
+    ) -> SearchResult:
+        """Find the passages that answer a query: ANN recall, then reranking.
+
+        Args:
+            query: any text.
+            k: hits to return.
+            recall_k: candidates to recall and rerank.
+            filter: which passages count; the caller's metadata is under `metadata.`, as in
+                `FieldCondition(key="metadata.year", ...)`.
+            task: "asymmetric" (does the passage answer?) or "symmetric" (same meaning?).
+            rerank: "iem" by the interaction emulation module, "tokens" by late interaction over
+                stored token states, "none" to keep the recall order.
+            score_threshold: leave out hits scored lower.
+
+        Raises:
+            InputError: an option or the query cannot be used.
+        """
+        options = SearchOptions(k, recall_k, filter, task, rerank, score_threshold)
+        return self._search([query], options)[0]
+
+    async def asearch(
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        recall_k: int = 100,
+        filter: models.Filter | None = None,
+        task: Task = "asymmetric",
+        rerank: Rerank = "iem",
+        score_threshold: float | None = None,
+    ) -> SearchResult:
+        """Async twin of `search`; the event loop is never blocked."""
+        options = SearchOptions(k, recall_k, filter, task, rerank, score_threshold)
+        return (await self._asearch([query], options))[0]
+
+    def search_many(
+        self, queries: Sequence[str], options: SearchOptions | None = None
+    ) -> list[SearchResult]:
+        """Search several queries at once: encoded together, recalled in one request."""
+        return self._search(queries, options or SearchOptions())
+
+    async def asearch_many(
+        self, queries: Sequence[str], options: SearchOptions | None = None
+    ) -> list[SearchResult]:
+        """Async twin of `search_many`."""
+        return await self._asearch(queries, options or SearchOptions())
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete passages by id; returns how many there were."""
+        found = len(self.store.retrieve(ids, fields=["id"]))
+        self.store.delete(ids)
+        return found
+
+    async def adelete(self, ids: Sequence[str]) -> int:
+        """Async twin of `delete`."""
+        found = len(await self.store.aretrieve(ids, fields=["id"]))
+        await self.store.adelete(ids)
+        return found
+
+    def count(self, filter: models.Filter | None = None) -> int:
+        """Count the passages that match, all without a filter."""
+        return self.store.count(filter)
+
+    async def acount(self, filter: models.Filter | None = None) -> int:
+        """Async twin of `count`."""
+        return await self.store.acount(filter)
+
+    def optimize(self) -> None:
+        """Bring the embedded store's index up to date after large additions."""
+        self.store.optimize()
+
+    def info(self) -> StoreInfo:
+        """Describe the collection."""
+        return self.store.info()
+
+    async def ainfo(self) -> StoreInfo:
+        """Async twin of `info`."""
+        return await self.store.ainfo()
+
+    def close(self) -> None:
+        """Release the store; the student stays usable."""
+        self.store.close()
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _search(self, texts: Sequence[str], options: SearchOptions) -> list[SearchResult]:
+        if not texts:
+            return []
+        watch = Stopwatch()
+        with watch.stage("encode"):
+            queries = self._encode(texts)
+        with watch.stage("recall"):
+            found = self.store.recall(options.request(queries, self.store.schema))
+        with watch.stage("rerank"):
+            hits = rank(self.student, options, queries, found)
+        return _results(texts, hits, options, watch)
+
+    async def _asearch(self, texts: Sequence[str], options: SearchOptions) -> list[SearchResult]:
+        if not texts:
+            return []
+        watch = Stopwatch()
+        with watch.stage("encode"):
+            queries = await asyncio.to_thread(self._encode, texts)
+        with watch.stage("recall"):
+            found = await self.store.arecall(options.request(queries, self.store.schema))
+        with watch.stage("rerank"):
+            hits = await asyncio.to_thread(rank, self.student, options, queries, found)
+        return _results(texts, hits, options, watch)
+
+    def _encode(self, texts: Sequence[str]) -> QueryVectors:
+        return QueryVectors.concatenate(list(self.student.encode_queries(texts)))
+
+
+def _results(
+    texts: Sequence[str], hits: Sequence[list[Any]], options: SearchOptions, watch: Stopwatch
+) -> list[SearchResult]:
+    kind: Literal["probability", "cosine"] = "cosine" if options.rerank == "none" else "probability"
+    timings = watch.timings(len(texts))
+    return [
+        SearchResult(text, found, kind, timings) for text, found in zip(texts, hits, strict=True)
+    ]
+
+
+def _load_student(student: Student | str | os.PathLike[str]) -> Student:
+    if isinstance(student, Student):
+        return student
+    if student == DEFAULT_STUDENT_NAME:
+        return Student.default()
+    if not os.fspath(student):
+        raise CheckpointError(
+            "the collection was made with a student that was never saved; pass it as student="
+        )
+    return Student.load(os.fspath(student))
+
+
+def _schema(student: Student, tokens: bool) -> Schema:
+    config = student.config
+    path = "" if student.path is None else str(student.path)
+    return Schema(
+        recall_dim=config.recall_dim,
+        iem_dim=config.iem.hidden_dim,
+        pma_dim=config.embedding_dim,
+        token_dim=config.embedding_dim + 1 if tokens else None,
+        fingerprint=student.fingerprint,
+        student=DEFAULT_STUDENT_NAME if student.path == DEFAULT_STUDENT.resolve() else path,
+    )
+
+
+def _check_tokens(store: Store, tokens: Tokens | None) -> None:
+    stored = "none" if store.schema.token_dim is None else "raw"
+    if tokens not in (None, stored):
+        raise SchemaMismatchError(
+            f"{store.location} was made with tokens={stored!r}, not {tokens!r}; leave tokens out "
+            f"to use it as it is, or ingest into another collection"
+        )

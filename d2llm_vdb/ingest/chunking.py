@@ -1,0 +1,125 @@
+"""Documents to passages: cut by the backbone's own tokens, with overlap."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from d2llm_vdb.errors import InputError, MissingExtraError
+from d2llm_vdb.ingest.documents import Document
+from d2llm_vdb.passages import Passage
+from d2llm_vdb.student import Student
+
+DEFAULT_OVERLAP = 32
+
+# Titles are counted in steps, so that a handful of splitters serves all of them.
+TITLE_STEP = 16
+
+Chunk = tuple[int, str]
+
+
+class Chunker:
+    """Cuts documents at paragraphs, sentences or words; Markdown at headings first.
+
+    Args:
+        student: whose tokenizer counts.
+        chunk_tokens: tokens in a passage at most, title, prompt and special tokens included;
+            None takes the student's longest text.
+        overlap: tokens repeated from the end of one passage at the start of the next.
+
+    Raises:
+        InputError: the sizes do not fit each other or the student.
+        MissingExtraError: the splitter is not installed.
+    """
+
+    def __init__(
+        self, student: Student, chunk_tokens: int | None = None, overlap: int = DEFAULT_OVERLAP
+    ) -> None:
+        longest = student.config.max_tokens
+        if chunk_tokens is not None and chunk_tokens > longest:
+            raise InputError(
+                f"chunk_tokens={chunk_tokens} is more than the student reads (max_tokens="
+                f"{longest}); the rest of each passage would not be searchable"
+            )
+        self._tokenizer = student.backbone.splitting_tokenizer()
+        [prompt] = self._count([student.config.passage_prompt])
+        self._capacity = (chunk_tokens or longest) - student.backbone.special_tokens - prompt
+        if not 0 <= overlap < self._capacity:
+            raise InputError(
+                f"overlap={overlap} must be at least 0 and less than the {self._capacity} tokens "
+                f"that chunk_tokens leaves for text"
+            )
+        self._overlap = overlap
+        self._splitter = cache(self._make_splitter)
+        self._splitter(self._capacity, False)  # a missing package shows now, not half-way
+
+    def cut(self, documents: Sequence[Document]) -> list[list[Passage]]:
+        """Cut documents; the more at once, the better the cores are used.
+
+        The first passage of a document has the document's id, the next ones add `#1`, `#2`.
+        A blank document gives no passage.
+        """
+        chunks: list[list[Chunk]] = [[] for _ in documents]
+        to_cut: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)
+        lengths = self._count([document.text for document in documents])
+        titles = self._count([_heading(document) for document in documents])
+        for row, document in enumerate(documents):
+            capacity = self._room_beside(titles[row])
+            if lengths[row] <= capacity:
+                chunks[row] = _whole(document.text)
+            else:
+                to_cut[capacity, document.markdown].append(row)
+        for (capacity, markdown), rows in to_cut.items():
+            splitter = self._splitter(capacity, markdown)
+            several = splitter.chunk_all_indices([documents[row].text for row in rows])
+            for row, some in zip(rows, several, strict=True):
+                chunks[row] = [chunk for chunk in some if chunk[1].strip()]
+        return [_passages(*pair) for pair in zip(documents, chunks, strict=True)]
+
+    def _room_beside(self, title_tokens: int) -> int:
+        room = self._capacity - -(-title_tokens // TITLE_STEP) * TITLE_STEP
+        # Beside a title that leaves no room the text is cut as if there were none, and the end of
+        # each passage lies beyond what the student reads; `truncated` in the report counts them.
+        return room if room > self._overlap else self._capacity
+
+    def _make_splitter(self, capacity: int, markdown: bool) -> Any:
+        try:
+            from semantic_text_splitter import MarkdownSplitter, TextSplitter
+        except ImportError as error:
+            raise MissingExtraError("semantic-text-splitter", "ingest", "chunking") from error
+        kind = MarkdownSplitter if markdown else TextSplitter
+        return kind.from_huggingface_tokenizer(self._tokenizer, capacity, self._overlap)
+
+    def _count(self, texts: Sequence[str]) -> list[int]:
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [len(encoding) for encoding in encodings]
+
+
+def _heading(document: Document) -> str:
+    title = document.title.strip()
+    return f"{title}\n" if title else ""
+
+
+def _whole(text: str) -> list[Chunk]:
+    stripped = text.strip()
+    return [(text.index(stripped), stripped)] if stripped else []
+
+
+def _passages(document: Document, chunks: Sequence[Chunk]) -> list[Passage]:
+    heading = _heading(document)
+    return [
+        Passage(
+            id=f"{document.id}#{number}" if number else document.id,
+            text=heading + chunk,
+            metadata=document.metadata,
+            doc_id=document.id,
+            chunk=number,
+            chunks=len(chunks),
+            start=start,
+            end=start + len(chunk),
+            source=document.source,
+        )
+        for number, (start, chunk) in enumerate(chunks)
+    ]

@@ -1,0 +1,193 @@
+"""Sources to an index: read, cut, add, and account for every record."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from d2llm_vdb.add import AddReport
+from d2llm_vdb.batching import batched
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.index import Index
+from d2llm_vdb.ingest.chunking import Chunker
+from d2llm_vdb.ingest.documents import Document, Reject
+from d2llm_vdb.passages import Passage, check_unicode
+
+logger = logging.getLogger(__name__)
+
+# Documents cut at a time.
+CUT_DOCUMENTS = 64
+
+
+@dataclass(slots=True)
+class IngestReport:
+    """What became of everything read.
+
+    Args:
+        documents: read, whether or not they changed anything.
+        added: what became of their passages.
+        rejected: records and passages refused, all of them in the rejects file.
+        seconds: wall time.
+    """
+
+    documents: int = 0
+    added: AddReport = field(default_factory=AddReport)
+    rejected: int = 0
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts as one flat mapping."""
+        values = {"documents": self.documents} | asdict(self.added)
+        return values | {"rejected": self.rejected, "seconds": round(self.seconds, 3)}
+
+
+OnProgress = Callable[[IngestReport], None]
+
+
+class RejectsFile:
+    """A JSON-lines file of rejects, written as they come; made anew by every run that has any."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.count = 0
+        self._file: TextIO | None = None
+
+    def write(self, reject: Reject) -> None:
+        """Write one reject."""
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("w", encoding="utf-8", errors="backslashreplace")
+        json.dump(asdict(reject), self._file, ensure_ascii=False)
+        self._file.write("\n")
+        self._file.flush()
+        self.count += 1
+
+    def __enter__(self) -> RejectsFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def ingest(
+    index: Index,
+    records: Iterable[Document | Reject],
+    rejects: RejectsFile,
+    *,
+    chunker: Chunker | None = None,
+    prune: bool = False,
+    on_progress: OnProgress | None = None,
+) -> IngestReport:
+    """Bring the index up to date with some documents.
+
+    Running it again with the same documents encodes nothing; after a kill it takes up where it
+    was. A document that changed replaces its passages and leaves none of the old ones.
+
+    Args:
+        index: where to.
+        records: documents and rejects, as `SourceReader` gives them.
+        rejects: takes the records and passages that cannot be stored.
+        chunker: cuts the documents; with the student's longest text where it is None.
+        prune: delete documents that are stored but not among `records`; not done where a record
+            was rejected, since that one may be stored and is not gone.
+        on_progress: told the report so far, after every step.
+
+    Raises:
+        StoreError: the database failed; what was written before stays.
+    """
+    run = _Run(index, rejects, chunker or Chunker(index.student), on_progress)
+    run.report.added = index.add(
+        run.passages(records),
+        replace_documents=True,
+        on_reject=run.reject_passage,
+        on_progress=run.progress,
+    )
+    if prune and run.report.rejected:
+        logger.warning(
+            "nothing pruned: with %d rejects it is not known what is gone", rejects.count
+        )
+    elif prune:
+        run.prune()
+    index.optimize()
+    run.progress(run.report.added)
+    return run.report
+
+
+class _Run:
+    """One ingest: counts, and what has been seen."""
+
+    def __init__(
+        self, index: Index, rejects: RejectsFile, chunker: Chunker, on_progress: OnProgress | None
+    ) -> None:
+        self.report = IngestReport()
+        self._index = index
+        self._rejects = rejects
+        self._chunker = chunker
+        self._on_progress = on_progress
+        self._seen: set[str] = set()
+        self._start = time.monotonic()
+
+    def passages(self, records: Iterable[Document | Reject]) -> Iterator[Passage]:
+        for some in batched(self._documents(records), CUT_DOCUMENTS):
+            for document, passages in zip(some, self._chunker.cut(some), strict=True):
+                if not passages:
+                    reason = f"text is blank: {document.text[:40]!r}; give it text or remove it"
+                    self._reject(Reject(document.source, reason, document.line, document.id))
+                yield from passages
+
+    def _documents(self, records: Iterable[Document | Reject]) -> Iterator[Document]:
+        for record in records:
+            if isinstance(record, Reject):
+                self._reject(record)
+                continue
+            self.report.documents += 1
+            try:
+                self._check(record)
+            except InputError as error:
+                self._reject(Reject(record.source, str(error), record.line, record.id))
+            else:
+                self._seen.add(record.id)
+                yield record
+
+    def _check(self, document: Document) -> None:
+        if document.id in self._seen:
+            raise InputError(
+                f"id {document.id!r} was read before in this run, and the first one was taken; "
+                f"give every document an id of its own"
+            )
+        for name in ("id", "title", "text"):  # the tokenizer takes valid Unicode only
+            check_unicode(name, getattr(document, name), document.id)
+
+    def reject_passage(self, passage: Passage, reason: str) -> None:
+        self._reject(Reject(passage.source or "", reason, id=passage.id))
+
+    def _reject(self, reject: Reject) -> None:
+        self._rejects.write(reject)
+        self.report.rejected += 1
+
+    def prune(self) -> None:
+        stored = self._index.store.scroll(fields=["id", "doc_id"])
+        gone = [
+            point.payload["id"] for point in stored if point.payload["doc_id"] not in self._seen
+        ]
+        for some in batched(gone, 1000):
+            self._index.store.delete(some)
+        self.report.added.deleted += len(gone)
+
+    def progress(self, added: AddReport) -> None:
+        self.report.added = added
+        self.report.seconds = time.monotonic() - self._start
+        if self._on_progress is not None:
+            self._on_progress(self.report)

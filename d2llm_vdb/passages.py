@@ -1,0 +1,121 @@
+"""Passages as users give them, and the payload they become."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from d2llm_vdb.errors import InputError
+
+MAX_INTEGER, MIN_INTEGER = 2**64 - 1, -(2**63)
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One piece of text to be searched.
+
+    Args:
+        id: any string that is the caller's own; adding it again replaces the passage.
+        text: what is embedded and returned.
+        metadata: JSON-ready values, stored and returned untouched.
+        doc_id: the document it comes from; the passage's own id where it is None.
+        chunk: its number within the document, from 0.
+        chunks: how many passages the document has.
+        start, end: where it stands in the document, in characters; None where unknown.
+        source: the file or address the document came from.
+        tenant: whom it belongs to, in a collection shared by several.
+    """
+
+    id: str
+    text: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    doc_id: str | None = None
+    chunk: int = 0
+    chunks: int = 1
+    start: int | None = None
+    end: int | None = None
+    source: str | None = None
+    tenant: str | None = None
+
+    def payload(self) -> dict[str, Any]:
+        """Return what is stored beside the vectors.
+
+        `content_hash` covers everything else, so that a passage is written again exactly when
+        something about it changed.
+
+        Raises:
+            InputError: the id or text is blank, or the metadata is not JSON; names the field.
+        """
+        _check_text("id", self.id, self.id)
+        _check_text("text", self.text, self.id)
+        values: dict[str, Any] = {
+            "id": self.id,
+            "text": self.text,
+            "doc_id": self.id if self.doc_id is None else self.doc_id,
+            "chunk": self.chunk,
+            "chunks": self.chunks,
+            "metadata": _json_value(self.metadata, "metadata", self.id),
+        }
+        optional = {"start": self.start, "end": self.end, "source": self.source}
+        optional["tenant"] = self.tenant
+        values |= {key: value for key, value in optional.items() if value is not None}
+        canonical = json.dumps(values, sort_keys=True, ensure_ascii=False).encode()
+        return values | {"content_hash": hashlib.blake2b(canonical, digest_size=16).hexdigest()}
+
+
+def _check_text(name: str, value: Any, passage_id: Any) -> None:
+    if not isinstance(value, str):
+        raise InputError(
+            f"{name} of passage {passage_id!r} is {type(value).__name__}, expected a string"
+        )
+    if not value.strip():
+        raise InputError(
+            f"{name} of passage {passage_id!r} is blank: {value[:40]!r}; give it text or leave "
+            f"the passage out"
+        )
+    check_unicode(name, value, passage_id)
+
+
+def check_unicode(name: str, value: str, passage_id: Any) -> None:
+    """Refuse text with lone surrogates, which no database or tokenizer takes.
+
+    Raises:
+        InputError: naming the field, the passage and the place.
+    """
+    if value.isascii():
+        return
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{name} of {passage_id!r} is not valid Unicode at character {error.start}: "
+            f"{value[error.start : error.end]!r}; decode its bytes with the right encoding"
+        ) from error
+
+
+def _json_value(value: Any, name: str, passage_id: Any) -> Any:
+    """Return a copy in plain JSON types; refuse what the database would change or drop."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        check_unicode(name, value, passage_id)
+        return value
+    if isinstance(value, int) and MIN_INTEGER <= value <= MAX_INTEGER:
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, list | tuple):
+        return [
+            _json_value(item, f"{name}[{index}]", passage_id) for index, item in enumerate(value)
+        ]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _json_value(item, f"{name}.{key}", passage_id) for key, item in value.items()}
+    raise InputError(
+        f"{name} of passage {passage_id!r} is {value!r} ({type(value).__name__}), which JSON "
+        f"cannot hold; use strings, finite numbers of at most 64 bits, booleans, None, lists, or "
+        f"mappings with string keys (dates as value.isoformat())"
+    )

@@ -1,0 +1,254 @@
+"""What every store does: requests in, candidates out, and the protocol they share.
+
+One point is one passage. Its named vectors are `recall`, `iem`, `pma` and, where asked for,
+`tokens`; its payload is text, ids, offsets and the user's metadata.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from qdrant_client import models
+
+from d2llm_vdb.store.columns import Array, Columns, Payload
+from d2llm_vdb.store.schema import Schema
+
+
+@dataclass(frozen=True, slots=True)
+class RecallRequest:
+    """One ANN search for m queries.
+
+    Args:
+        vectors: recall vectors, float32 (m, r).
+        limit: candidates a query.
+        filter: which points count.
+        with_iem: return the passages' IEM halves.
+        tokens: for each query its weighted token states (L, token_dim), to have the candidates'
+            MaxSim computed where they are stored; None to leave it out.
+        exact: search every point in place of the index.
+    """
+
+    vectors: Array
+    limit: int
+    filter: models.Filter | None = None
+    with_iem: bool = False
+    tokens: Sequence[Array] | None = None
+    exact: bool = False
+
+    @property
+    def ef(self) -> int:
+        """HNSW search width: twice the candidates asked for, 256 at least."""
+        return max(256, 2 * self.limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What one query recalled, best first.
+
+    Args:
+        payloads: n of them.
+        scores: cosines of the recall vectors, float32 (n,).
+        iem: passage halves, float32 (n, h), where asked for.
+        maxsim: float32 (n,), where asked for.
+    """
+
+    payloads: list[Payload]
+    scores: Array
+    iem: Array | None = None
+    maxsim: Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPoint:
+    """One point read back: its payload, and its vectors as float32 arrays."""
+
+    payload: Payload
+    vectors: dict[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some points of a scroll, and where the next page starts (None at the end)."""
+
+    points: list[StoredPoint]
+    next_offset: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """A collection at a glance.
+
+    Args:
+        location: path or URL and collection, without secrets.
+        points: how many.
+        indexed_vectors: how many vectors an index covers.
+        schema: what it was made for.
+        disk_bytes: size on disk, where it can be seen from here.
+    """
+
+    location: str
+    points: int
+    indexed_vectors: int
+    schema: Schema
+    disk_bytes: int | None = None
+
+
+class Store(ABC):
+    """One open collection.
+
+    Every method has an async twin named with a leading `a`. The twins here run the method in a
+    thread, which is right for a store that lives in this process; a store behind a network
+    overrides them.
+    """
+
+    schema: Schema
+    location: str
+
+    @abstractmethod
+    def upsert(self, columns: Columns) -> None:
+        """Write passages, replacing those whose id is stored; returns once they are durable."""
+
+    @abstractmethod
+    def recall(self, request: RecallRequest) -> list[Candidates]:
+        """Return the nearest points of each query, with payload and rerank vectors."""
+
+    @abstractmethod
+    def retrieve(
+        self, ids: Sequence[str], fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
+    ) -> list[StoredPoint]:
+        """Read points by the caller's ids; missing ones are left out.
+
+        Args:
+            ids: the caller's ids.
+            fields: payload fields to read; None for all.
+            vectors: named vectors to read.
+        """
+
+    @abstractmethod
+    def scroll_page(
+        self,
+        offset: str | None = None,
+        limit: int = 256,
+        filter: models.Filter | None = None,
+        fields: Sequence[str] | None = None,
+        vectors: Sequence[str] = (),
+    ) -> Page:
+        """Read one page of points in id order; arguments as `retrieve`'s."""
+
+    @abstractmethod
+    def delete(self, ids: Sequence[str]) -> None:
+        """Delete points by the caller's ids; missing ones are fine."""
+
+    @abstractmethod
+    def delete_where(self, filter: models.Filter) -> None:
+        """Delete the points that match."""
+
+    @abstractmethod
+    def count(self, filter: models.Filter | None = None) -> int:
+        """Count points exactly."""
+
+    @abstractmethod
+    def optimize(self) -> None:
+        """Flush to disk and bring the index up to date."""
+
+    @abstractmethod
+    def info(self) -> StoreInfo:
+        """Describe the collection."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release files, locks and connections."""
+
+    def scroll(
+        self,
+        filter: models.Filter | None = None,
+        fields: Sequence[str] | None = None,
+        vectors: Sequence[str] = (),
+    ) -> Iterator[StoredPoint]:
+        """Read all points that match, a page at a time."""
+        offset: str | None = None
+        while True:
+            page = self.scroll_page(offset, filter=filter, fields=fields, vectors=vectors)
+            yield from page.points
+            if (offset := page.next_offset) is None:
+                return
+
+    async def aupsert(self, columns: Columns) -> None:
+        """Async twin of `upsert`."""
+        await asyncio.to_thread(self.upsert, columns)
+
+    async def arecall(self, request: RecallRequest) -> list[Candidates]:
+        """Async twin of `recall`."""
+        return await asyncio.to_thread(self.recall, request)
+
+    async def aretrieve(
+        self, ids: Sequence[str], fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
+    ) -> list[StoredPoint]:
+        """Async twin of `retrieve`."""
+        return await asyncio.to_thread(self.retrieve, ids, fields, vectors)
+
+    async def ascroll_page(
+        self,
+        offset: str | None = None,
+        limit: int = 256,
+        filter: models.Filter | None = None,
+        fields: Sequence[str] | None = None,
+        vectors: Sequence[str] = (),
+    ) -> Page:
+        """Async twin of `scroll_page`."""
+        return await asyncio.to_thread(self.scroll_page, offset, limit, filter, fields, vectors)
+
+    async def ascroll(
+        self,
+        filter: models.Filter | None = None,
+        fields: Sequence[str] | None = None,
+        vectors: Sequence[str] = (),
+    ) -> AsyncIterator[StoredPoint]:
+        """Async twin of `scroll`."""
+        offset: str | None = None
+        while True:
+            page = await self.ascroll_page(offset, filter=filter, fields=fields, vectors=vectors)
+            for point in page.points:
+                yield point
+            if (offset := page.next_offset) is None:
+                return
+
+    async def adelete(self, ids: Sequence[str]) -> None:
+        """Async twin of `delete`."""
+        await asyncio.to_thread(self.delete, ids)
+
+    async def adelete_where(self, filter: models.Filter) -> None:
+        """Async twin of `delete_where`."""
+        await asyncio.to_thread(self.delete_where, filter)
+
+    async def acount(self, filter: models.Filter | None = None) -> int:
+        """Async twin of `count`."""
+        return await asyncio.to_thread(self.count, filter)
+
+    async def ainfo(self) -> StoreInfo:
+        """Async twin of `info`."""
+        return await asyncio.to_thread(self.info)
+
+
+def with_maxsim(
+    candidates: Candidates, points: Sequence[str], found: dict[str, float]
+) -> Candidates:
+    """Add MaxSim scores, which come in their own order, to recalled candidates.
+
+    Args:
+        candidates: what the recall query returned.
+        points: its point ids, in its order.
+        found: MaxSim by point id. A candidate missing here was deleted between the two queries
+            and is left out.
+    """
+    rows = [row for row, point in enumerate(points) if point in found]
+    return Candidates(
+        [candidates.payloads[row] for row in rows],
+        candidates.scores[rows],
+        None if candidates.iem is None else candidates.iem[rows],
+        np.array([found[points[row]] for row in rows], dtype=np.float32),
+    )

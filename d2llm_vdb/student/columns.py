@@ -1,0 +1,65 @@
+"""What a student makes of texts: one numpy array a named vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+Float16 = NDArray[np.float16]
+
+
+@dataclass(frozen=True, slots=True)
+class PassageVectors:
+    """Vectors of n passages, as they are stored.
+
+    Args:
+        recall: unit-length recall vectors, float32 (n, r).
+        iem: passage halves of the IEM, float16 (n, h).
+        pma: PMA embeddings, float16 (n, d).
+        tokens: for each passage its unit-length token states with their norms as the last
+            column, float16 (L, d + 1); None where they were not asked for. The norm makes the
+            raw states recoverable; a query has 0 in that column.
+        truncated: how many of the passages were cut at the student's `max_tokens`.
+    """
+
+    recall: Float32
+    iem: Float16
+    pma: Float16
+    tokens: list[Float16] | None
+    truncated: int
+
+    def __len__(self) -> int:
+        return len(self.recall)
+
+
+@dataclass(frozen=True, slots=True)
+class QueryVectors:
+    """Vectors of m queries.
+
+    Args:
+        recall: unit-length recall vectors, float32 (m, r).
+        iem: query halves of the IEM, float32 (m, h).
+        tokens: for each query its unit-length token states scaled by the attention PMA pays
+            them, with a last column of 0, float32 (L, d + 1): the inner-product MaxSim with a
+            passage's stored tokens is the weighted MaxSim of cosines.
+    """
+
+    recall: Float32
+    iem: Float32
+    tokens: list[Float32]
+
+    def __len__(self) -> int:
+        return len(self.recall)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[QueryVectors]) -> QueryVectors:
+        """Join the windows of a stream."""
+        return cls(
+            np.concatenate([part.recall for part in parts]),
+            np.concatenate([part.iem for part in parts]),
+            [states for part in parts for states in part.tokens],
+        )

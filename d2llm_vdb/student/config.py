@@ -1,0 +1,114 @@
+"""What a student is made of, as plain values that are saved beside its weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, cast, get_args
+
+from d2llm_vdb.errors import CheckpointError, InputError
+
+AttentionScale = Literal["embedding_dim", "head_dim"]
+Interaction = Literal["product", "concat"]
+Task = Literal["asymmetric", "symmetric"]
+
+
+def check_choice(field_name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise `InputError` unless `value` is one of `choices`."""
+    if value not in choices:
+        raise InputError(f"{field_name}={value!r} is not one of {', '.join(choices)}")
+
+
+@dataclass(frozen=True, slots=True)
+class PMAConfig:
+    """Shape of the pooling by multihead attention.
+
+    Args:
+        num_heads: attention heads; divides the embedding dimension.
+        scale: what attention scores are divided by the square root of. The reference D2LLM
+            code takes the whole embedding dimension, ordinary attention that of one head.
+        layer_norm: whether the block normalises after attention and after its feed-forward.
+            Without it an untrained block is exactly mean pooling.
+    """
+
+    num_heads: int
+    scale: AttentionScale = "embedding_dim"
+    layer_norm: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("pma.scale", self.scale, get_args(AttentionScale))
+
+
+@dataclass(frozen=True, slots=True)
+class IEMConfig:
+    """Shape of the interaction emulation module.
+
+    Args:
+        hidden_dim: width h of its hidden layer, and of the stored passage half.
+        interaction: `concat` is the paper's, `product` multiplies the two halves and starts
+            from their cosine.
+    """
+
+    hidden_dim: int
+    interaction: Interaction = "product"
+
+    def __post_init__(self) -> None:
+        check_choice("iem.interaction", self.interaction, get_args(Interaction))
+
+
+@dataclass(frozen=True, slots=True)
+class StudentConfig:
+    """Everything but the weights.
+
+    Args:
+        backbone: what `Backbone.load` takes: a hub id, a directory, a `.gguf` file or
+            `package:NAME`.
+        embedding_dim: width d of the backbone's token states.
+        recall_dim: width r of the recall vector.
+        pma, iem: the shapes of the two heads.
+        max_tokens: longest text in tokens, special tokens and prompt included.
+        query_prompt, passage_prompt: text put before every query or passage.
+    """
+
+    backbone: str
+    embedding_dim: int
+    recall_dim: int
+    pma: PMAConfig
+    iem: IEMConfig
+    max_tokens: int = 256
+    query_prompt: str = field(default="", kw_only=True)
+    passage_prompt: str = field(default="", kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.recall_dim <= self.embedding_dim:
+            raise InputError(
+                f"recall_dim={self.recall_dim} must be between 1 and the backbone's embedding "
+                f"dimension {self.embedding_dim}"
+            )
+        if self.pma.num_heads < 1 or self.embedding_dim % self.pma.num_heads:
+            raise InputError(
+                f"pma.num_heads={self.pma.num_heads} must divide the embedding dimension "
+                f"{self.embedding_dim}"
+            )
+        if self.max_tokens < 8:
+            raise InputError(f"max_tokens={self.max_tokens} leaves no room for a text; use >= 8")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the configuration as JSON-ready values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> StudentConfig:
+        """Build a configuration from `to_dict`'s values.
+
+        Raises:
+            CheckpointError: a field is missing or unknown.
+        """
+        try:
+            rest = dict(values)
+            pma, iem = PMAConfig(**rest.pop("pma")), IEMConfig(**rest.pop("iem"))
+            return cls(pma=pma, iem=iem, **rest)
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"student config does not fit this version: {error}") from error
+
+
+TASKS = cast("tuple[Task, ...]", get_args(Task))

@@ -1,0 +1,140 @@
+"""The interaction emulation module: scores a query-passage pair.
+
+`IEM` works on the two PMA embeddings. Its first layer is linear in each of them, so the
+passage's share is computed once, at ingest, and stored: reranking reads h floats a passage and
+never touches the d-dimensional embedding. `LateInteraction` works on the stored token states.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from d2llm_vdb.student.config import IEMConfig, Task
+from d2llm_vdb.student.projection import principal_directions
+
+# An untrained student's probability is the sigmoid of 10 * similarity - 4: even odds at a cosine
+# of 0.4. It orders passages exactly as the similarity does; training calibrates it.
+INITIAL_SCALE = 10.0
+INITIAL_BIAS = -4.0
+
+
+class IEM(nn.Module):
+    """Score a pair of PMA embeddings, for the symmetric or the asymmetric task.
+
+    With q = W_q y_q and p = W_p y_p + b (the two halves of `linear1`):
+
+    - `concat`:  f1 = ReLU(q + p), which is ReLU(W [y_q ; y_p] + b), the paper's;
+    - `product`: f1 = q * p elementwise, on unit-length embeddings.
+
+    Then f2_t = ReLU(A_t f1 + c_t) for the task t, and the logit is one shared linear map of
+    f2_t. `product` adds `scale * sum(f1) + bias`, which is a cosine until training changes it,
+    so that a student starts from its recall score and can only improve on it.
+
+    Source: Liao et al. (ACL 2024), section 3 (interaction emulation module).
+
+    Args:
+        dim: width d of the PMA embedding.
+        config: hidden width h and interaction.
+    """
+
+    def __init__(self, dim: int, config: IEMConfig) -> None:
+        super().__init__()
+        hidden = config.hidden_dim
+        self.interaction = config.interaction
+        self.linear1 = nn.Linear(2 * dim, hidden)
+        self.proj0 = nn.Linear(hidden, hidden)
+        self.proj1 = nn.Linear(hidden, hidden)
+        self.linear2 = nn.Linear(hidden, 1)
+        for layer in (self.linear1, self.proj0, self.proj1, self.linear2):
+            nn.init.xavier_uniform_(layer.weight)
+        if self.interaction == "product":
+            self.scale = nn.Parameter(torch.tensor(INITIAL_SCALE))
+            self.bias = nn.Parameter(torch.tensor(INITIAL_BIAS))
+
+    @torch.no_grad()
+    def initialise_as_cosine(self, samples: Tensor | None) -> None:
+        """Set the weights of a `product` module so that it ranks as the cosine does.
+
+        Args:
+            samples: embeddings of sample texts, float32 (n, d), used where h < d to choose the
+                directions that keep their cosines best; without them the first h dimensions.
+        """
+        if self.interaction == "concat":
+            return
+        hidden, both = self.linear1.weight.shape
+        dim = both // 2
+        basis = torch.eye(hidden, dim)
+        if hidden < dim and samples is not None:
+            basis = principal_directions(samples, hidden)
+        self.linear1.weight.copy_(torch.cat([basis, basis], dim=1))
+        nn.init.zeros_(self.linear1.bias)
+        nn.init.zeros_(self.linear2.weight)
+        nn.init.zeros_(self.linear2.bias)
+
+    def query_half(self, embeddings: Tensor) -> Tensor:
+        """Return q = W_q y_q, float32 (..., h), of PMA embeddings (..., d)."""
+        weight_q, _ = self.linear1.weight.chunk(2, dim=1)
+        return functional.linear(self._input(embeddings), weight_q)
+
+    def passage_half(self, embeddings: Tensor) -> Tensor:
+        """Return p = W_p y_p + b, float32 (..., h), of PMA embeddings (..., d)."""
+        _, weight_p = self.linear1.weight.chunk(2, dim=1)
+        return functional.linear(self._input(embeddings), weight_p, self.linear1.bias)
+
+    def combine(
+        self, query_half: Tensor, passage_half: Tensor, task: Task
+    ) -> tuple[Tensor, Tensor]:
+        """Score halves that broadcast against each other.
+
+        Args:
+            query_half: float32 (..., h) from `query_half`.
+            passage_half: float32 (..., h) from `passage_half`, fresh or read from the store.
+            task: which branch answers.
+
+        Returns:
+            The logit, float32 (...), and the feature f2 that feature imitation compares,
+            float32 (..., h).
+        """
+        if self.interaction == "concat":
+            first = torch.relu(query_half + passage_half)
+        else:
+            first = query_half * passage_half
+        branch = self.proj0 if task == "symmetric" else self.proj1
+        feature = torch.relu(branch(first))
+        logit = self.linear2(feature).squeeze(-1)
+        if self.interaction == "product":
+            logit = logit + self.scale * first.sum(-1) + self.bias
+        return logit, feature
+
+    def forward(self, query: Tensor, passage: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+        """Score PMA embeddings (..., d) that broadcast; returns as `combine`."""
+        return self.combine(self.query_half(query), self.passage_half(passage), task)
+
+    def _input(self, embeddings: Tensor) -> Tensor:
+        if self.interaction == "concat":
+            return embeddings
+        return functional.normalize(embeddings, dim=-1)
+
+
+class LateInteraction(nn.Module):
+    """Score token states by weighted MaxSim, mixed with the recall score.
+
+    logit = scale * sum_i w_i max_j cos(q_i, p_j) + recall_scale * recall + bias
+
+    w is the attention that PMA pays to the query's tokens; it sums to one. An untrained student
+    pays all the same and has recall_scale 0, so that it ranks exactly as MaxSim.
+
+    Source: Khattab and Zaharia (SIGIR 2020), equation 3, for the MaxSim sum.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(INITIAL_SCALE))
+        self.recall_scale = nn.Parameter(torch.tensor(0.0))
+        self.bias = nn.Parameter(torch.tensor(INITIAL_BIAS))
+
+    def forward(self, maxsim: Tensor, recall: Tensor) -> Tensor:
+        """Return logits of weighted MaxSim sums and recall scores, all float32 (n,)."""
+        return self.scale * maxsim + self.recall_scale * recall + self.bias

@@ -1,0 +1,73 @@
+"""The recall vector: a compact projection that keeps the embedding's geometry."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from d2llm_vdb.errors import InputError
+
+
+class RecallProjection(nn.Linear):
+    """Project embeddings linearly to r dimensions and normalise to unit length.
+
+    Source: Zhao et al. (Findings of ACL 2022), homomorphic projective distillation.
+    """
+
+    def __init__(self, dim: int, recall_dim: int) -> None:
+        super().__init__(dim, recall_dim, bias=False)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Map float32 (..., d) to unit-length float32 (..., r)."""
+        return functional.normalize(super().forward(embeddings), dim=-1)
+
+    @torch.no_grad()
+    def initialise_from(self, samples: Tensor | None) -> None:
+        """Set the weights to the best linear approximation of the samples' cosines.
+
+        Args:
+            samples: embeddings of sample texts, float32 (n, d) with n >= r, or None for the
+                identity, which needs r = d.
+
+        Raises:
+            InputError: too few samples for r, or none where r < d.
+        """
+        recall_dim, dim = self.weight.shape
+        if samples is None:
+            if recall_dim < dim:
+                raise InputError(
+                    f"recall_dim={recall_dim} is smaller than the embedding dimension {dim}, so "
+                    f"the projection must be fitted: pass sample_texts (a few thousand texts like "
+                    f"yours), or leave recall_dim out"
+                )
+            nn.init.eye_(self.weight)
+            return
+        self.weight.copy_(principal_directions(samples, recall_dim))
+
+
+def principal_directions(samples: Tensor, count: int) -> Tensor:
+    """Return the directions that best keep the pairwise cosines of some vectors.
+
+    The samples are scaled to unit length and not centred: cosines are taken around the origin,
+    so the truncated SVD of the unit vectors is the best rank-r approximation of their Gram
+    matrix.
+
+    Args:
+        samples: float32 (n, d).
+        count: number of directions r.
+
+    Returns:
+        Orthonormal rows, float32 (r, d).
+
+    Raises:
+        InputError: fewer than r samples.
+    """
+    if len(samples) < count:
+        raise InputError(
+            f"{len(samples)} sample texts cannot span {count} dimensions; pass at least {count}"
+        )
+    unit = functional.normalize(samples.double(), dim=-1)
+    _, vectors = torch.linalg.eigh(unit.T @ unit)
+    directions: Tensor = vectors.T.flip(0)[:count].to(samples.dtype)
+    return directions.contiguous()

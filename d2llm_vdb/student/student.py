@@ -1,0 +1,299 @@
+"""The student: backbone, pooling, recall projection and interaction emulation as one object."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from d2llm_vdb.batching import batched
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.student import checkpoint
+from d2llm_vdb.student.backbone import Backbone, DType, TokenBatch
+from d2llm_vdb.student.columns import Float32, PassageVectors, QueryVectors
+from d2llm_vdb.student.config import IEMConfig, Interaction, PMAConfig, StudentConfig, Task
+from d2llm_vdb.student.iem import IEM, LateInteraction
+from d2llm_vdb.student.pma import PMA
+from d2llm_vdb.student.projection import RecallProjection
+
+# Texts are encoded a window at a time: large enough to batch by length, small enough that the
+# token states of one window fit in memory beside the model.
+WINDOW_TEXTS = 1024
+WINDOW_TOKENS = 65_536
+
+
+class StudentHeads(nn.Module):
+    """The trainable heads; parameter names of `mha_pma` and `iem` follow the reference code."""
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        self.mha_pma = PMA(config.embedding_dim, config.pma)
+        self.iem = IEM(config.embedding_dim, config.iem)
+        self.late = LateInteraction()
+        self.recall = RecallProjection(config.embedding_dim, config.recall_dim)
+
+
+class Student:
+    """Encodes queries and passages, and scores them against each other.
+
+    Make one with `Student.from_backbone` (untrained, useful at once), `Student.load` (a saved
+    one) or `Student.default`.
+
+    Args:
+        config: its shape.
+        backbone: the model under it.
+        heads: float32 heads; moved to the backbone's device.
+
+    `path` is the directory it was loaded from or last saved to, None for one never saved.
+    """
+
+    def __init__(self, config: StudentConfig, backbone: Backbone, heads: StudentHeads) -> None:
+        self.config = config
+        self.backbone = backbone
+        self.heads = heads.to(backbone.device).eval()
+        self.path: Path | None = None
+        self._fingerprint: str | None = None
+
+    @classmethod
+    def from_backbone(
+        cls,
+        source: str,
+        *,
+        sample_texts: Iterable[str] | None = None,
+        recall_dim: int | None = None,
+        interaction: Interaction = "product",
+        iem_dim: int | None = None,
+        layer_norm: bool = False,
+        max_tokens: int = 256,
+        query_prompt: str = "",
+        passage_prompt: str = "",
+        lora_rank: int | None = None,
+        device: str = "auto",
+        dtype: DType = "auto",
+        trust_remote_code: bool = False,
+    ) -> Student:
+        """Build an untrained student that searches like its backbone.
+
+        Its PMA is mean pooling, its recall vectors keep the cosines of the pooled states, its
+        IEM ranks as the cosine does, and its late interaction is MaxSim.
+
+        Args:
+            source: the backbone, as `Backbone.load` takes it.
+            sample_texts: texts like those to be searched; the recall projection is fitted to
+                them (PCA). A few thousand are plenty.
+            recall_dim: width r of the recall vector; 128 with `sample_texts`, else d.
+            interaction: "product" starts from the cosine; "concat" is the paper's and ranks at
+                random until it is trained or loaded.
+            iem_dim: width h of the IEM; the smaller of d and 512.
+            layer_norm: normalise inside PMA, as the reference code can.
+            max_tokens: longest text in tokens.
+            query_prompt, passage_prompt: text put before every query or passage.
+            lora_rank: add untrained LoRA adapters of this rank to the backbone.
+            device, dtype, trust_remote_code: as `Backbone.load` takes them.
+
+        Raises:
+            CheckpointError: the backbone cannot be loaded.
+            InputError: an option does not fit the backbone.
+        """
+        backbone = Backbone.load(
+            source, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+        dim = backbone.dim
+        limit = backbone.context_length
+        config = StudentConfig(
+            backbone=source,
+            embedding_dim=dim,
+            recall_dim=recall_dim or (min(128, dim) if sample_texts is not None else dim),
+            pma=PMAConfig(num_heads=math.gcd(dim, 32), layer_norm=layer_norm),
+            iem=IEMConfig(hidden_dim=iem_dim or min(dim, 512), interaction=interaction),
+            max_tokens=min(max_tokens, limit) if limit else max_tokens,
+            query_prompt=query_prompt,
+            passage_prompt=passage_prompt,
+        )
+        heads = StudentHeads(config)
+        heads.mha_pma.initialise_as_mean()
+        student = cls(config, backbone, heads)
+        samples = None
+        if sample_texts is not None:
+            pooled = [columns.pma for columns in student.encode_passages(sample_texts)]
+            if not pooled:
+                raise InputError("sample_texts is empty; pass texts or leave it out")
+            samples = torch.from_numpy(np.concatenate(pooled).astype(np.float32))
+        heads.recall.initialise_from(samples)
+        heads.iem.initialise_as_cosine(samples)
+        heads.to(backbone.device)
+        if lora_rank is not None:
+            checkpoint.add_lora(backbone, lora_rank)
+        return student
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        device: str = "auto",
+        dtype: DType = "auto",
+        trust_remote_code: bool = False,
+    ) -> Student:
+        """Load a student directory.
+
+        Raises:
+            CheckpointError: the directory is missing, incomplete, or its weights do not fit.
+        """
+        config, weights = checkpoint.read(Path(path))
+        backbone = Backbone.load(
+            config.backbone, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+        checkpoint.load_adapter(backbone, Path(path))
+        heads = StudentHeads(config)
+        checkpoint.load_weights(heads, weights, Path(path))
+        student = cls(config, backbone, heads)
+        student.path = Path(path).resolve()
+        return student
+
+    @classmethod
+    def default(cls, **options: Any) -> Student:
+        """Load the student that ships with the package; options as `load` takes them."""
+        return cls.load(checkpoint.DEFAULT_STUDENT, **options)
+
+    def save(self, path: str | Path) -> None:
+        """Write the student directory: config, heads, model card, and the adapter if any."""
+        checkpoint.write(Path(path), self.config, self.heads, self.backbone)
+        self.path = Path(path).resolve()
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the configuration, the heads, the adapter and the backbone's weights."""
+        if self._fingerprint is None:
+            self._fingerprint = checkpoint.fingerprint(self.config, self.heads, self.backbone)
+        return self._fingerprint
+
+    def encode_passages(
+        self, texts: Iterable[str], *, tokens: bool = False
+    ) -> Iterator[PassageVectors]:
+        """Encode passages as a stream, a window of them at a time, in order.
+
+        Args:
+            texts: any iterable; it is read as far as needed for the next window.
+            tokens: also return token states.
+
+        Raises:
+            InputError: a text is not a string or is blank.
+        """
+        for token_ids, truncated in self._windows(texts, self.config.passage_prompt):
+            yield self._encode_passage_window(token_ids, truncated, tokens)
+
+    def encode_queries(self, texts: Iterable[str]) -> Iterator[QueryVectors]:
+        """Encode queries as a stream, a window of them at a time, in order.
+
+        Raises:
+            InputError: a text is not a string or is blank.
+        """
+        for token_ids, _ in self._windows(texts, self.config.query_prompt):
+            yield self._encode_query_window(token_ids)
+
+    @torch.inference_mode()
+    def iem_scores(self, query_half: Float32, passage_halves: Float32, task: Task) -> Float32:
+        """Score passages by their stored halves.
+
+        Args:
+            query_half: one row of `QueryVectors.iem`, float32 (h,).
+            passage_halves: what the store returned, float32 (n, h).
+            task: "asymmetric" (does the passage answer?) or "symmetric" (same meaning?).
+
+        Returns:
+            Probabilities, float32 (n,).
+        """
+        query, passages = self._to_device(query_half), self._to_device(passage_halves)
+        logits, _ = self.heads.iem.combine(query, passages, task)
+        scores: Float32 = _to_numpy(torch.sigmoid(logits))
+        return scores
+
+    @torch.inference_mode()
+    def late_scores(self, maxsim: Float32, recall: Float32) -> Float32:
+        """Turn weighted MaxSim sums and recall scores, float32 (n,), into probabilities (n,)."""
+        logits = self.heads.late(self._to_device(maxsim), self._to_device(recall))
+        scores: Float32 = _to_numpy(torch.sigmoid(logits))
+        return scores
+
+    def _windows(self, texts: Iterable[str], prompt: str) -> Iterator[tuple[list[list[int]], int]]:
+        """Yield token ids of consecutive texts, and how many of them were cut."""
+        ids: list[list[int]] = []
+        cut = tokens = 0
+        for some in batched(_checked(texts), 64):
+            new_ids, new_cut = self.backbone.tokenize(
+                [prompt + text for text in some], self.config.max_tokens
+            )
+            ids += new_ids
+            cut += new_cut
+            tokens += sum(map(len, new_ids))
+            if len(ids) >= WINDOW_TEXTS or tokens >= WINDOW_TOKENS:
+                yield ids, cut
+                ids, cut, tokens = [], 0, 0
+        if ids:
+            yield ids, cut
+
+    @torch.inference_mode()
+    def _encode_passage_window(
+        self, token_ids: Sequence[Sequence[int]], truncated: int, with_tokens: bool
+    ) -> PassageVectors:
+        count, config = len(token_ids), self.config
+        recall = np.empty((count, config.recall_dim), np.float32)
+        iem = np.empty((count, config.iem.hidden_dim), np.float16)
+        pma = np.empty((count, config.embedding_dim), np.float16)
+        tokens: list[Any] = [None] * count
+        for batch in self.backbone.batches(token_ids):
+            embedding, _ = self.heads.mha_pma(batch.states, batch.mask)
+            recall[batch.positions] = _to_numpy(self.heads.recall(embedding))
+            iem[batch.positions] = _to_numpy(self.heads.iem.passage_half(embedding))
+            pma[batch.positions] = _to_numpy(embedding)
+            if with_tokens:
+                norms = batch.states.norm(dim=-1, keepdim=True)
+                unit = batch.states / norms.clamp_min(1e-12)
+                self._scatter(tokens, batch, torch.cat([unit, norms], dim=-1).half())
+        return PassageVectors(recall, iem, pma, tokens if with_tokens else None, truncated)
+
+    @torch.inference_mode()
+    def _encode_query_window(self, token_ids: Sequence[Sequence[int]]) -> QueryVectors:
+        count, config = len(token_ids), self.config
+        recall = np.empty((count, config.recall_dim), np.float32)
+        iem = np.empty((count, config.iem.hidden_dim), np.float32)
+        tokens: list[Any] = [None] * count
+        for batch in self.backbone.batches(token_ids):
+            embedding, attention = self.heads.mha_pma(batch.states, batch.mask)
+            recall[batch.positions] = _to_numpy(self.heads.recall(embedding))
+            iem[batch.positions] = _to_numpy(self.heads.iem.query_half(embedding))
+            weighted = functional.normalize(batch.states, dim=-1) * attention.unsqueeze(-1)
+            self._scatter(tokens, batch, functional.pad(weighted, (0, 1)))
+        return QueryVectors(recall, iem, tokens)
+
+    def _scatter(self, rows: list[Any], batch: TokenBatch, values: Tensor) -> None:
+        """Put each text's own tokens, without padding, at its place in `rows`."""
+        lengths = batch.mask.sum(dim=1).tolist()
+        array = _to_numpy(values)
+        for position, length, row in zip(batch.positions, lengths, array, strict=True):
+            rows[position] = row[:length].copy()
+
+    def _to_device(self, array: Float32) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.backbone.device)
+
+
+def _to_numpy(tensor: Tensor) -> Any:
+    return tensor.cpu().numpy()
+
+
+def _checked(texts: Iterable[str]) -> Iterator[str]:
+    if isinstance(texts, str):
+        raise InputError("texts must be an iterable of strings; wrap a single text in a list")
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"text {position} is {type(text).__name__}, not a string")
+        if not text.strip():
+            raise InputError(f"text {position} is blank: {text[:40]!r}; drop it or add text to it")
+        yield text
