@@ -261,7 +261,7 @@ def init(
         int, typer.Option(help="Documents of each of --samples to use.")
     ] = 5_000,
     recall_dim: Annotated[
-        int | None, typer.Option(help="Size of the recall vector. [default: 128 with samples]")
+        int | None, typer.Option(help="Size of the recall vector. [default: 256 with samples]")
     ] = None,
     max_tokens: Annotated[int, typer.Option(help="Longest text in tokens.")] = 256,
     query_prompt: Annotated[str, typer.Option(help="Text put before every query.")] = "",

@@ -94,7 +94,7 @@ class Backbone:
             CheckpointError: nothing usable is found at `source`.
             MissingExtraError: a `.gguf` file is given and the package `gguf` is missing.
         """
-        directory, gguf_file = _locate(source)
+        directory, gguf_file = locate(source)
         if gguf_file and importlib.util.find_spec("gguf") is None:
             raise MissingExtraError("gguf", "gguf", f"reading {gguf_file}")
         target = torch.device(_pick_device() if device == "auto" else device)
@@ -113,8 +113,6 @@ class Backbone:
             ) from error
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise CheckpointError(f"backbone {source!r} has no fast tokenizer (tokenizer.json)")
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         return cls(source, model.to(target), tokenizer)
 
     @property
@@ -172,7 +170,7 @@ class Backbone:
         """
         for positions, length in self._plan([len(ids) for ids in token_ids]):
             shape = (len(positions), length)
-            padded = torch.full(shape, self.tokenizer.pad_token_id or 0, dtype=torch.long)
+            padded = torch.full(shape, self._padding_id, dtype=torch.long)
             mask = torch.zeros(shape, dtype=torch.bool)
             for row, position in enumerate(positions):
                 ids = token_ids[position]
@@ -181,6 +179,13 @@ class Backbone:
             mask = mask.to(self.device)
             output = self.model(input_ids=padded.to(self.device), attention_mask=mask.long())
             yield TokenBatch(positions, output.last_hidden_state.float(), mask)
+
+    @property
+    def _padding_id(self) -> int:
+        """Any id the model knows will do, since padding is masked; its own where it has one."""
+        own = self.tokenizer.pad_token_id
+        size = self.model.config.get_text_config().vocab_size
+        return int(own) if own is not None and own < size else 0
 
     def _plan(self, lengths: Sequence[int]) -> Iterator[tuple[list[int], int]]:
         limit = self.context_length
@@ -215,8 +220,12 @@ def _pick_dtype(dtype: DType, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def _locate(source: str) -> tuple[str, str | None]:
-    """Return the directory or hub id to load `source` from, and the GGUF file in it if any."""
+def locate(source: str) -> tuple[str, str | None]:
+    """Return the directory or hub id to load a backbone from, and the GGUF file in it if any.
+
+    Raises:
+        CheckpointError: the file or package named does not exist.
+    """
     package = INSTALLABLE.get(source)
     if package and importlib.util.find_spec(package):
         source = f"package:{package}"
@@ -257,8 +266,8 @@ def _weights_identity(model: PreTrainedModel, samples: int = 64) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, weight in sorted(model.state_dict().items()):
         flat = weight.detach().flatten()
-        index = torch.linspace(0, len(flat) - 1, min(samples, len(flat)), device=flat.device)
-        values = flat[index.long()].to(torch.bfloat16).view(torch.int16).cpu()
+        step = max(1, len(flat) // samples)
+        values = flat[::step][:samples].to(torch.bfloat16).view(torch.int16).cpu()
         digest.update(f"{name}:{tuple(weight.shape)}".encode())
         digest.update(values.numpy().tobytes())
     return digest.hexdigest()

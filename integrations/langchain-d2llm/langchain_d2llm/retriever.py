@@ -1,0 +1,133 @@
+"""The LangChain retriever: calls the index, turns hits into documents."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict, Unpack
+
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForRetrieverRun,
+    CallbackManagerForRetrieverRun,
+)
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+from pydantic import ConfigDict
+from qdrant_client import models
+
+from d2llm_vdb.index import Index
+from d2llm_vdb.search import Hit, Rerank, SearchOptions, SearchResult
+from d2llm_vdb.student import Task
+
+
+class SearchChanges(TypedDict, total=False):
+    """Options that `invoke` and `ainvoke` take for one call."""
+
+    k: int
+    recall_k: int
+    filter: models.Filter | None
+    task: Task
+    rerank: Rerank
+    score_threshold: float | None
+
+
+class RetrieverFields(SearchChanges, total=False):
+    """What the constructor takes besides the index."""
+
+    name: str | None
+    tags: list[str] | None
+    metadata: dict[str, Any] | None
+
+
+class D2LLMRetriever(BaseRetriever):
+    """Retrieves passages from an `Index`: ANN recall, then reranking.
+
+    Every option is a default for all calls and can be given for one:
+    `retriever.invoke(query, k=2, rerank="none")`, or `retriever.bind(k=2)` inside a chain.
+
+    A passage becomes a `Document` with its id and text. Its metadata is a copy of the user's,
+    plus `relevance_score` (what the documents are ordered by: a probability after reranking,
+    else the recall score), `recall_score` (cosine, in [-1, 1]), `recall_rank` (place before
+    reranking, from 1), `doc_id`, and `source` where known. Where the user's metadata has a key
+    of these names already, the user's value stays; only `relevance_score` always belongs to
+    this search, because rerankers and score filters that follow read it.
+
+    Args:
+        index: an open index; closing it is up to its owner, and several retrievers may share it.
+        k: documents to return.
+        recall_k: candidates to recall and rerank.
+        filter: which passages count; the user's metadata is under `metadata.`, as in
+            `FieldCondition(key="metadata.year", ...)`.
+        task: "asymmetric" (does the passage answer?) or "symmetric" (same meaning?).
+        rerank: "iem" by the interaction emulation module, "tokens" by late interaction over
+            stored token states, "none" to keep the recall order.
+        score_threshold: leave out documents scored lower.
+        name, tags, metadata: for tracing, as every LangChain retriever takes them.
+
+    Raises:
+        InputError: an option cannot be used; raised here and, for one call's options, by it.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    index: Index
+    k: int = 10
+    recall_k: int = 100
+    filter: models.Filter | None = None
+    task: Task = "asymmetric"
+    rerank: Rerank = "iem"
+    score_threshold: float | None = None
+
+    def __init__(self, index: Index, **fields: Unpack[RetrieverFields]) -> None:
+        # Checked before pydantic sees them: an InputError raised by a validator would come out
+        # as a ValidationError.
+        given: dict[str, Any] = {"index": index, **fields}
+        SearchOptions(
+            **{name: given[name] for name in given.keys() & SearchChanges.__annotations__.keys()}
+        )
+        super().__init__(**given)
+
+    def _get_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002
+        **changes: Unpack[SearchChanges],
+    ) -> list[Document]:
+        return _documents(self.index.search(query, **(self._options() | changes)))
+
+    async def _aget_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: AsyncCallbackManagerForRetrieverRun,  # noqa: ARG002
+        **changes: Unpack[SearchChanges],
+    ) -> list[Document]:
+        return _documents(await self.index.asearch(query, **(self._options() | changes)))
+
+    def _options(self) -> SearchChanges:
+        return {
+            "k": self.k,
+            "recall_k": self.recall_k,
+            "filter": self.filter,
+            "task": self.task,
+            "rerank": self.rerank,
+            "score_threshold": self.score_threshold,
+        }
+
+
+def _documents(result: SearchResult) -> list[Document]:
+    return [_document(hit) for hit in result.hits]
+
+
+def _document(hit: Hit) -> Document:
+    found: dict[str, Any] = {
+        "recall_score": hit.recall_score,
+        "recall_rank": hit.recall_rank,
+        "doc_id": hit.doc_id,
+    }
+    if hit.source is not None:
+        found["source"] = hit.source
+    return Document(
+        id=hit.id,
+        page_content=hit.text,
+        metadata=found | hit.metadata | {"relevance_score": hit.score},
+    )

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any
+
+import pytest
+from langchain_core.documents import Document
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompt_values import PromptValue
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnablePassthrough
+from langchain_d2llm import D2LLMRetriever
+from qdrant_client import models
+
+from d2llm_vdb import Index, Passage
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.student import QueryVectors
+
+LAMBDA = "What does a lambda expression create?"
+LOOP = "Which statement leaves a loop early?"
+
+
+def about(topic: str) -> models.Filter:
+    match = models.MatchValue(value=topic)
+    return models.Filter(must=[models.FieldCondition(key="metadata.topic", match=match)])
+
+
+@pytest.fixture(scope="module")
+def retriever(index: Index) -> D2LLMRetriever:
+    return D2LLMRetriever(index, k=4)
+
+
+def test_documents_are_the_hits_of_the_index_in_its_order(
+    retriever: D2LLMRetriever, index: Index
+) -> None:
+    documents = retriever.invoke(LAMBDA)
+    hits = index.search(LAMBDA, 4).hits
+    assert documents[0].id == "lambda#0"
+    assert [(d.id, d.page_content) for d in documents] == [(h.id, h.text) for h in hits]
+    assert [d.metadata["relevance_score"] for d in documents] == [h.score for h in hits]
+    assert [d.metadata["recall_score"] for d in documents] == [h.recall_score for h in hits]
+    assert [d.metadata["recall_rank"] for d in documents] == [h.recall_rank for h in hits]
+
+
+def test_the_users_metadata_comes_back_with_the_scores_beside_it(
+    retriever: D2LLMRetriever, passages: dict[str, Passage]
+) -> None:
+    for document in retriever.invoke(LAMBDA):
+        assert document.id is not None
+        passage = passages[document.id]
+        added = {"relevance_score", "recall_score", "recall_rank", "doc_id", "source"}
+        assert document.metadata.keys() == passage.metadata.keys() | added
+        assert document.metadata.items() >= passage.metadata.items()
+        assert document.metadata["doc_id"] == passage.doc_id
+        assert document.metadata["source"] == passage.source
+
+
+def test_keys_of_the_user_survive_except_the_relevance_score(retriever: D2LLMRetriever) -> None:
+    document = retriever.invoke("How does the airship travel?", k=1)[0]
+    score = document.metadata.pop("relevance_score")
+    assert 0 < score < 1
+    assert document.metadata == dict.fromkeys(
+        ["recall_score", "recall_rank", "doc_id", "source"], "mine"
+    )
+
+
+def test_changing_a_document_changes_nothing_stored(retriever: D2LLMRetriever) -> None:
+    first = retriever.invoke(LAMBDA, k=1)[0]
+    before = deepcopy(first.metadata)
+    first.metadata["see"]["also"].append("changed")
+    first.metadata.clear()
+    assert retriever.invoke(LAMBDA, k=1)[0].metadata == before
+
+
+def test_a_source_that_is_unknown_is_left_out(index: Index, tmp_path: Any) -> None:
+    with Index.open(tmp_path, index.student) as bare:
+        bare.add([Passage("1", "A passage from nowhere.")])
+        metadata = D2LLMRetriever(bare).invoke("Where from?")[0].metadata
+    assert metadata.keys() == {"relevance_score", "recall_score", "recall_rank", "doc_id"}
+    assert metadata["doc_id"] == "1"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"k": 2},
+        {"k": 2, "rerank": "none"},
+        {"k": 3, "rerank": "tokens"},
+        {"k": 2, "recall_k": 2},
+        {"task": "symmetric"},
+        {"score_threshold": 0.5},
+        {"filter": about("break")},
+    ],
+    ids=lambda options: "-".join(options),
+)
+async def test_options_hold_for_the_constructor_one_call_and_its_async_twin(
+    index: Index, options: dict[str, Any]
+) -> None:
+    wanted = [(hit.id, hit.score) for hit in index.search(LOOP, **options).hits]
+    assert wanted != [(hit.id, hit.score) for hit in index.search(LOOP).hits]
+
+    def found(documents: list[Document]) -> list[tuple[str | None, float]]:
+        return [(d.id, d.metadata["relevance_score"]) for d in documents]
+
+    plain = D2LLMRetriever(index)
+    assert found(D2LLMRetriever(index, **options).invoke(LOOP)) == wanted
+    assert found(plain.invoke(LOOP, **options)) == wanted
+    assert found(await plain.ainvoke(LOOP, **options)) == wanted
+    assert found(plain.bind(**options).invoke(LOOP)) == wanted
+    assert len(plain.invoke(LOOP)) == 10
+
+
+async def test_none_for_one_call_lifts_a_filter_and_a_threshold(index: Index) -> None:
+    strict = D2LLMRetriever(index, k=5, filter=about("break"), score_threshold=0.01)
+    assert [document.id for document in strict.invoke(LOOP)] == ["break#0"]
+    for documents in (
+        strict.invoke(LOOP, filter=None, score_threshold=None),
+        await strict.ainvoke(LOOP, filter=None, score_threshold=None),
+    ):
+        assert len(documents) == 5
+
+
+def test_a_filter_reads_the_users_metadata(retriever: D2LLMRetriever) -> None:
+    documents = retriever.invoke(LOOP, filter=about("while"))
+    assert documents
+    assert {document.metadata["topic"] for document in documents} == {"while"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": 0}, "k=0"),
+        ({"k": "many"}, "k='many'"),
+        ({"recall_k": -1}, "recall_k=-1"),
+        ({"task": "guess"}, "task='guess'"),
+        ({"rerank": "magic"}, "rerank='magic'"),
+        ({"filter": {"must": []}}, "filter is dict"),
+    ],
+)
+async def test_an_option_that_cannot_be_used_is_refused_by_name(
+    index: Index, retriever: D2LLMRetriever, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        D2LLMRetriever(index, **options)
+    with pytest.raises(InputError, match=message):
+        retriever.invoke(LOOP, **options)
+    with pytest.raises(InputError, match=message):
+        await retriever.ainvoke(LOOP, **options)
+
+
+async def test_an_option_that_does_not_exist_is_refused(
+    index: Index, retriever: D2LLMRetriever
+) -> None:
+    unknown: dict[str, Any] = {"top_k": 3}
+    with pytest.raises(ValueError, match="top_k"):
+        D2LLMRetriever(index, **unknown)
+    with pytest.raises(TypeError, match="top_k"):
+        retriever.invoke(LOOP, **unknown)
+    with pytest.raises(TypeError, match="top_k"):
+        await retriever.ainvoke(LOOP, **unknown)
+
+
+def test_something_that_is_no_index_is_refused() -> None:
+    path: Any = "my-db"
+    with pytest.raises(ValueError, match="index"):
+        D2LLMRetriever(path)
+
+
+def test_options_can_be_left_to_the_configuration_of_a_chain(retriever: D2LLMRetriever) -> None:
+    chain = retriever.configurable_fields(k=ConfigurableField(id="k"))
+    assert len(chain.invoke(LOOP)) == 4
+    assert len(chain.invoke(LOOP, {"configurable": {"k": 2}})) == 2
+
+
+async def test_a_batch_gives_what_single_calls_give(retriever: D2LLMRetriever) -> None:
+    questions = [LAMBDA, LOOP, "How is a list written?"]
+    ids = [[document.id for document in retriever.invoke(question)] for question in questions]
+    for batch in (retriever.batch(questions), await retriever.abatch(questions)):
+        assert [[document.id for document in documents] for documents in batch] == ids
+
+
+def test_a_rag_chain_answers_from_what_was_retrieved(retriever: D2LLMRetriever) -> None:
+    def join(documents: list[Document]) -> str:
+        return "\n\n".join(document.page_content for document in documents)
+
+    def first_sentence_on_the_subject(prompt: PromptValue) -> str:
+        context, question = prompt.to_string().split("Question:")
+        subject = max(question.strip(" ?\n").split(), key=len)
+        return next(line for line in context.split(". ") if subject in line)
+
+    prompt = ChatPromptTemplate.from_template("Context:\n{context}\n\nQuestion: {question}")
+    chain = (
+        {"context": retriever.bind(k=2) | join, "question": RunnablePassthrough()}
+        | prompt
+        | RunnableLambda(first_sentence_on_the_subject)
+        | StrOutputParser()
+    )
+    assert "anonymous" in chain.invoke("What are lambda expressions?")
+
+
+async def test_the_event_loop_runs_on_while_searches_do(
+    retriever: D2LLMRetriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every search waits, before it encodes, for what only a running event loop does.
+    loop_ran = threading.Event()
+    student = retriever.index.student
+    encode = student.encode_queries
+
+    def wait_then_encode(texts: list[str]) -> Iterator[QueryVectors]:
+        assert loop_ran.wait(3), "the event loop stood still"
+        return encode(texts)
+
+    monkeypatch.setattr(student, "encode_queries", wait_then_encode)
+    searches = [asyncio.create_task(retriever.ainvoke(LAMBDA)) for _ in range(4)]
+    await asyncio.sleep(0.01)
+    loop_ran.set()
+    answers = await asyncio.gather(*searches)
+    assert {documents[0].id for documents in answers} == {"lambda#0"}

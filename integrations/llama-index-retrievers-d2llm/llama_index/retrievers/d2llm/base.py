@@ -1,0 +1,141 @@
+"""The LlamaIndex retriever: calls the index, turns hits into nodes."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any, Self, TypedDict, Unpack
+
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.schema import (
+    NodeRelationship,
+    NodeWithScore,
+    QueryBundle,
+    RelatedNodeInfo,
+    TextNode,
+)
+from qdrant_client import models
+
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.index import Index
+from d2llm_vdb.search import Hit, Rerank, SearchOptions, SearchResult
+from d2llm_vdb.student import Task
+
+
+class SearchChanges(TypedDict, total=False):
+    """Options that `D2LLMRetriever.with_options` takes."""
+
+    k: int
+    recall_k: int
+    filter: models.Filter | None
+    task: Task
+    rerank: Rerank
+    score_threshold: float | None
+
+
+class D2LLMRetriever(BaseRetriever):
+    """Retrieves passages from an `Index`: ANN recall, then reranking.
+
+    A passage becomes a `TextNode` with its id, text, a copy of the user's metadata, character
+    offsets where known, and its document as SOURCE. `NodeWithScore.score` is what the nodes are
+    ordered by: a probability after reranking, else the recall score. `recall_score` (cosine, in
+    [-1, 1]), `recall_rank` (place before reranking, from 1) and `source` (where known) are added
+    to the metadata under keys that neither LLM nor embedding model is shown; where the user's
+    metadata has a key of these names already, the user's value stays, shown as ever.
+
+    The search is by the query's text: embeddings a `QueryBundle` carries come from other models.
+
+    Args:
+        index: an open index; closing it is up to its owner, and several retrievers may share it.
+        k: nodes to return.
+        recall_k: candidates to recall and rerank.
+        filter: which passages count; the user's metadata is under `metadata.`, as in
+            `FieldCondition(key="metadata.year", ...)`.
+        task: "asymmetric" (does the passage answer?) or "symmetric" (same meaning?).
+        rerank: "iem" by the interaction emulation module, "tokens" by late interaction over
+            stored token states, "none" to keep the recall order.
+        score_threshold: leave out nodes scored lower.
+        callback_manager: as every LlamaIndex retriever takes it.
+
+    Raises:
+        InputError: an option cannot be used.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        *,
+        k: int = 10,
+        recall_k: int = 100,
+        filter: models.Filter | None = None,
+        task: Task = "asymmetric",
+        rerank: Rerank = "iem",
+        score_threshold: float | None = None,
+        callback_manager: CallbackManager | None = None,
+    ) -> None:
+        if not isinstance(index, Index):
+            raise InputError(
+                f"index is {type(index).__name__}, expected d2llm_vdb.Index; make one with "
+                f"Index.open"
+            )
+        SearchOptions(k, recall_k, filter, task, rerank, score_threshold)
+        super().__init__(callback_manager=callback_manager)
+        self.index = index
+        self.k = k
+        self.recall_k = recall_k
+        self.filter = filter
+        self.task = task
+        self.rerank = rerank
+        self.score_threshold = score_threshold
+
+    def with_options(self, **changes: Unpack[SearchChanges]) -> Self:
+        """Return a copy that searches with other options; this retriever stays as it is.
+
+        `retrieve` and `aretrieve` take a query and nothing else, so options for one call go
+        through a copy: `retriever.with_options(k=2).retrieve(query)`. It shares the index and
+        costs nothing.
+
+        Raises:
+            InputError: an option cannot be used.
+        """
+        SearchOptions(**(self._options() | changes))
+        changed = copy(self)
+        vars(changed).update(changes)
+        return changed
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return _nodes(self.index.search(query_bundle.query_str, **self._options()))
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return _nodes(await self.index.asearch(query_bundle.query_str, **self._options()))
+
+    def _options(self) -> SearchChanges:
+        return {
+            "k": self.k,
+            "recall_k": self.recall_k,
+            "filter": self.filter,
+            "task": self.task,
+            "rerank": self.rerank,
+            "score_threshold": self.score_threshold,
+        }
+
+
+def _nodes(result: SearchResult) -> list[NodeWithScore]:
+    return [NodeWithScore(node=_node(hit), score=hit.score) for hit in result.hits]
+
+
+def _node(hit: Hit) -> TextNode:
+    found: dict[str, Any] = {"recall_score": hit.recall_score, "recall_rank": hit.recall_rank}
+    if hit.source is not None:
+        found["source"] = hit.source
+    hidden = [key for key in found if key not in hit.metadata]
+    return TextNode(
+        id_=hit.id,
+        text=hit.text,
+        metadata=found | hit.metadata,
+        excluded_llm_metadata_keys=hidden,
+        excluded_embed_metadata_keys=hidden,
+        start_char_idx=hit.start,
+        end_char_idx=hit.end,
+        relationships={NodeRelationship.SOURCE: RelatedNodeInfo(node_id=hit.doc_id)},
+    )

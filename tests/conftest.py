@@ -1,0 +1,94 @@
+"""Real parts for the tests: the default student, real passages, every store there is."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import pytest
+
+from d2llm_vdb import Index, Passage, Student
+from d2llm_vdb.store import EdgeStore, MemoryStore, Schema, ServerStore, Store
+
+OpenStore = Callable[[Schema], Store]
+
+STORES = ("edge", "memory", "server")
+
+
+@pytest.fixture(scope="session")
+def student() -> Student:
+    """The student that ships with the package, on its real backbone."""
+    return Student.default(dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    """Openings of the topics of Python's language reference."""
+    return [text[:600].strip() for _, text in sorted(topics.items())]
+
+
+@pytest.fixture(scope="session")
+def passages(texts: list[str]) -> list[Passage]:
+    """The texts as passages with metadata."""
+    names = sorted(topics)
+    return [
+        Passage(name, text, {"position": row, "initial": name[0].lower(), "even": row % 2 == 0})
+        for row, (name, text) in enumerate(zip(names, texts, strict=True))
+    ]
+
+
+@pytest.fixture(scope="session")
+def server_url() -> Iterator[str]:
+    """A Qdrant server: the one named by D2LLM_TEST_QDRANT_URL, or a container of our own."""
+    if url := os.environ.get("D2LLM_TEST_QDRANT_URL"):
+        yield url
+        return
+    docker = pytest.importorskip("docker")
+    try:
+        docker.from_env().ping()
+    except docker.errors.DockerException:
+        pytest.skip("NO QDRANT SERVER: start Docker or set D2LLM_TEST_QDRANT_URL")
+    from testcontainers.qdrant import QdrantContainer
+
+    with QdrantContainer("qdrant/qdrant:v1.20.0") as container:
+        yield f"http://{container.rest_host_address}"
+
+
+@pytest.fixture(params=STORES)
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenStore]:
+    """Makes one empty store of each kind; closed afterwards."""
+    opened: list[Store] = []
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    url = request.getfixturevalue("server_url") if request.param == "server" else ""
+
+    def open_one(schema: Schema) -> Store:
+        store: Store
+        if request.param == "edge":
+            store = EdgeStore.open(tmp_path / name, schema)
+        elif request.param == "memory":
+            store = MemoryStore.open(name, schema)
+        else:
+            store = ServerStore.open(url, name, create=schema, prefer_grpc=False)
+        opened.append(store)
+        return store
+
+    yield open_one
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture(params=STORES)
+def index(
+    request: pytest.FixtureRequest, tmp_path: Path, student: Student, passages: list[Passage]
+) -> Iterator[Index]:
+    """The passages indexed with token states, in a store of each kind."""
+    location = {"edge": str(tmp_path / "db"), "memory": ":memory:"}.get(request.param)
+    if location is None:
+        location = request.getfixturevalue("server_url")
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    with Index.open(location, student, collection=name, tokens="raw", prefer_grpc=False) as opened:
+        opened.add(passages[:40])
+        yield opened

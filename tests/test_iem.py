@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from d2llm_vdb.student.config import IEMConfig, Interaction, Task
+from d2llm_vdb.student.iem import IEM, LateInteraction
+
+
+@pytest.mark.parametrize("interaction", ["concat", "product"])
+@pytest.mark.parametrize("task", ["symmetric", "asymmetric"])
+def test_stored_passage_half_gives_the_score_of_the_whole_module(
+    interaction: Interaction, task: Task
+) -> None:
+    torch.manual_seed(0)
+    iem = IEM(48, IEMConfig(40, interaction))
+    query, passages = torch.randn(48), torch.randn(7, 48)
+    whole, feature = iem(query, passages, task)
+    half = torch.from_numpy(iem.passage_half(passages).detach().numpy().astype(np.float16)).float()
+    stored, stored_feature = iem.combine(iem.query_half(query), half, task)
+    torch.testing.assert_close(stored, whole, atol=5e-3, rtol=5e-3)
+    torch.testing.assert_close(stored_feature, feature, atol=5e-3, rtol=5e-3)
+
+
+def test_concat_is_the_papers_module_written_out() -> None:
+    torch.manual_seed(0)
+    iem = IEM(16, IEMConfig(8, "concat"))
+    query, passage = torch.randn(16), torch.randn(16)
+    first = torch.relu(iem.linear1(torch.cat([query, passage])))
+    for task, branch in (("symmetric", iem.proj0), ("asymmetric", iem.proj1)):
+        feature = torch.relu(branch(first))
+        logit, found = iem(query, passage, task)
+        torch.testing.assert_close(logit, iem.linear2(feature)[0])
+        torch.testing.assert_close(found, feature)
+
+
+@pytest.mark.parametrize("hidden", [16, 24])
+def test_an_untrained_product_module_ranks_as_the_cosine(hidden: int) -> None:
+    torch.manual_seed(0)
+    iem = IEM(16, IEMConfig(hidden, "product"))
+    iem.initialise_as_cosine(None)
+    query, passages = torch.randn(16), torch.randn(50, 16)
+    logits, _ = iem(query, passages, "asymmetric")
+    cosines = torch.cosine_similarity(query, passages)
+    assert logits.argsort().tolist() == cosines.argsort().tolist()
+
+
+def test_a_narrow_product_module_keeps_the_cosines_of_its_samples() -> None:
+    torch.manual_seed(0)
+    low_rank = torch.randn(200, 6) @ torch.randn(6, 32)
+    iem = IEM(32, IEMConfig(6, "product"))
+    iem.initialise_as_cosine(low_rank)
+    logits, _ = iem(low_rank[0], low_rank[1:], "symmetric")
+    cosines = torch.cosine_similarity(low_rank[0], low_rank[1:])
+    torch.testing.assert_close((logits - iem.bias) / iem.scale, cosines, atol=1e-4, rtol=1e-4)
+
+
+def test_every_weight_of_both_branches_is_trained() -> None:
+    iem = IEM(16, IEMConfig(8, "product"))
+    for task in ("symmetric", "asymmetric"):
+        logit, _ = iem(torch.randn(4, 16), torch.randn(4, 16), task)
+        logit.sum().backward()
+    assert all(weight.grad is not None for weight in iem.parameters())
+
+
+def test_untrained_late_interaction_orders_as_maxsim() -> None:
+    late = LateInteraction()
+    maxsim, recall = torch.tensor([0.1, 0.7, 0.4]), torch.tensor([0.9, 0.1, 0.5])
+    assert late(maxsim, recall).argsort().tolist() == maxsim.argsort().tolist()
