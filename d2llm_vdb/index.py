@@ -25,7 +25,7 @@ from d2llm_vdb.errors import (
     InputError,
     SchemaMismatchError,
 )
-from d2llm_vdb.passages import Passage
+from d2llm_vdb.passages import Passage, check_unicode
 from d2llm_vdb.search import Rerank, SearchOptions, SearchResult, Stopwatch, rank
 from d2llm_vdb.store import (
     CollectionOptions,
@@ -320,6 +320,7 @@ class Index:
     def _search(self, texts: Sequence[str], options: SearchOptions) -> list[SearchResult]:
         if not texts:
             return []
+        _check_queries(texts)
         watch = Stopwatch()
         with watch.stage("encode"):
             queries = self._encode(texts)
@@ -332,6 +333,7 @@ class Index:
     async def _asearch(self, texts: Sequence[str], options: SearchOptions) -> list[SearchResult]:
         if not texts:
             return []
+        _check_queries(texts)
         watch = Stopwatch()
         with watch.stage("encode"):
             queries = await asyncio.to_thread(self._encode, texts)
@@ -343,6 +345,13 @@ class Index:
 
     def _encode(self, texts: Sequence[str]) -> QueryVectors:
         return QueryVectors.concatenate(list(self.student.encode_queries(texts)))
+
+
+def _check_queries(texts: Sequence[str]) -> None:
+    for text in texts:
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"query {text!r} must be a string that is not blank")
+        check_unicode("query", text, text)
 
 
 def _results(

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypedDict, cast, get_args
 
 import numpy as np
 from qdrant_client import models
@@ -22,6 +23,17 @@ from d2llm_vdb.student.config import TASKS, check_choice
 
 Rerank = Literal["iem", "tokens", "none"]
 RERANKS = cast("tuple[Rerank, ...]", get_args(Rerank))
+
+
+class SearchChanges(TypedDict, total=False):
+    """Any of `SearchOptions`' fields, as keyword arguments."""
+
+    k: int
+    recall_k: int
+    filter: models.Filter | None
+    task: Task
+    rerank: Rerank
+    score_threshold: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +50,15 @@ class SearchOptions:
     def __post_init__(self) -> None:
         for name in ("k", "recall_k"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InputError(f"{name}={value!r} must be a whole number of at least 1")
         check_choice("task", self.task, TASKS)
         check_choice("rerank", self.rerank, RERANKS)
+        threshold = self.score_threshold
+        if threshold is not None and not (
+            isinstance(threshold, int | float) and math.isfinite(threshold)
+        ):
+            raise InputError(f"score_threshold={threshold!r} must be a finite number or None")
         if self.filter is not None and not isinstance(self.filter, models.Filter):
             raise InputError(
                 f"filter is {type(self.filter).__name__}, expected qdrant_client.models.Filter"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from transformers.utils import logging
-
 from d2llm_vdb import Index, SearchOptions
 from d2llm_vdb.cli.results import show_result
 
@@ -18,7 +16,6 @@ QUESTIONS = (
 
 
 def main() -> None:
-    logging.disable_progress_bar()
     with Index.open(sys.argv[1], create=False) as index:
         options = SearchOptions(k=3, rerank="tokens")
         index.search_many(QUESTIONS[:1], options)  # the first search also loads pages from disk

@@ -11,9 +11,8 @@ import inspect
 import json
 import sys
 from collections.abc import Iterator
-from typing import Any
-
 from pydoc_data.topics import topics
+from typing import Any
 
 MODULES = (
     "argparse asyncio builtins collections contextlib copy csv dataclasses datetime enum "

@@ -46,13 +46,14 @@ def server_url() -> Iterator[str]:
     if url := os.environ.get("D2LLM_TEST_QDRANT_URL"):
         yield url
         return
-    docker = pytest.importorskip("docker")
-    try:
-        docker.from_env().ping()
-    except docker.errors.DockerException:
-        pytest.skip("NO QDRANT SERVER: start Docker or set D2LLM_TEST_QDRANT_URL")
-    from testcontainers.qdrant import QdrantContainer
+    from docker.errors import DockerException
+    from testcontainers.community.qdrant import QdrantContainer
+    from testcontainers.core.docker_client import DockerClient
 
+    try:
+        DockerClient().client.ping()
+    except DockerException:
+        pytest.skip("NO QDRANT SERVER: start Docker or set D2LLM_TEST_QDRANT_URL")
     with QdrantContainer("qdrant/qdrant:v1.20.0") as container:
         yield f"http://{container.rest_host_address}"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import save_decoder
 from safetensors.torch import load_file, save_file
+from tiny_models import save_decoder
 
 from d2llm_vdb import Student
 from d2llm_vdb.errors import CheckpointError, InputError
@@ -155,5 +155,5 @@ def test_configurations_that_cannot_be_are_refused(change: dict, message: str) -
 def test_unknown_choices_are_refused_by_name() -> None:
     with pytest.raises(InputError, match=r"iem.interaction='sum' is not one of product, concat"):
         IEM(8, IEMConfig(8, "sum"))
-    with pytest.raises(InputError, match="pma.scale='dim'"):
+    with pytest.raises(InputError, match=r"pma.scale='dim'"):
         PMA(8, PMAConfig(2, "dim"))

@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 failed; 2 wrong usage; 3 ingested, but some records were r
 
 from __future__ import annotations
 
+import signal
 import sys
 
 
@@ -26,6 +27,8 @@ def _run(program: str, *command: str) -> None:
         from d2llm_vdb.errors import MissingExtraError
 
         sys.exit(f"error: {MissingExtraError(str(error.name), 'cli', 'the command line')}")
+    # Stopped by a supervisor it ends as after Ctrl-C: what was stored stays, the rest is resumed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if command:
         from typer.main import get_command
 

@@ -132,8 +132,11 @@ def ingest(
     Exit codes: 0 all taken; 1 failed; 2 wrong usage; 3 done, but some records were rejected.
     """
     from d2llm_vdb.cli.progress import show_summary, track
-    from d2llm_vdb.ingest import Chunker, Fields, RejectsFile, SourceReader
-    from d2llm_vdb.ingest import ingest as run
+    from d2llm_vdb.ingest.chunking import Chunker
+    from d2llm_vdb.ingest.files import SourceReader
+    from d2llm_vdb.ingest.pipeline import RejectsFile
+    from d2llm_vdb.ingest.pipeline import ingest as run
+    from d2llm_vdb.ingest.records import Fields
 
     fields = Fields(text_field, id_field, title_field, _tuple(metadata_field))
     with _failing_clearly():
@@ -292,11 +295,8 @@ def _set_up(
 
 
 def _open(db: Path | None, url: str | None, collection: str, student: Any, **options: Any) -> Index:
-    from transformers.utils import logging as transformers_logging
-
     from d2llm_vdb.index import Index
 
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     return Index.open(_location(db, url), student, collection=collection, **options)
 
 
@@ -322,7 +322,8 @@ def _filter(text: str | None) -> Any:
 def _sample_texts(samples: list[str], size: int) -> list[str]:
     import itertools
 
-    from d2llm_vdb.ingest import Document, SourceReader
+    from d2llm_vdb.ingest.documents import Document
+    from d2llm_vdb.ingest.files import SourceReader
 
     texts: list[str] = []
     for source in samples:

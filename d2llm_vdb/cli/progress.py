@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from d2llm_vdb.ingest import IngestReport, SourceReader
+from d2llm_vdb.ingest.files import SourceReader
+from d2llm_vdb.ingest.pipeline import IngestReport
 
 SECONDS_BETWEEN_LINES = 5.0
 

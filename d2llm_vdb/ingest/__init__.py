@@ -1,18 +1,10 @@
-"""Files to passages to an index; `python -m d2llm_vdb.ingest`."""
+"""Files to passages to an index; `python -m d2llm_vdb.ingest`.
 
-from d2llm_vdb.ingest.chunking import Chunker
-from d2llm_vdb.ingest.documents import Document, Reject
-from d2llm_vdb.ingest.files import SourceReader
-from d2llm_vdb.ingest.pipeline import IngestReport, RejectsFile, ingest
-from d2llm_vdb.ingest.records import Fields
+    documents   what readers give
+    records     readers of JSON lines and CSV
+    files       readers of everything else, and `SourceReader` over all of them
+    chunking    documents to passages
+    pipeline    `ingest`: sources to an index, every record accounted for
 
-__all__ = [
-    "Chunker",
-    "Document",
-    "Fields",
-    "IngestReport",
-    "Reject",
-    "RejectsFile",
-    "SourceReader",
-    "ingest",
-]
+Nothing is imported here, so that the command's --help is quick.
+"""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 from d2llm_vdb.add import AddReport
 from d2llm_vdb.batching import batched
@@ -51,24 +51,29 @@ OnProgress = Callable[[IngestReport], None]
 
 
 class RejectsFile:
-    """A JSON-lines file of rejects, written as they come; made anew by every run that has any."""
+    """A JSON-lines file of rejects, written as they come.
+
+    It is made at the start, so that a path that cannot be written fails before anything else,
+    and removed at the end of a run without rejects: where there is one, it is the last run's.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.count = 0
-        self._file: TextIO | None = None
 
     def write(self, reject: Reject) -> None:
         """Write one reject."""
-        if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("w", encoding="utf-8", errors="backslashreplace")
         json.dump(asdict(reject), self._file, ensure_ascii=False)
         self._file.write("\n")
         self._file.flush()
         self.count += 1
 
     def __enter__(self) -> RejectsFile:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("w", encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise InputError(f"rejects file {self.path} cannot be written: {error}") from error
         return self
 
     def __exit__(
@@ -77,8 +82,9 @@ class RejectsFile:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
+        if not self.count:
+            self.path.unlink(missing_ok=True)
 
 
 def ingest(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from typing import Any
 
+import numpy as np
 import qdrant_edge as edge
 from qdrant_client import models
 
@@ -63,6 +64,12 @@ def _same_fields(target: Callable[..., Any], *names: str) -> Callable[[Any], Any
     return lambda value: target(**{name: getattr(value, name) for name in names})
 
 
+def _match_value(value: models.MatchValue) -> Any:
+    # The binding takes a Python bool for an integer, and NumPy's for what it is.
+    plain: Any = np.bool_(value.value) if isinstance(value.value, bool) else value.value
+    return edge.MatchValue(plain)
+
+
 def _datetime_range(value: models.DatetimeRange) -> Any:
     def text(bound: date | datetime | None) -> str | None:
         return None if bound is None else bound.isoformat()
@@ -90,14 +97,14 @@ _TRANSLATIONS: dict[type, Callable[[Any], Any]] = {
     models.NestedCondition: lambda value: edge.NestedCondition(
         value.nested.key, to_edge(value.nested.filter)
     ),
-    models.MatchValue: _same_fields(edge.MatchValue, "value"),
+    models.MatchValue: _match_value,
     models.MatchText: _same_fields(edge.MatchText, "text"),
     models.MatchTextAny: _same_fields(edge.MatchTextAny, "text_any"),
     models.MatchPhrase: _same_fields(edge.MatchPhrase, "phrase"),
     models.MatchPrefix: _same_fields(edge.MatchPrefix, "prefix"),
     models.MatchSubstring: _same_fields(edge.MatchSubstring, "substring"),
     models.MatchAny: _same_fields(edge.MatchAny, "any"),
-    models.MatchExcept: _same_fields(edge.MatchExcept, "except_"),
+    models.MatchExcept: lambda value: edge.MatchExcept(value.except_),
     models.Range: _same_fields(edge.RangeFloat, "gte", "gt", "lte", "lt"),
     models.DatetimeRange: _datetime_range,
     models.ValuesCount: _same_fields(edge.ValuesCount, "lt", "gt", "lte", "gte"),

@@ -123,12 +123,21 @@ def upsert(name: str, columns: Columns) -> Call[None]:
     return Call("upsert", {"collection_name": name, "points": batch, "wait": True}, _ignore)
 
 
-def recall(name: str, request: RecallRequest) -> Call[list[Candidates]]:
-    """Search all queries in one request; MaxSim legs ride along as further queries."""
-    queries = [_recall_query(request, row) for row in range(len(request.vectors))]
+def recall(name: str, request: RecallRequest, *, indexed: bool) -> Call[list[Candidates]]:
+    """Search all queries in one request; MaxSim legs ride along as further queries.
+
+    Args:
+        name: of the collection.
+        request: what to search.
+        indexed: whether there is an index that search parameters could speak to.
+    """
+    params = _params(request) if indexed else None
+    nearest = [_nearest(request, row, params) for row in range(len(request.vectors))]
+    queries = [_recall_query(request, each) for each in nearest]
     if request.tokens is not None:
         queries += [
-            _maxsim_query(request, row, states) for row, states in enumerate(request.tokens)
+            _maxsim_query(each, states)
+            for each, states in zip(nearest, request.tokens, strict=True)
         ]
 
     def read(answers: list[models.QueryResponse]) -> list[Candidates]:
@@ -150,12 +159,17 @@ def recall(name: str, request: RecallRequest) -> Call[list[Candidates]]:
     return Call("query_batch_points", {"collection_name": name, "requests": queries}, read)
 
 
-def _nearest(request: RecallRequest, row: int) -> dict[str, Any]:
-    params = models.SearchParams(
+def _params(request: RecallRequest) -> models.SearchParams:
+    return models.SearchParams(
         hnsw_ef=request.ef,
         exact=request.exact,
         quantization=models.QuantizationSearchParams(rescore=True, oversampling=2.0),
     )
+
+
+def _nearest(
+    request: RecallRequest, row: int, params: models.SearchParams | None
+) -> dict[str, Any]:
     return {
         "query": request.vectors[row].tolist(),
         "using": RECALL,
@@ -165,20 +179,18 @@ def _nearest(request: RecallRequest, row: int) -> dict[str, Any]:
     }
 
 
-def _recall_query(request: RecallRequest, row: int) -> models.QueryRequest:
+def _recall_query(request: RecallRequest, nearest: dict[str, Any]) -> models.QueryRequest:
     return models.QueryRequest(
-        **_nearest(request, row),
-        with_payload=True,
-        with_vector=[IEM] if request.with_iem else False,
+        **nearest, with_payload=True, with_vector=[IEM] if request.with_iem else False
     )
 
 
-def _maxsim_query(request: RecallRequest, row: int, states: Any) -> models.QueryRequest:
+def _maxsim_query(nearest: dict[str, Any], states: Any) -> models.QueryRequest:
     return models.QueryRequest(
-        prefetch=models.Prefetch(**_nearest(request, row)),
+        prefetch=models.Prefetch(**nearest),
         query=states.tolist(),
         using=TOKENS,
-        limit=request.limit,
+        limit=nearest["limit"],
         with_payload=False,
     )
 

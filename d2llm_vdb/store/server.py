@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
+import warnings
 import weakref
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -24,13 +26,18 @@ from d2llm_vdb.store.columns import Columns
 from d2llm_vdb.store.requests import METADATA_KEY, Call
 from d2llm_vdb.store.schema import CollectionOptions, Schema
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
+C = TypeVar("C", QdrantClient, AsyncQdrantClient)
 
 MEMORY = ":memory:"
 
 
 class ClientStore(Store):
     """A collection reached through qdrant-client; subclasses say how a call is made."""
+
+    _indexed = True
 
     def __init__(self, client: QdrantClient, collection: str, location: str) -> None:
         self._client = client
@@ -74,7 +81,7 @@ class ClientStore(Store):
             self._call(requests.upsert(self._collection, part))
 
     def recall(self, request: RecallRequest) -> list[Candidates]:
-        return self._call(requests.recall(self._collection, request))
+        return self._call(requests.recall(self._collection, request, indexed=self._indexed))
 
     def retrieve(
         self, ids: Sequence[str], fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
@@ -118,7 +125,7 @@ class ClientStore(Store):
             await self._acall(requests.upsert(self._collection, part))
 
     async def arecall(self, request: RecallRequest) -> list[Candidates]:
-        return await self._acall(requests.recall(self._collection, request))
+        return await self._acall(requests.recall(self._collection, request, indexed=self._indexed))
 
     async def aretrieve(
         self, ids: Sequence[str], fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
@@ -177,8 +184,9 @@ class ClientStore(Store):
 
     def _unavailable(self, reason: object) -> StoreUnavailableError:
         return StoreUnavailableError(
-            f"no answer from Qdrant at {self.location}: {reason}. Check that it runs and that "
-            f"the URL, port and API key are right, or give a directory to search without a server"
+            f"no answer from Qdrant at {self.location}: {reason}. Check that it runs, that its URL "
+            f"and its ports (6333 for REST, 6334 for gRPC) are right and open, and the API key; "
+            f"or give a directory to search without a server"
         )
 
 
@@ -186,8 +194,11 @@ class ServerStore(ClientStore):
     """A collection on a server, asked over gRPC where it can be."""
 
     def __init__(self, url: str, collection: str, connection: dict[str, Any]) -> None:
-        client = QdrantClient(url=url, check_compatibility=False, **connection)
-        super().__init__(client, collection, f"{hide_credentials(url)}/{collection}")
+        super().__init__(
+            _connect(QdrantClient, url, connection),
+            collection,
+            f"{hide_credentials(url)}/{collection}",
+        )
         self._url = url
         self._connection = connection
         # A channel belongs to the event loop it was made in, and a program may run several.
@@ -232,7 +243,7 @@ class ServerStore(ClientStore):
         loop = asyncio.get_running_loop()
         client = self._async_clients.get(loop)
         if client is None:
-            client = AsyncQdrantClient(url=self._url, check_compatibility=False, **self._connection)
+            client = _connect(AsyncQdrantClient, self._url, self._connection)
             self._async_clients[loop] = client
         with self._errors():
             return call.read(await getattr(client, call.method)(**call.arguments))
@@ -240,6 +251,8 @@ class ServerStore(ClientStore):
 
 class MemoryStore(ClientStore):
     """A collection in this process's memory: brute force, for tests and small trials."""
+
+    _indexed = False
 
     def __init__(self, collection: str) -> None:
         super().__init__(QdrantClient(MEMORY), collection, f"{MEMORY}/{collection}")
@@ -258,6 +271,20 @@ class MemoryStore(ClientStore):
 
     async def _acall(self, call: Call[T]) -> T:
         return await asyncio.to_thread(self._call, call)
+
+
+def _connect(client: type[C], url: str, connection: dict[str, Any]) -> C:
+    if connection.get("api_key") and url.startswith("http:") and not _is_loopback(url):
+        logger.warning("the API key goes to %s unencrypted; use https", hide_credentials(url))
+    with warnings.catch_warnings():
+        # Said above, and only where the key leaves the machine.
+        warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
+        return client(url=url, check_compatibility=False, **connection)
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def hide_credentials(url: str) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 from d2llm_vdb.errors import CheckpointError, InputError, MissingExtraError
 
@@ -101,11 +103,13 @@ class Backbone:
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         if gguf_file:
             options["gguf_file"] = gguf_file
+        precision = _pick_dtype(dtype, target)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(directory, **options)
-            model = AutoModel.from_pretrained(
-                directory, dtype=_pick_dtype(dtype, target), use_safetensors=True, **options
-            )
+            with _no_progress_bars():
+                tokenizer = AutoTokenizer.from_pretrained(directory, **options)
+                model = AutoModel.from_pretrained(
+                    directory, dtype=precision, use_safetensors=True, **options
+                )
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"backbone {source!r} could not be loaded: {error}. Give a hub id, a directory "
@@ -197,6 +201,18 @@ class Backbone:
             size = max(1, self.batch_tokens // length)
             for start in range(0, len(positions), size):
                 yield positions[start : start + size], length
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Keep transformers from drawing on standard error: only the command line draws."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _pick_device() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
@@ -14,19 +14,8 @@ from pydantic import ConfigDict
 from qdrant_client import models
 
 from d2llm_vdb.index import Index
-from d2llm_vdb.search import Hit, Rerank, SearchOptions, SearchResult
+from d2llm_vdb.search import Hit, Rerank, SearchChanges, SearchOptions, SearchResult
 from d2llm_vdb.student import Task
-
-
-class SearchChanges(TypedDict, total=False):
-    """Options that `invoke` and `ainvoke` take for one call."""
-
-    k: int
-    recall_k: int
-    filter: models.Filter | None
-    task: Task
-    rerank: Rerank
-    score_threshold: float | None
 
 
 class RetrieverFields(SearchChanges, total=False):
@@ -80,9 +69,8 @@ class D2LLMRetriever(BaseRetriever):
         # Checked before pydantic sees them: an InputError raised by a validator would come out
         # as a ValidationError.
         given: dict[str, Any] = {"index": index, **fields}
-        SearchOptions(
-            **{name: given[name] for name in given.keys() & SearchChanges.__annotations__.keys()}
-        )
+        options = SearchChanges.__annotations__
+        SearchOptions(**{name: value for name, value in given.items() if name in options})
         super().__init__(**given)
 
     def _get_relevant_documents(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Self, Unpack
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
@@ -18,19 +18,8 @@ from qdrant_client import models
 
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.index import Index
-from d2llm_vdb.search import Hit, Rerank, SearchOptions, SearchResult
+from d2llm_vdb.search import Hit, Rerank, SearchChanges, SearchOptions, SearchResult
 from d2llm_vdb.student import Task
-
-
-class SearchChanges(TypedDict, total=False):
-    """Options that `D2LLMRetriever.with_options` takes."""
-
-    k: int
-    recall_k: int
-    filter: models.Filter | None
-    task: Task
-    rerank: Rerank
-    score_threshold: float | None
 
 
 class D2LLMRetriever(BaseRetriever):

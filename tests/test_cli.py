@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from d2llm_vdb import Index
+from d2llm_vdb.cli.app import app
+from d2llm_vdb.store import EdgeStore
+
+
+def d2llm(*arguments: object, input: str | None = None) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=input)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, texts: list[str]) -> Path:
+    path = tmp_path / "corpus.jsonl"
+    rows = [{"_id": f"t{row}", "text": text, "row": row} for row, text in enumerate(texts)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run commands in an empty folder: the rejects file is written where one stands."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_ingest_search_and_info_as_json(corpus: Path, in_tmp: Path, texts: list[str]) -> None:
+    first = d2llm("ingest", corpus, "--db", "db", "--tokens", "raw", "--json")
+    assert first.exit_code == 0, first.stderr
+    counts = json.loads(first.stdout)
+    assert counts["documents"] == len(texts)
+    assert counts["passages"] == counts["encoded"] >= len(texts)
+    names = ("unchanged", "replaced", "deleted", "rejected")
+    assert [counts[name] for name in names] == [0, 0, 0, 0]
+    assert counts["seconds"] > 0
+    again = json.loads(d2llm("ingest", corpus, "--db", "db", "--json").stdout)
+    assert (again["encoded"], again["unchanged"]) == (0, counts["encoded"])
+
+    found = d2llm(
+        "search", "assert statement", "--db", "db", "-k", 3, "--rerank", "tokens", "--json"
+    )
+    result = json.loads(found.stdout)
+    assert len(result["hits"]) == 3
+    assert {"id", "score", "recall_score", "text", "metadata"} <= set(result["hits"][0])
+    assert "assert" in result["hits"][0]["text"].lower()
+    assert set(result["timings"]) == {"encode_ms", "recall_ms", "rerank_ms", "total_ms"}
+
+    told = json.loads(d2llm("info", "--db", "db", "--json").stdout)
+    assert told["points"] == counts["encoded"]
+    assert told["schema"]["student"] == "default"
+
+
+def test_tables_for_people(corpus: Path, in_tmp: Path) -> None:
+    assert "passages" in d2llm("ingest", corpus, "--db", "db").stdout
+    shown = d2llm("search", "assert statement", "--db", "db", "-k", 2).stdout
+    for part in ("score", "recall", "was", "#1", "encode", "rerank"):
+        assert part in shown
+    assert "default" in d2llm("info", "--db", "db").stdout
+
+
+def test_queries_are_asked_for_until_a_blank_line(corpus: Path, in_tmp: Path) -> None:
+    d2llm("ingest", corpus, "--db", "db")
+    asked = d2llm("search", "--db", "db", "-k", 1, input="what is assert?\nlambda\n\n")
+    assert asked.exit_code == 0
+    assert asked.stdout.count("score: probability") == 2
+
+
+def test_filters_are_qdrants_json(corpus: Path, in_tmp: Path) -> None:
+    d2llm("ingest", corpus, "--db", "db")
+    condition = json.dumps({"must": [{"key": "metadata.row", "range": {"lt": 3}}]})
+    found = d2llm("search", "a name", "--db", "db", "-k", 50, "--filter", condition, "--json")
+    assert {hit["metadata"]["row"] for hit in json.loads(found.stdout)["hits"]} == {0, 1, 2}
+    wrong = d2llm("search", "a name", "--db", "db", "--filter", '{"most": []}')
+    assert wrong.exit_code == 1
+    assert "filter is not a Qdrant filter" in wrong.stderr
+
+
+def test_standard_input_and_rejects(in_tmp: Path) -> None:
+    lines = '{"text": "good"}\nnot json\n{"text": ""}\n{"txt": "field"}\n{"text": "fine"}\n'
+    result = d2llm("ingest", "-", "--db", "db", "--json", input=lines)
+    assert result.exit_code == 3
+    counts = json.loads(result.stdout)
+    assert (counts["encoded"], counts["rejected"]) == (2, 3)
+    assert "3 rejected" in result.stderr
+    rejects = [json.loads(line) for line in Path("d2llm-rejects.jsonl").read_text().splitlines()]
+    assert sorted(reject["line"] for reject in rejects) == [2, 3, 4]
+
+
+def test_a_document_of_one_long_line_is_taken_whole(in_tmp: Path) -> None:
+    sentence = "The quick brown fox jumps over the lazy dog. "
+    line = json.dumps({"id": "long", "text": sentence * (2**20 // len(sentence) // 16)})
+    Path("long.jsonl").write_text(line + "\n")
+    counts = json.loads(d2llm("ingest", "long.jsonl", "--db", "db", "--json").stdout)
+    assert (counts["documents"], counts["rejected"], counts["truncated"]) == (1, 0, 0)
+    assert counts["encoded"] > 50
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["ingest", "missing.txt", "--db", "db"], 1, "source 'missing.txt' does not exist"),
+        (["ingest", "-"], 2, "give either --db DIR or --url URL"),
+        (["ingest", "-", "--db", "db", "--url", "http://x"], 2, "give either"),
+        (["ingest", "-", "--db", "db", "--student", "nowhere"], 1, "not a student directory"),
+        (["ingest", "-", "--url", "http://127.0.0.1:9", "--rest"], 1, "no answer from Qdrant"),
+        (["search", "x", "--db", "db"], 1, "no collection in"),
+        (["search", "x", "--db", "db", "-k", "0"], 1, "k=0"),
+        (["info", "--db", "db"], 1, "no collection in"),
+    ],
+)
+def test_failures_are_one_clear_line_and_an_exit_code(
+    in_tmp: Path, arguments: list[str], code: int, message: str
+) -> None:
+    result = d2llm(*arguments, input="")
+    assert result.exit_code == code
+    plain = re.sub(r"\s+", " ", re.sub(r"[│╭╮╰╯─]|\x1b\[[0-9;]*m", "", result.stderr))
+    assert message in plain
+    assert "Traceback" not in result.stderr
+    assert not Path("db").exists()
+
+
+def test_a_locked_database_is_said_to_be(corpus: Path, in_tmp: Path) -> None:
+    d2llm("ingest", corpus, "--db", "db")
+    with Index.open("db"):
+        result = d2llm("search", "x", "--db", "db")
+    assert result.exit_code == 1
+    assert "already open" in result.stderr
+
+
+def test_an_api_key_is_not_shown(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QDRANT_API_KEY", "sesame-open")
+    for arguments in (["--help"], ["-", "--url", "https://127.0.0.1:9", "--rest"]):
+        result = d2llm("ingest", *arguments, input="")
+        assert "sesame" not in result.stdout + result.stderr
+
+
+def test_a_student_is_made_from_sample_texts(corpus: Path, in_tmp: Path) -> None:
+    made = d2llm("init", "mine", "--samples", corpus, "--recall-dim", 48, "--query-prompt", "q: ")
+    assert made.exit_code == 0, made.stderr
+    assert d2llm("ingest", corpus, "--db", "db", "--student", "mine").exit_code == 0
+    told = json.loads(d2llm("info", "--db", "db", "--json").stdout)
+    assert told["schema"]["recall_dim"] == 48
+    assert told["schema"]["student"] == str(in_tmp / "mine")
+
+
+@pytest.mark.parametrize("command", [["-m", "d2llm_vdb.ingest"], ["-m", "d2llm_vdb", "ingest"]])
+def test_modules_run_as_commands(command: list[str], in_tmp: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-W", "error", *command, "--help"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "--chunk-tokens" in run.stdout
+    assert run.stderr == ""
+
+
+def stored(db: Path) -> dict[str, dict[str, np.ndarray]]:
+    store = EdgeStore.open(db / "d2llm")
+    points = store.scroll(vectors=["recall", "iem", "pma"])
+    found = {point.payload["id"]: point.vectors for point in points}
+    store.close()
+    return found
+
+
+def start_and_wait_until_half_way(command: list[str]) -> subprocess.Popen[str]:
+    """Start an ingest and return when its progress says that passages are stored."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if not re.search(r"\b0 passages encoded", line):
+            break
+    time.sleep(2)
+    assert process.poll() is None, "it was over before it could be stopped"
+    return process
+
+
+@pytest.mark.slow
+def test_killed_and_restarted_it_ends_as_if_never_killed(in_tmp: Path, texts: list[str]) -> None:
+    rows = [
+        {"id": f"{copy}-{row}", "text": f"{copy}: {text}"}
+        for copy in range(16)
+        for row, text in enumerate(texts)
+    ]
+    Path("corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [sys.executable, "-m", "d2llm_vdb.ingest", "corpus.jsonl", "--json", "--db"]
+
+    killed = start_and_wait_until_half_way([*command, "killed"])
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    halfway = len(stored(in_tmp / "killed"))
+    assert 0 < halfway < len(rows)
+
+    resumed_run = subprocess.run([*command, "killed"], check=True, capture_output=True)
+    assert json.loads(resumed_run.stdout)["encoded"] == len(rows) - halfway
+    stopped = start_and_wait_until_half_way([*command, "whole"])
+    stopped.terminate()
+    assert stopped.wait(60) == 130
+    subprocess.run([*command, "whole"], check=True, capture_output=True)
+
+    resumed, whole = stored(in_tmp / "killed"), stored(in_tmp / "whole")
+    assert set(resumed) == set(whole) == {row["id"] for row in rows}
+    for key, vectors in whole.items():
+        for name, vector in vectors.items():
+            np.testing.assert_allclose(resumed[key][name], vector, atol=2e-3, rtol=2e-3)

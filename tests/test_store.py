@@ -1,0 +1,353 @@
+"""One suite over every store: embedded, in memory, and a server where there is one."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import OpenStore
+from qdrant_client import models
+
+from d2llm_vdb.errors import (
+    CollectionNotFoundError,
+    FingerprintMismatchError,
+    InputError,
+    SchemaMismatchError,
+    StoreError,
+    StoreLockedError,
+    StoreUnavailableError,
+)
+from d2llm_vdb.store import Columns, EdgeStore, RecallRequest, Schema, ServerStore, Store
+from d2llm_vdb.store.schema import CollectionOptions
+
+SCHEMA = Schema(8, 6, 5, 4, fingerprint="f", student="s")
+
+
+def some_columns(count: int, seed: int = 0, tokens: bool = True) -> Columns:
+    random = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> np.ndarray:
+        return random.standard_normal(shape).astype(np.float32)
+
+    return Columns(
+        ids=[f"passage {row}" for row in range(count)],
+        payloads=[
+            {"id": f"passage {row}", "doc_id": f"doc {row // 2}", "metadata": {"row": row}}
+            for row in range(count)
+        ],
+        recall=normal(count, 8),
+        iem=normal(count, 6),
+        pma=normal(count, 5),
+        tokens=[normal(3 + row % 4, 4) for row in range(count)] if tokens else None,
+    )
+
+
+@pytest.fixture
+def store(open_store: OpenStore) -> Store:
+    store = open_store(SCHEMA)
+    store.upsert(some_columns(20))
+    return store
+
+
+def ids(points: list) -> list[str]:
+    return [point.payload["id"] for point in points]
+
+
+def test_vectors_and_payload_are_read_back_as_written(store: Store) -> None:
+    written = some_columns(20)
+    [point] = store.retrieve(["passage 7"], vectors=["iem", "pma", "tokens"])
+    assert point.payload == written.payloads[7]
+    np.testing.assert_allclose(point.vectors["iem"], written.iem[7], atol=2e-3)
+    np.testing.assert_allclose(point.vectors["pma"], written.pma[7], atol=2e-3)
+    assert written.tokens is not None
+    np.testing.assert_allclose(point.vectors["tokens"], written.tokens[7], atol=2e-3)
+
+
+def test_recall_returns_the_nearest_by_cosine_with_payload_and_halves(store: Store) -> None:
+    written = some_columns(20)
+    query = written.recall[3]
+    [found] = store.recall(RecallRequest(query[None], limit=20, with_iem=True, exact=True))
+    unit = written.recall / np.linalg.norm(written.recall, axis=1, keepdims=True)
+    cosines = unit @ query / np.linalg.norm(query)
+    order = np.argsort(-cosines)
+    assert [payload["metadata"]["row"] for payload in found.payloads] == order.tolist()
+    np.testing.assert_allclose(found.scores, cosines[order], atol=1e-3)
+    assert found.iem is not None
+    np.testing.assert_allclose(found.iem, written.iem[order], atol=2e-3)
+
+
+def test_maxsim_is_computed_where_the_tokens_are(store: Store) -> None:
+    written = some_columns(20)
+    query_tokens = np.random.default_rng(5).standard_normal((3, 4)).astype(np.float32)
+    request = RecallRequest(written.recall[:1], limit=10, tokens=[query_tokens])
+    [found] = store.recall(request)
+    assert found.maxsim is not None
+    assert len(found.maxsim) == 10
+    assert written.tokens is not None
+    for payload, score in zip(found.payloads, found.maxsim, strict=True):
+        states = written.tokens[payload["metadata"]["row"]]
+        assert score == pytest.approx((query_tokens @ states.T).max(axis=1).sum(), abs=5e-3)
+
+
+def test_a_batch_gives_what_single_queries_give(store: Store) -> None:
+    vectors = some_columns(5, seed=9).recall
+    together = store.recall(RecallRequest(vectors, limit=6))
+    for row, found in enumerate(together):
+        [alone] = store.recall(RecallRequest(vectors[row : row + 1], limit=6))
+        assert alone.payloads == found.payloads
+        np.testing.assert_array_equal(alone.scores, found.scores)
+
+
+def test_recall_honours_filters(store: Store) -> None:
+    condition = models.FieldCondition(key="metadata.row", range=models.Range(gte=15))
+    request = RecallRequest(
+        some_columns(1).recall, limit=20, filter=models.Filter(must=[condition])
+    )
+    [found] = store.recall(request)
+    assert sorted(payload["metadata"]["row"] for payload in found.payloads) == list(range(15, 20))
+
+
+def test_nothing_found_is_no_error(store: Store) -> None:
+    condition = models.FieldCondition(key="metadata.row", match=models.MatchValue(value=99))
+    request = RecallRequest(
+        some_columns(1).recall,
+        limit=5,
+        filter=models.Filter(must=[condition]),
+        with_iem=True,
+        tokens=[np.ones((2, 4), np.float32)],
+    )
+    [found] = store.recall(request)
+    assert found.payloads == []
+
+
+def test_writing_an_id_again_replaces_it(store: Store) -> None:
+    changed = some_columns(1, seed=4)
+    store.upsert(changed)
+    assert store.count() == 20
+    [point] = store.retrieve(["passage 0"], vectors=["iem"])
+    np.testing.assert_allclose(point.vectors["iem"], changed.iem[0], atol=2e-3)
+
+
+def test_retrieve_leaves_out_what_is_missing_and_selects_fields(store: Store) -> None:
+    points = store.retrieve(["passage 1", "no such"], fields=["doc_id"])
+    assert [point.payload for point in points] == [{"doc_id": "doc 0"}]
+
+
+def test_delete_by_id_and_by_filter(store: Store) -> None:
+    store.delete(["passage 0", "passage 19", "no such"])
+    assert store.count() == 18
+    match = models.MatchAny(any=["doc 1", "doc 2"])
+    condition = models.Filter(must=[models.FieldCondition(key="doc_id", match=match)])
+    assert store.count(condition) == 4
+    store.delete_where(condition)
+    assert store.count() == 14
+
+
+def test_scroll_reads_everything_once_across_pages(open_store: OpenStore) -> None:
+    store = open_store(SCHEMA)
+    store.upsert(some_columns(600))
+    found = ids(list(store.scroll(fields=["id"])))
+    assert len(found) == 600
+    assert set(found) == set(some_columns(600).ids)
+    page = store.scroll_page(limit=7)
+    assert len(page.points) == 7
+    assert page.next_offset is not None
+
+
+def test_async_gives_what_sync_gives(store: Store) -> None:
+    request = RecallRequest(some_columns(2, seed=3).recall, limit=5, with_iem=True)
+
+    async def everything() -> None:
+        for sync, found in zip(store.recall(request), await store.arecall(request), strict=True):
+            assert sync.payloads == found.payloads
+            np.testing.assert_array_equal(sync.scores, found.scores)
+        assert await store.acount() == store.count()
+        assert ids(await store.aretrieve(["passage 3"])) == ["passage 3"]
+        assert len([point async for point in store.ascroll()]) == 20
+        assert (await store.ainfo()).points == 20
+        await store.aupsert(some_columns(25))
+        await store.adelete(["passage 24"])
+        await store.adelete_where(
+            models.Filter(must=[models.HasIdCondition(has_id=[])]),
+        )
+        assert store.count() == 24
+
+    asyncio.run(everything())
+
+
+def test_info_describes_the_collection(store: Store) -> None:
+    store.optimize()
+    info = store.info()
+    assert info.points == 20
+    assert info.schema == SCHEMA
+    assert info.location == store.location
+
+
+@pytest.mark.parametrize("name", ["recall", "iem", "pma", "tokens"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_and_infinity_never_reach_the_database(store: Store, name: str, value: float) -> None:
+    bad = some_columns(3, seed=8)
+    array = getattr(bad, name)
+    (array[1] if name != "tokens" else array[1][0])[0] = value
+    with pytest.raises(InputError, match=f"'{name}' of passage 'passage 1' holds NaN or infinity"):
+        store.upsert(bad)
+    [point] = store.retrieve(["passage 1"], vectors=["iem"])
+    np.testing.assert_allclose(point.vectors["iem"], some_columns(20).iem[1], atol=2e-3)
+
+
+def test_columns_of_a_wrong_shape_are_refused(store: Store) -> None:
+    good = some_columns(3)
+    with pytest.raises(InputError, match=r"'recall' has shape \(3, 7\), expected \(3, 8\)"):
+        store.upsert(replace(good, recall=good.recall[:, :7]))
+    with pytest.raises(InputError, match="'tokens' is missing"):
+        store.upsert(replace(good, tokens=None))
+    assert good.tokens is not None
+    with pytest.raises(InputError, match=r"passage 2' has shape \(0, 4\)"):
+        store.upsert(replace(good, tokens=[*good.tokens[:2], np.empty((0, 4), np.float32)]))
+
+
+def test_a_multivector_over_qdrants_limit_is_refused_with_the_way_out(
+    open_store: OpenStore,
+) -> None:
+    store = open_store(replace(SCHEMA, token_dim=1024))
+    columns = replace(some_columns(2), tokens=[np.ones((n, 1024), np.float32) for n in (3, 1024)])
+    with pytest.raises(InputError, match=r"'passage 1' has 1024 tokens .* at most 1023 tokens"):
+        store.upsert(columns)
+    assert store.count() == 0
+    fits = replace(columns, tokens=[np.ones((n, 1024), np.float32) for n in (3, 1023)])
+    store.upsert(fits)
+    assert store.count() == 2
+
+
+def test_large_writes_are_cut_by_bytes() -> None:
+    columns = some_columns(50)
+    parts = list(columns.split(budget=2000))
+    assert len(parts) > 1
+    assert [key for part in parts for key in part.ids] == columns.ids
+    np.testing.assert_array_equal(np.concatenate([part.iem for part in parts]), columns.iem)
+    assert max(len(part) for part in columns.split(budget=1)) == 1
+
+
+def test_an_embedded_collection_survives_being_closed(tmp_path: Path) -> None:
+    store = EdgeStore.open(tmp_path / "c", SCHEMA)
+    store.upsert(some_columns(20))
+    store.close()
+    with pytest.raises(StoreError, match="is closed"):
+        store.count()
+    again = EdgeStore.open(tmp_path / "c")
+    assert again.schema == SCHEMA
+    assert again.count() == 20
+    again.close()
+
+
+def test_a_killed_writer_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    script = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from test_store import SCHEMA, some_columns
+from d2llm_vdb.store import EdgeStore
+store = EdgeStore.open(Path({str(tmp_path / "c")!r}), SCHEMA)
+store.upsert(some_columns(500))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
+    assert killed.returncode == -9, killed.stderr.decode()
+    store = EdgeStore.open(tmp_path / "c")
+    assert store.count() == 500
+    store.close()
+
+
+def test_a_collection_killed_while_being_created_opens(tmp_path: Path) -> None:
+    EdgeStore.open(tmp_path / "c", SCHEMA).close()
+    for path in sorted((tmp_path / "c" / "shard").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    store = EdgeStore.open(tmp_path / "c")
+    store.upsert(some_columns(3))
+    assert store.count() == 3
+    store.close()
+
+
+def test_a_locked_database_says_so(tmp_path: Path) -> None:
+    store = EdgeStore.open(tmp_path / "c", SCHEMA)
+    with pytest.raises(StoreLockedError, match=r"already open.*close it there, or run a Qdrant"):
+        EdgeStore.open(tmp_path / "c")
+    store.close()
+
+
+def test_a_missing_collection_is_not_created_unasked(tmp_path: Path) -> None:
+    with pytest.raises(CollectionNotFoundError, match="ingest something"):
+        EdgeStore.open(tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_damaged_or_newer_schema_is_refused(tmp_path: Path) -> None:
+    EdgeStore.open(tmp_path / "c", SCHEMA).close()
+    path = tmp_path / "c" / "d2llm.json"
+    text = path.read_text()
+    path.write_text(text.replace('"version": 1', '"version": 99'))
+    with pytest.raises(SchemaMismatchError, match="schema version 99"):
+        EdgeStore.open(tmp_path / "c")
+    path.write_text(text[:20])
+    with pytest.raises(StoreError, match="damaged"):
+        EdgeStore.open(tmp_path / "c")
+
+
+def test_another_student_is_refused_with_both_fingerprints() -> None:
+    with pytest.raises(FingerprintMismatchError, match=r"fingerprint f\).*fingerprint other"):
+        SCHEMA.check_student("other", "here")
+
+
+@pytest.mark.parametrize("prefer_grpc", [True, False])
+def test_every_request_can_be_put_on_the_wire(prefer_grpc: bool) -> None:
+    """Nothing listens there, so that each call must get as far as being sent."""
+    store = ServerStore(
+        "http://127.0.0.1:9", "c", {"prefer_grpc": prefer_grpc, "timeout": 2, "grpc_port": 9}
+    )
+    store.schema = SCHEMA
+    written = some_columns(3)
+    condition = models.Filter(
+        must=[models.FieldCondition(key="metadata.row", range=models.Range(gte=1))]
+    )
+    assert written.tokens is not None
+    request = RecallRequest(written.recall, 5, condition, with_iem=True, tokens=written.tokens)
+    calls = {
+        "upsert": (written,),
+        "recall": (request,),
+        "retrieve": (["passage 1"], ["id"], ["iem"]),
+        "scroll_page": (None, 10, condition, ["id"], ["iem"]),
+        "delete": (["passage 1"],),
+        "delete_where": (condition,),
+        "count": (condition,),
+        "info": (),
+    }
+    for name, arguments in calls.items():
+        with pytest.raises(StoreUnavailableError, match="no answer from Qdrant"):
+            getattr(store, name)(*arguments)
+        with pytest.raises(StoreUnavailableError, match="no answer from Qdrant"):
+            asyncio.run(getattr(store, f"a{name}")(*arguments))
+    with pytest.raises(StoreUnavailableError):
+        store._open(SCHEMA, CollectionOptions(2, 2))
+    store.close()
+
+
+@pytest.mark.parametrize("prefer_grpc", [True, False])
+def test_an_unreachable_server_says_where_and_hides_secrets(prefer_grpc: bool) -> None:
+    with pytest.raises(StoreUnavailableError) as failure:
+        ServerStore.open(
+            "https://user:hunter2@127.0.0.1:9/",
+            "c",
+            create=SCHEMA,
+            options=CollectionOptions(shard_number=1),
+            api_key="sesame-open",
+            prefer_grpc=prefer_grpc,
+            timeout=2,
+        )
+    assert "https://127.0.0.1:9/c" in str(failure.value)
+    assert "hunter2" not in str(failure.value)
+    assert "sesame-open" not in str(failure.value)
