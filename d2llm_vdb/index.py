@@ -306,6 +306,21 @@ class Index:
         """Release the store; the student stays usable."""
         self.store.close()
 
+    async def aclose(self) -> None:
+        """Async twin of `close`."""
+        await self.store.aclose()
+
+    async def __aenter__(self) -> Index:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
     def __enter__(self) -> Index:
         return self
 

@@ -46,14 +46,10 @@ def server_url() -> Iterator[str]:
     if url := os.environ.get("D2LLM_TEST_QDRANT_URL"):
         yield url
         return
-    from docker.errors import DockerException
-    from testcontainers.community.qdrant import QdrantContainer
-    from testcontainers.core.docker_client import DockerClient
-
-    try:
-        DockerClient().client.ping()
-    except DockerException:
+    if not os.environ.get("DOCKER_HOST") and not Path("/var/run/docker.sock").exists():
         pytest.skip("NO QDRANT SERVER: start Docker or set D2LLM_TEST_QDRANT_URL")
+    from testcontainers.community.qdrant import QdrantContainer
+
     with QdrantContainer("qdrant/qdrant:v1.20.0") as container:
         yield f"http://{container.rest_host_address}"
 

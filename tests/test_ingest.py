@@ -224,7 +224,8 @@ def test_a_long_line_without_spaces_is_cut_too(student: Student) -> None:
     [passages] = Chunker(student).cut([Document("d", "a1" * 500_000, "f")])
     _, cut = student.backbone.tokenize([passage.text for passage in passages[:50]], 256)
     assert cut == 0
-    assert len(passages) > 1000
+    assert len(passages) > 200
+    assert "".join(passage.text for passage in passages) == "a1" * 500_000
 
 
 @pytest.mark.parametrize(
@@ -302,11 +303,16 @@ def test_every_bad_record_is_in_the_rejects_file_with_its_reason(
     )
     assert (report.documents, report.rejected, db.count()) == (6, 5, 2)
     lines = [json.loads(line) for line in (tmp_path / "rejects.jsonl").read_text().splitlines()]
-    assert [(line["line"], line["id"]) for line in lines] == [
-        (9, None), (10, "blank"), (11, "d0"), (12, "surrogate"), (None, "nan"),
-    ]  # fmt: skip
-    reasons = ("not JSON", "text is blank", "read before in this run", "not valid Unicode", "nan")
-    assert all(part in line["reason"] for part, line in zip(reasons, lines, strict=True))
+    found = {(line["line"], line["id"]): line["reason"] for line in lines}
+    expected = {
+        (9, None): "not JSON",
+        (10, "blank"): "text is blank",
+        (11, "d0"): "read before in this run",
+        (12, "surrogate"): "not valid Unicode",
+        (None, "nan"): "nan",
+    }
+    assert set(found) == set(expected)
+    assert all(part in found[key] for key, part in expected.items())
 
 
 def test_rejects_of_an_earlier_version_keep_the_old_passages(run: Ingest, db: Index) -> None:

@@ -326,14 +326,20 @@ def test_every_request_can_be_put_on_the_wire(prefer_grpc: bool) -> None:
         "count": (condition,),
         "info": (),
     }
-    for name, arguments in calls.items():
-        with pytest.raises(StoreUnavailableError, match="no answer from Qdrant"):
-            getattr(store, name)(*arguments)
-        with pytest.raises(StoreUnavailableError, match="no answer from Qdrant"):
-            asyncio.run(getattr(store, f"a{name}")(*arguments))
-    with pytest.raises(StoreUnavailableError):
+    unanswered = pytest.raises(StoreUnavailableError, match="no answer from Qdrant")
+    with unanswered:
         store._open(SCHEMA, CollectionOptions(2, 2))
-    store.close()
+    for name, arguments in calls.items():
+        with unanswered:
+            getattr(store, name)(*arguments)
+
+    async def all_awaited() -> None:
+        for name, arguments in calls.items():
+            with unanswered:
+                await getattr(store, f"a{name}")(*arguments)
+        await store.aclose()
+
+    asyncio.run(all_awaited())
 
 
 @pytest.mark.parametrize("prefer_grpc", [True, False])

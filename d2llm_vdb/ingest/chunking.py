@@ -17,6 +17,10 @@ DEFAULT_OVERLAP = 32
 # Titles are counted in steps, so that a handful of splitters serves all of them.
 TITLE_STEP = 16
 
+# A tokenizer may take a megabyte without spaces for one unknown token. Passages stay below this
+# many characters a token of their capacity, so that such a text is cut all the same.
+MAX_CHARACTERS_PER_TOKEN = 16
+
 Chunk = tuple[int, str]
 
 
@@ -67,7 +71,7 @@ class Chunker:
         titles = self._count([_heading(document) for document in documents])
         for row, document in enumerate(documents):
             capacity = self._room_beside(titles[row])
-            if lengths[row] <= capacity:
+            if lengths[row] <= capacity and len(document.text) <= _max_characters(capacity):
                 chunks[row] = _whole(document.text)
             else:
                 to_cut[capacity, document.markdown].append(row)
@@ -75,7 +79,7 @@ class Chunker:
             splitter = self._splitter(capacity, markdown)
             several = splitter.chunk_all_indices([documents[row].text for row in rows])
             for row, some in zip(rows, several, strict=True):
-                chunks[row] = [chunk for chunk in some if chunk[1].strip()]
+                chunks[row] = [piece for chunk in some for piece in self._bounded(chunk, capacity)]
         return [_passages(*pair) for pair in zip(documents, chunks, strict=True)]
 
     def _room_beside(self, title_tokens: int) -> int:
@@ -83,6 +87,13 @@ class Chunker:
         # Beside a title that leaves no room the text is cut as if there were none, and the end of
         # each passage lies beyond what the student reads; `truncated` in the report counts them.
         return room if room > self._overlap else self._capacity
+
+    def _bounded(self, chunk: Chunk, capacity: int) -> list[Chunk]:
+        start, text = chunk
+        size = _max_characters(capacity)
+        if len(text) > size:
+            return [(start + at, text[at : at + size]) for at in range(0, len(text), size)]
+        return [chunk] if text.strip() else []
 
     def _make_splitter(self, capacity: int, markdown: bool) -> Any:
         try:
@@ -95,6 +106,10 @@ class Chunker:
     def _count(self, texts: Sequence[str]) -> list[int]:
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [len(encoding) for encoding in encodings]
+
+
+def _max_characters(capacity: int) -> int:
+    return MAX_CHARACTERS_PER_TOKEN * capacity
 
 
 def _heading(document: Document) -> str:

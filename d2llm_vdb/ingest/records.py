@@ -128,16 +128,19 @@ def read_csv(stream: IO[bytes], source: str, fields: Fields) -> Records:
     """Read a document a row, named by the header row."""
     csv.field_size_limit(MAX_LINE_BYTES)
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    rows = csv.DictReader(text)
-    while True:
-        try:
-            row = next(rows, None)
-        except csv.Error as error:
-            yield Reject(source, f"not CSV: {error}", rows.line_num)
-            continue
-        if row is None:
-            return
-        yield _row_document(row, source, rows.line_num, fields)
+    try:
+        rows = csv.DictReader(text)
+        while True:
+            try:
+                row = next(rows, None)
+            except csv.Error as error:
+                yield Reject(source, f"not CSV: {error}", rows.line_num)
+                continue
+            if row is None:
+                return
+            yield _row_document(row, source, rows.line_num, fields)
+    finally:
+        text.detach()  # closing the stream is up to its owner
 
 
 def _row_document(row: dict[Any, Any], source: str, line: int, fields: Fields) -> Document | Reject:

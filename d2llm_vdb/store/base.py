@@ -229,6 +229,10 @@ class Store(ABC):
         """Async twin of `count`."""
         return await asyncio.to_thread(self.count, filter)
 
+    async def aclose(self) -> None:
+        """Async twin of `close`."""
+        await asyncio.to_thread(self.close)
+
     async def ainfo(self) -> StoreInfo:
         """Async twin of `info`."""
         return await asyncio.to_thread(self.info)

@@ -239,6 +239,13 @@ class ServerStore(ClientStore):
             store._call(requests.index_documents(collection))
         return store
 
+    async def aclose(self) -> None:
+        """Close the connections of this event loop, and the blocking one."""
+        client = self._async_clients.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.close()
+        self.close()
+
     async def _acall(self, call: Call[T]) -> T:
         loop = asyncio.get_running_loop()
         client = self._async_clients.get(loop)
