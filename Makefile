@@ -43,7 +43,7 @@ lint: install
 
 types: install
 	$(BIN)/mypy d2llm_vdb demo
-	$(foreach each,$(INTEGRATIONS),$(BIN)/mypy $(each) &&) true
+	$(BIN)/mypy -p langchain_d2llm -p llama_index.retrievers.d2llm
 
 unit: install
 	$(BIN)/pytest

@@ -14,6 +14,7 @@ from qdrant_client import models
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.passages import Passage
 from d2llm_vdb.store import Columns, Store
+from d2llm_vdb.store.columns import Payload, point_id
 from d2llm_vdb.student import PassageVectors, Student
 
 # Passages looked up in the store at a time.
@@ -111,15 +112,19 @@ class Adder:
     def _new_or_changed(self, group: list[Passage]) -> list[tuple[Passage, dict[str, Any]]]:
         self.report.passages += len(group)
         given = [(passage, payload) for passage in group if (payload := self._payload(passage))]
-        stored = self._stored_hashes([payload["doc_id"] for _, payload in given])
+        stored = self._stored([payload for _, payload in given])
         changed = []
         for passage, payload in given:
             known = stored.pop(passage.id, None)
-            if known == payload["content_hash"]:
+            if known is None:
+                changed.append((passage, payload))
+            elif known["content_hash"] == payload["content_hash"]:
                 self.report.unchanged += 1
-                continue
-            self.report.replaced += known is not None
-            changed.append((passage, payload))
+            elif self._replace_documents and known["doc_id"] != payload["doc_id"]:
+                self._reject(passage, _taken_by_another(passage, known["doc_id"]))
+            else:
+                self.report.replaced += 1
+                changed.append((passage, payload))
         if self._replace_documents and stored:
             self._store.delete(list(stored))
             self.report.deleted += len(stored)
@@ -139,14 +144,19 @@ class Adder:
         self._seen.add(passage.id)
         return payload
 
-    def _stored_hashes(self, doc_ids: list[str]) -> dict[str, str]:
-        """Return the content hashes of all stored passages of some documents, by passage id."""
-        if not doc_ids:
+    def _stored(self, payloads: list[dict[str, Any]]) -> dict[str, Payload]:
+        """Return what is stored of some documents, and under some passages' ids, by passage id."""
+        if not payloads:
             return {}
-        match = models.MatchAny(any=list(dict.fromkeys(doc_ids)))
-        condition = models.FieldCondition(key="doc_id", match=match)
-        points = self._store.scroll(models.Filter(must=[condition]), fields=["id", "content_hash"])
-        return {point.payload["id"]: point.payload["content_hash"] for point in points}
+        documents = models.MatchAny(any=list({payload["doc_id"]: None for payload in payloads}))
+        either = models.Filter(
+            should=[
+                models.FieldCondition(key="doc_id", match=documents),
+                models.HasIdCondition(has_id=[point_id(payload["id"]) for payload in payloads]),
+            ]
+        )
+        points = self._store.scroll(either, fields=["id", "doc_id", "content_hash"])
+        return {point.payload["id"]: point.payload for point in points}
 
     def _columns(self, vectors: PassageVectors) -> Columns:
         given = [self._waiting.popleft() for _ in range(len(vectors))]
@@ -176,6 +186,13 @@ class Adder:
     def _progress(self) -> None:
         if self._on_progress is not None:
             self._on_progress(self.report)
+
+
+def _taken_by_another(passage: Passage, doc_id: str) -> InputError:
+    return InputError(
+        f"id {passage.id!r} is stored as a passage of the document {doc_id!r}; give one of the two "
+        f"documents another id"
+    )
 
 
 def _grouped(passages: Iterable[Passage]) -> Iterator[list[Passage]]:

@@ -11,7 +11,7 @@ from pydoc_data.topics import topics
 import pytest
 
 from d2llm_vdb import Index, Passage, Student
-from d2llm_vdb.store import EdgeStore, MemoryStore, Schema, ServerStore, Store
+from d2llm_vdb.store import Columns, EdgeStore, MemoryStore, Schema, ServerStore, Store
 
 OpenStore = Callable[[Schema], Store]
 
@@ -77,15 +77,30 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenS
         store.close()
 
 
+@pytest.fixture(scope="session")
+def encoded(student: Student, passages: list[Passage]) -> Columns:
+    """The first forty passages with all their vectors, encoded once for all tests."""
+    some = passages[:40]
+    [vectors] = student.encode_passages((passage.text for passage in some), tokens=True)
+    return Columns(
+        [passage.id for passage in some],
+        [passage.payload() for passage in some],
+        vectors.recall,
+        vectors.iem,
+        vectors.pma,
+        vectors.tokens,
+    )
+
+
 @pytest.fixture(params=STORES)
 def index(
-    request: pytest.FixtureRequest, tmp_path: Path, student: Student, passages: list[Passage]
+    request: pytest.FixtureRequest, tmp_path: Path, student: Student, encoded: Columns
 ) -> Iterator[Index]:
-    """The passages indexed with token states, in a store of each kind."""
+    """The first forty passages indexed with token states, in a store of each kind."""
     location = {"edge": str(tmp_path / "db"), "memory": ":memory:"}.get(request.param)
     if location is None:
         location = request.getfixturevalue("server_url")
     name = f"test-{uuid.uuid4().hex[:12]}"
     with Index.open(location, student, collection=name, tokens="raw", prefer_grpc=False) as opened:
-        opened.add(passages[:40])
+        opened.store.upsert(encoded)
         yield opened

@@ -281,6 +281,17 @@ def test_a_changed_document_leaves_no_stale_passages(run: Ingest, db: Index) -> 
     assert db.count() == 4
 
 
+def test_a_document_cannot_take_the_passage_of_another(
+    run: Ingest, db: Index, tmp_path: Path
+) -> None:
+    run([Document("d", "many words in a row. " * 200, "f")])
+    before = db.store.retrieve(["d#1"])
+    report = run([Document("d#1", "its id looks like a passage of d", "f")])
+    assert (report.rejected, report.added.encoded) == (1, 0)
+    assert "stored as a passage of the document 'd'" in (tmp_path / "rejects.jsonl").read_text()
+    assert db.store.retrieve(["d#1"]) == before
+
+
 def test_changed_metadata_is_a_change(run: Ingest, db: Index) -> None:
     run([Document("d", "text", "f", metadata={"year": 1})])
     report = run([Document("d", "text", "f", metadata={"year": 2})])

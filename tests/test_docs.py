@@ -1,0 +1,46 @@
+"""What the README shows runs as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", path.read_text(), re.DOTALL)
+
+
+def test_the_readmes_python_runs_from_top_to_bottom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {}
+    for block in blocks(ROOT / "README.md", "python"):
+        exec(compile(block, "README.md", "exec"), namespace)
+    assert "Qdrant is a vector database. {'year': 2021}" in capsys.readouterr().out
+    assert len(namespace["documents"]) == len(namespace["nodes"]) == 1
+
+
+@pytest.mark.parametrize("command", ["ingest", "search", "info", "init"])
+def test_every_option_in_the_docs_exists(command: str) -> None:
+    from typer.main import get_command
+
+    from d2llm_vdb.cli.app import app
+
+    parameters = get_command(app).commands[command].params
+    known = {option for parameter in parameters for option in parameter.opts}
+    for path in [ROOT / "README.md", *ROOT.glob("docs/*.md"), ROOT / "docker" / "README.md"]:
+        text = path.read_text().replace("\\\n", " ")
+        for line in re.findall(rf"d2llm {command}(?= )([^\n`#|]*)", text):
+            used = set(re.findall(r"(?<=\s)(--?[a-z][a-z-]*)", line))
+            assert used <= known, f"{path.name}: {used - known}"
+
+
+def test_relative_links_lead_somewhere() -> None:
+    for path in [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path}: {target}"
