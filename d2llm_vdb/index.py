@@ -11,14 +11,13 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 from qdrant_client import models
 
 from d2llm_vdb.add import Adder, AddReport, OnProgress, OnReject
+from d2llm_vdb.connection import DEFAULT_COLLECTION, Connection
 from d2llm_vdb.errors import (
     CheckpointError,
     CollectionNotFoundError,
@@ -29,73 +28,17 @@ from d2llm_vdb.passages import Passage, check_unicode
 from d2llm_vdb.search import Rerank, SearchOptions, SearchResult, Stopwatch, rank
 from d2llm_vdb.store import (
     CollectionOptions,
-    EdgeStore,
-    MemoryStore,
     Schema,
-    ServerStore,
     Store,
     StoreInfo,
 )
-from d2llm_vdb.store.server import MEMORY
+from d2llm_vdb.store.server import GRPC_PORT
 from d2llm_vdb.student import QueryVectors, Student, Task
 from d2llm_vdb.student.checkpoint import DEFAULT_STUDENT
 
 Tokens = Literal["raw", "none"]
 
-DEFAULT_COLLECTION = "d2llm"
 DEFAULT_STUDENT_NAME = "default"
-
-
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """Where a collection is and how to reach it.
-
-    Args:
-        location: a directory (embedded, no server), an http(s) URL, or ":memory:".
-        collection: its name there.
-        api_key: for a server; kept out of every repr, log line and error.
-        prefer_grpc: speak gRPC to a server for everything it serves.
-        timeout: seconds a request to a server may take.
-        options: shards and replicas of a collection created on a server.
-    """
-
-    location: str
-    collection: str = DEFAULT_COLLECTION
-    api_key: str | None = None
-    prefer_grpc: bool = True
-    timeout: int = 60
-    options: CollectionOptions | None = None
-
-    def __post_init__(self) -> None:
-        if not self.collection or set(self.collection) & set("/\\\0") or self.collection[0] == ".":
-            raise InputError(
-                f"collection={self.collection!r} cannot be a name; use letters, digits, - and _"
-            )
-
-    def __repr__(self) -> str:
-        return f"Connection({self.collection!r})"
-
-    def open(self, create: Schema | None) -> Store:
-        """Open the collection, creating it where a schema is given.
-
-        Raises:
-            StoreError: it is missing, locked or out of reach.
-        """
-        if self.location.startswith(("http://", "https://")):
-            return ServerStore.open(
-                self.location,
-                self.collection,
-                create=create,
-                options=self.options,
-                api_key=self.api_key,
-                prefer_grpc=self.prefer_grpc,
-                timeout=self.timeout,
-            )
-        if self.location == MEMORY:
-            if create is None:
-                raise CollectionNotFoundError(f"{MEMORY} starts empty; open it with create=True")
-            return MemoryStore.open(self.collection, create)
-        return EdgeStore.open(Path(self.location).expanduser() / self.collection, create)
 
 
 class Index:
@@ -123,6 +66,7 @@ class Index:
         tokens: Tokens | None = None,
         api_key: str | None = None,
         prefer_grpc: bool = True,
+        grpc_port: int = GRPC_PORT,
         timeout: int = 60,
         shard_number: int | None = None,
         replication_factor: int | None = None,
@@ -137,7 +81,7 @@ class Index:
             create: create it where it does not exist.
             tokens: "raw" stores token states too, for rerank="tokens", at about 2 bytes a
                 dimension and token; "none" does not. None takes what is there, or "none".
-            api_key, prefer_grpc, timeout: for a server; see `Connection`.
+            api_key, prefer_grpc, grpc_port, timeout: for a server; see `Connection`.
             shard_number, replication_factor: layout of a collection created on a server.
 
         Raises:
@@ -152,10 +96,11 @@ class Index:
         connection = Connection(
             os.fspath(location),
             collection,
-            api_key,
-            prefer_grpc,
-            timeout,
-            CollectionOptions(shard_number, replication_factor),
+            api_key=api_key,
+            prefer_grpc=prefer_grpc,
+            grpc_port=grpc_port,
+            timeout=timeout,
+            options=CollectionOptions(shard_number, replication_factor),
         )
         try:
             store = connection.open(None)

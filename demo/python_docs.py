@@ -28,8 +28,11 @@ Document = dict[str, Any]
 
 
 def language_reference() -> Iterator[Document]:
-    """Yield the topics of the language reference."""
+    """Yield the topics of the language reference; those made of other topics say nothing new."""
+    bodies = {name: text.split("\n", 2)[-1].strip() for name, text in topics.items()}
     for name, text in topics.items():
+        if any(body in text for other, body in bodies.items() if other != name and body):
+            continue
         yield {"id": f"topic:{name}", "text": text, "kind": "language reference", "topic": name}
 
 

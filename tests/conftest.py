@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -15,7 +16,7 @@ from d2llm_vdb.store import Columns, EdgeStore, MemoryStore, Schema, ServerStore
 
 OpenStore = Callable[[Schema], Store]
 
-STORES = ("edge", "memory", "server")
+STORES = ("edge", "memory", "server over REST", "server over gRPC")
 
 
 @pytest.fixture(scope="session")
@@ -40,18 +41,27 @@ def passages(texts: list[str]) -> list[Passage]:
     ]
 
 
+@dataclass(frozen=True)
+class Server:
+    """A running Qdrant server."""
+
+    url: str
+    grpc_port: int
+
+
 @pytest.fixture(scope="session")
-def server_url() -> Iterator[str]:
-    """A Qdrant server: the one named by D2LLM_TEST_QDRANT_URL, or a container of our own."""
+def server() -> Iterator[Server]:
+    """The server named by D2LLM_TEST_QDRANT_URL, or a container of our own."""
     if url := os.environ.get("D2LLM_TEST_QDRANT_URL"):
-        yield url
+        yield Server(url, int(os.environ.get("D2LLM_TEST_QDRANT_GRPC_PORT", "6334")))
         return
     if not os.environ.get("DOCKER_HOST") and not Path("/var/run/docker.sock").exists():
         pytest.skip("NO QDRANT SERVER: start Docker or set D2LLM_TEST_QDRANT_URL")
     from testcontainers.community.qdrant import QdrantContainer
 
     with QdrantContainer("qdrant/qdrant:v1.20.0") as container:
-        yield f"http://{container.rest_host_address}"
+        grpc_port = int(container.grpc_host_address.rpartition(":")[2])
+        yield Server(f"http://{container.rest_host_address}", grpc_port)
 
 
 @pytest.fixture(params=STORES)
@@ -59,7 +69,8 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenS
     """Makes one empty store of each kind; closed afterwards."""
     opened: list[Store] = []
     name = f"test-{uuid.uuid4().hex[:12]}"
-    url = request.getfixturevalue("server_url") if request.param == "server" else ""
+    grpc = request.param.endswith("gRPC")
+    server = request.getfixturevalue("server") if "server" in request.param else None
 
     def open_one(schema: Schema) -> Store:
         store: Store
@@ -68,7 +79,10 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenS
         elif request.param == "memory":
             store = MemoryStore.open(name, schema)
         else:
-            store = ServerStore.open(url, name, create=schema, prefer_grpc=False)
+            assert server is not None
+            store = ServerStore.open(
+                server.url, name, create=schema, prefer_grpc=grpc, grpc_port=server.grpc_port
+            )
         opened.append(store)
         return store
 
@@ -97,10 +111,15 @@ def index(
     request: pytest.FixtureRequest, tmp_path: Path, student: Student, encoded: Columns
 ) -> Iterator[Index]:
     """The first forty passages indexed with token states, in a store of each kind."""
-    location = {"edge": str(tmp_path / "db"), "memory": ":memory:"}.get(request.param)
-    if location is None:
-        location = request.getfixturevalue("server_url")
+    location, options = ":memory:", {}
+    if request.param == "edge":
+        location = str(tmp_path / "db")
+    elif "server" in request.param:
+        server = request.getfixturevalue("server")
+        location = server.url
+        grpc = request.param.endswith("gRPC")
+        options = {"prefer_grpc": grpc, "grpc_port": server.grpc_port}
     name = f"test-{uuid.uuid4().hex[:12]}"
-    with Index.open(location, student, collection=name, tokens="raw", prefer_grpc=False) as opened:
+    with Index.open(location, student, collection=name, tokens="raw", **options) as opened:
         opened.store.upsert(encoded)
         yield opened

@@ -19,9 +19,10 @@ ALLOWED = {
     "passages": {"errors"},
     "search": {"errors", "student", "store"},
     "add": {"errors", "passages", "student", "store"},
-    "index": {"errors", "passages", "search", "add", "student", "store"},
+    "connection": {"errors", "store"},
+    "index": {"errors", "connection", "passages", "search", "add", "student", "store"},
     "ingest": {"errors", "batching", "passages", "add", "index", "student", "cli"},
-    "cli": {"errors", "index", "ingest", "search", "store", "student"},
+    "cli": {"errors", "connection", "index", "ingest", "search", "store", "student"},
 }
 
 # Heavy libraries and the only parts that may know them.

@@ -45,6 +45,7 @@ ApiKey = Annotated[
     ),
 ]
 Grpc = Annotated[bool, typer.Option("--grpc/--rest", help="How to speak to a server.")]
+GrpcPort = Annotated[int, typer.Option(help="Where the server speaks gRPC.")]
 StudentPath = Annotated[
     str | None,
     typer.Option(
@@ -70,6 +71,7 @@ def ingest(
     collection: Collection = "d2llm",
     api_key: ApiKey = None,
     grpc: Grpc = True,
+    grpc_port: GrpcPort = 6334,
     student: StudentPath = None,
     tokens: Annotated[
         Literal["raw", "none"] | None,
@@ -149,6 +151,7 @@ def ingest(
                 student,
                 api_key=api_key,
                 prefer_grpc=grpc,
+                grpc_port=grpc_port,
                 tokens=tokens,
                 shard_number=shards,
                 replication_factor=replicas,
@@ -184,6 +187,7 @@ def search(
     collection: Collection = "d2llm",
     api_key: ApiKey = None,
     grpc: Grpc = True,
+    grpc_port: GrpcPort = 6334,
     student: StudentPath = None,
     k: Annotated[int, typer.Option("-k", help="Hits to show.")] = 5,
     recall_k: Annotated[int, typer.Option(help="Candidates to recall and rerank.")] = 100,
@@ -213,7 +217,14 @@ def search(
     with _failing_clearly():
         options = SearchOptions(k, recall_k, _filter(filter), task, rerank, threshold)
         with _open(
-            db, url, collection, student, api_key=api_key, prefer_grpc=grpc, create=False
+            db,
+            url,
+            collection,
+            student,
+            api_key=api_key,
+            prefer_grpc=grpc,
+            grpc_port=grpc_port,
+            create=False,
         ) as index:
             for text in _queries() if query is None else [query]:
                 [result] = index.search_many([text], options)
@@ -230,15 +241,17 @@ def info(
     collection: Collection = "d2llm",
     api_key: ApiKey = None,
     grpc: Grpc = True,
+    grpc_port: GrpcPort = 6334,
     as_json: Json = False,
 ) -> None:
     """Show what a collection holds and which student made it."""
     from d2llm_vdb.cli.results import show_info
-    from d2llm_vdb.index import Connection
+    from d2llm_vdb.connection import Connection
 
     with _failing_clearly():
         location = _location(db, url)
-        store = Connection(location, collection, api_key, prefer_grpc=grpc).open(None)
+        connection = Connection(location, collection, api_key, grpc, grpc_port)
+        store = connection.open(None)
         found = store.info()
         store.close()
     if as_json:

@@ -32,6 +32,7 @@ T = TypeVar("T")
 C = TypeVar("C", QdrantClient, AsyncQdrantClient)
 
 MEMORY = ":memory:"
+GRPC_PORT = 6334
 
 
 class ClientStore(Store):
@@ -216,6 +217,7 @@ class ServerStore(ClientStore):
         options: CollectionOptions | None = None,
         api_key: str | None = None,
         prefer_grpc: bool = True,
+        grpc_port: int = GRPC_PORT,
         timeout: int = 60,
     ) -> ServerStore:
         """Connect to a collection, creating it where a schema is given.
@@ -226,14 +228,20 @@ class ServerStore(ClientStore):
             create: the schema to create it with, None to require that it exists.
             options: its layout when created.
             api_key: sent with every request; never logged.
-            prefer_grpc: use gRPC on port 6334 for everything it serves.
+            prefer_grpc: use gRPC for everything it serves.
+            grpc_port: where gRPC is served.
             timeout: seconds a request may take.
 
         Raises:
             StoreUnavailableError: no server answers.
             CollectionNotFoundError: there is none and `create` is None.
         """
-        connection = {"api_key": api_key, "prefer_grpc": prefer_grpc, "timeout": timeout}
+        connection = {
+            "api_key": api_key,
+            "prefer_grpc": prefer_grpc,
+            "grpc_port": grpc_port,
+            "timeout": timeout,
+        }
         store = cls(url, collection, connection)
         if store._open(create, options or CollectionOptions()):
             store._call(requests.index_documents(collection))
