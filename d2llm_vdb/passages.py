@@ -13,6 +13,9 @@ from d2llm_vdb.errors import InputError
 
 MAX_INTEGER, MIN_INTEGER = 2**64 - 1, -(2**63)
 
+# gRPC allows a message about thirty mappings within each other.
+MAX_DEPTH = 24
+
 
 @dataclass(frozen=True, slots=True)
 class Passage:
@@ -97,8 +100,13 @@ def check_unicode(name: str, value: str, passage_id: Any) -> None:
         ) from error
 
 
-def _json_value(value: Any, name: str, passage_id: Any) -> Any:
+def _json_value(value: Any, name: str, passage_id: str, depth: int = 0) -> Any:
     """Return a copy in plain JSON types; refuse what the database would change or drop."""
+    if depth > MAX_DEPTH:
+        raise InputError(
+            f"metadata of passage {passage_id!r} is nested more than {MAX_DEPTH} deep; make it "
+            f"flatter, or store the value as a JSON string"
+        )
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -110,10 +118,16 @@ def _json_value(value: Any, name: str, passage_id: Any) -> Any:
         return value
     if isinstance(value, list | tuple):
         return [
-            _json_value(item, f"{name}[{index}]", passage_id) for index, item in enumerate(value)
+            _json_value(item, f"{name}[{place}]", passage_id, depth + 1)
+            for place, item in enumerate(value)
         ]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: _json_value(item, f"{name}.{key}", passage_id) for key, item in value.items()}
+        for key in value:
+            check_unicode(f"a key in {name}", key, passage_id)
+        return {
+            key: _json_value(item, f"{name}.{key}", passage_id, depth + 1)
+            for key, item in value.items()
+        }
     raise InputError(
         f"{name} of passage {passage_id!r} is {value!r} ({type(value).__name__}), which JSON "
         f"cannot hold; use strings, finite numbers of at most 64 bits, booleans, None, lists, or "
