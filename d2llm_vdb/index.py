@@ -155,8 +155,18 @@ class Index:
         return adder.run(passages)
 
     async def aadd(self, passages: Iterable[Passage], **options: Any) -> AddReport:
-        """Async twin of `add`: encoding keeps a core busy, so all of it runs in a thread."""
-        return await asyncio.to_thread(lambda: self.add(passages, **options))
+        """Async twin of `add`: encoding keeps a core busy, so all of it runs in a thread.
+
+        Cancelled, it stops after the window of passages it is encoding, and waits for that.
+        """
+        adder = Adder(self.student, self.store, **options)
+        adding = asyncio.create_task(asyncio.to_thread(adder.run, passages))
+        try:
+            return await asyncio.shield(adding)
+        except asyncio.CancelledError:
+            adder.stop()
+            await asyncio.gather(adding, return_exceptions=True)
+            raise
 
     def search(
         self,
