@@ -7,16 +7,18 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
-from d2llm_vdb.errors import D2LLMError, InputError
+from d2llm_vdb.errors import CollectionNotFoundError, D2LLMError, InputError
 
 if TYPE_CHECKING:
     from d2llm_vdb.index import Index
+    from d2llm_vdb.student import Student
 
 EXIT_REJECTS = 3
 
@@ -107,6 +109,9 @@ def ingest(
         list[str] | None,
         typer.Option(help="Record field to keep; repeat for more. [default: all others]"),
     ] = None,
+    id_prefix: Annotated[
+        str, typer.Option(help="Put before every id, to keep sources with the same ids apart.")
+    ] = "",
     chunk_tokens: Annotated[
         int | None,
         typer.Option(help="Tokens in a passage at most. [default: the student's longest text]"),
@@ -136,38 +141,43 @@ def ingest(
     from d2llm_vdb.cli.progress import show_summary, track
     from d2llm_vdb.ingest.chunking import Chunker
     from d2llm_vdb.ingest.files import SourceReader
-    from d2llm_vdb.ingest.pipeline import RejectsFile
     from d2llm_vdb.ingest.pipeline import ingest as run
     from d2llm_vdb.ingest.records import Fields
+    from d2llm_vdb.ingest.rejects import RejectsFile
 
     fields = Fields(text_field, id_field, title_field, _tuple(metadata_field))
     with _failing_clearly():
-        reader = SourceReader(sources, fields, format)
-        with (
-            _open(
-                db,
-                url,
-                collection,
-                student,
-                api_key=api_key,
-                prefer_grpc=grpc,
-                grpc_port=grpc_port,
-                tokens=tokens,
-                shard_number=shards,
-                replication_factor=replicas,
-            ) as index,
-            RejectsFile(rejects) as rejects_file,
-            track(reader, errors) as on_progress,
-        ):
-            report = run(
-                index,
-                reader,
-                rejects_file,
-                chunker=Chunker(index.student, chunk_tokens, overlap),
-                prune=prune,
-                on_progress=on_progress,
-            )
-            location = index.store.location
+        rejects_file = RejectsFile(rejects)
+        reader = SourceReader(sources, fields, format, id_prefix=id_prefix, rejects=rejects_file)
+        open_index = partial(
+            _open,
+            db,
+            url,
+            collection,
+            api_key=api_key,
+            prefer_grpc=grpc,
+            grpc_port=grpc_port,
+            tokens=tokens,
+            shard_number=shards,
+            replication_factor=replicas,
+        )
+        with rejects_file:
+            try:
+                index = open_index(student, create=False)
+            except CollectionNotFoundError:
+                made_with = _new_collections_student(student)
+                Chunker(made_with, chunk_tokens, overlap)  # sizes that do not fit create nothing
+                index = open_index(made_with)
+            with index, track(reader, errors) as on_progress:
+                report = run(
+                    index,
+                    reader,
+                    rejects_file,
+                    chunker=Chunker(index.student, chunk_tokens, overlap),
+                    prune=prune,
+                    on_progress=on_progress,
+                )
+                location = index.store.location
     if as_json:
         _print_json(report.to_dict())
     else:
@@ -314,6 +324,12 @@ def _open(db: Path | None, url: str | None, collection: str, student: Any, **opt
         from d2llm_vdb.index import Index
 
         return Index.open(location, student, collection=collection, **options)
+
+
+def _new_collections_student(student: str | None) -> Student:
+    from d2llm_vdb.student import Student
+
+    return Student.default() if student in (None, "default") else Student.load(student)
 
 
 def _location(db: Path | None, url: str | None) -> str:
