@@ -206,8 +206,9 @@ class ClientStore(Store):
         return StoreError(f"{self.location} refused the request with {reason}")
 
     def _not_understood(self, reason: object) -> StoreError:
+        line = " ".join(str(reason).split())[:300]
         return StoreError(
-            f"{self.location} does not answer as Qdrant does: {str(reason)[:300]}. Check that a "
+            f"{self.location} does not answer as Qdrant does: {line}. Check that a "
             f"Qdrant server, and not something else, listens at that URL and port"
         )
 
