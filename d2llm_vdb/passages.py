@@ -153,7 +153,7 @@ def _json_value(value: Any, name: str, passage_id: str, depth: int = 0) -> Any:
             for key, item in value.items()
         }
     raise InputError(
-        f"{name} of passage {passage_id!r} is {value!r} ({type(value).__name__}), which JSON "
-        f"cannot hold; use strings, finite numbers (integers from -2**63 to 2**63 - 1), "
+        f"{name} of passage {passage_id!r} is {value!r} ({type(value).__name__}), which cannot "
+        f"be stored; use strings, finite numbers (integers from -2**63 to 2**63 - 1), "
         f"booleans, None, lists, or mappings with string keys (dates as value.isoformat())"
     )
