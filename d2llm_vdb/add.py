@@ -15,7 +15,7 @@ from qdrant_client import models
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.passages import Passage
 from d2llm_vdb.store import Columns, Store
-from d2llm_vdb.store.columns import Payload, point_id
+from d2llm_vdb.store.columns import Payload
 from d2llm_vdb.student import PassageVectors, Student
 
 logger = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ class Adder:
         either = models.Filter(
             should=[
                 models.FieldCondition(key="doc_id", match=documents),
-                models.HasIdCondition(has_id=[point_id(payload["id"]) for payload in payloads]),
+                models.HasIdCondition(has_id=[payload["id"] for payload in payloads]),
             ]
         )
         points = self._store.scroll(either, fields=["id", "doc_id", "content_hash", "source"])

@@ -44,7 +44,7 @@ def init(
         str, typer.Option(metavar="TEXT", help="Text put before every passage.")
     ] = "",
     force: Annotated[
-        bool, typer.Option("--force", help="Write into a directory that is not empty.")
+        bool, typer.Option("--force", help="Replace the student that is there.")
     ] = False,
     _verbose: options.Verbose = False,
 ) -> None:
@@ -68,7 +68,7 @@ def init(
             query_prompt=query_prompt,
             passage_prompt=passage_prompt,
         )
-    made.save(out)
+    made.save(out, overwrite=force)
     if texts is not None and texts.rejected:
         errors.print(f"{texts.rejected:,} of the samples hold no text that can be used")
     fitted = "" if texts is None else f" fitted to {texts.used:,} sample texts"
@@ -82,10 +82,13 @@ def init(
 
 
 def _check_free(out: Path, force: bool) -> None:
+    """Refuse before the slow work what saving would refuse after it."""
     if out.exists() and not out.is_dir():
         problem = f"{str(out)!r} is a file; name a directory, which is made where there is none"
-    elif not force and out.is_dir() and any(out.iterdir()):
-        problem = f"{str(out)!r} is not empty; name another directory, or overwrite it with --force"
+    elif out.is_dir() and any(out.iterdir()) and not (out / "config.json").exists():
+        problem = f"{str(out)!r} is not empty and holds no student; name another directory"
+    elif out.is_dir() and any(out.iterdir()) and not force:
+        problem = f"{str(out)!r} holds a student; name another directory, or give --force"
     else:
         return
     raise typer.BadParameter(problem, param_hint="DIR")

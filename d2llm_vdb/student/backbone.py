@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
@@ -95,7 +96,7 @@ class Backbone:
         directory, gguf_file = locate(source)
         if gguf_file and importlib.util.find_spec("gguf") is None:
             raise MissingExtraError("gguf", "gguf", f"reading {gguf_file}")
-        target = torch.device(pick_device() if device == "auto" else device)
+        target = pick_device(device)
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         if gguf_file:
             options["gguf_file"] = gguf_file
@@ -106,7 +107,7 @@ class Backbone:
                 model = AutoModel.from_pretrained(
                     directory, dtype=precision, use_safetensors=True, **options
                 )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(
                 f"backbone {source!r} could not be loaded: {error}. Give a hub id, a directory "
                 f"with config.json and safetensors weights, a .gguf file, or package:NAME"
@@ -201,11 +202,21 @@ def no_progress_bars() -> Iterator[None]:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def pick_device() -> str:
-    """Return the fastest torch device there is: CUDA, then Apple's MPS, then the CPU."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def pick_device(name: str) -> torch.device:
+    """Return a torch device by name; "auto" is CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        InputError: it cannot be used on this machine.
+    """
+    if name == "auto":
+        name = "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device("cuda" if torch.cuda.is_available() else name)
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise InputError(
+            f"device={name!r} cannot be used here: {error}; use auto, cpu, cuda, cuda:1 or mps"
+        ) from error
 
 
 def pick_dtype(dtype: DType, device: torch.device) -> torch.dtype:
@@ -240,7 +251,21 @@ def locate(source: str) -> tuple[str, str | None]:
         if not path.is_file():
             raise CheckpointError(f"backbone {source!r}: no such file")
         return str(path.parent), path.name
-    return (str(path), None) if path.is_dir() else (source, None)
+    if path.is_dir():
+        return str(path), None
+    if path.is_absolute() or source.startswith("."):  # no hub id
+        raise CheckpointError(f"backbone {source!r}: no such directory")
+    return source, None
+
+
+def independent_of_directory(source: str) -> str:
+    """Return a backbone's source so that it means the same in any working directory.
+
+    Paths become absolute; hub ids and installed packages stay as they are.
+    """
+    path = Path(source).expanduser()
+    local = source not in INSTALLABLE and (path.suffix == ".gguf" or path.is_dir())
+    return str(path.resolve()) if local else source
 
 
 def _locate_in_package(package: str) -> tuple[str, str | None]:
