@@ -24,14 +24,26 @@ ALLOWED = {
     "opening": {"errors", "checks", "connection", "student", "store"},
     "index": {"errors", "connection", "opening", "passages", "search", "add", "student", "store"},
     "ingest": {"errors", "batching", "passages", "add", "index", "student", "cli"},
+    "teacher": {"errors", "batching", "student"},
+    "distill": {
+        "errors",
+        "batching",
+        "passages",
+        "search",
+        "index",
+        "student",
+        "teacher",
+        "evaluate",
+        "cli",
+    },
     "cli": {"errors", "connection", "index", "ingest", "search", "store", "student"},
 }
 
 # Heavy libraries and the only parts that may know them.
 OWNERS = {
-    "torch": {"student"},
-    "transformers": {"student"},
-    "peft": {"student"},
+    "torch": {"student", "teacher", "distill"},
+    "transformers": {"student", "teacher", "distill"},
+    "peft": {"student", "distill"},
     "qdrant_edge": {"store"},
     "grpc": {"store"},
     "typer": {"cli"},

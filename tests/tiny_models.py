@@ -7,6 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     LlamaConfig,
+    LlamaForCausalLM,
     LlamaModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
@@ -29,6 +30,22 @@ DECODERS = {"llama": (LlamaConfig, LlamaModel), "qwen2": (Qwen2Config, Qwen2Mode
 
 def save_decoder(path: Path, kind: str, texts: list[str], **shape: int) -> Path:
     """Write a decoder with random weights and a byte-level BPE tokenizer without a pad token."""
+    _save_tokenizer(path, texts)
+    config_class, model_class = DECODERS[kind]
+    set_seed(0)
+    model_class(config_class(**(SHAPE | shape))).save_pretrained(path)
+    return path
+
+
+def save_causal_lm(path: Path, texts: list[str]) -> Path:
+    """Write a Llama with random weights and its language-model head."""
+    _save_tokenizer(path, texts)
+    set_seed(0)
+    LlamaForCausalLM(LlamaConfig(**SHAPE)).save_pretrained(path)
+    return path
+
+
+def _save_tokenizer(path: Path, texts: list[str]) -> None:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -40,7 +57,3 @@ def save_decoder(path: Path, kind: str, texts: list[str], **shape: int) -> Path:
     )
     tokenizer.train_from_iterator(texts, trainer)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>").save_pretrained(path)
-    config_class, model_class = DECODERS[kind]
-    set_seed(0)
-    model_class(config_class(**(SHAPE | shape))).save_pretrained(path)
-    return path

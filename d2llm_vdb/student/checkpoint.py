@@ -1,4 +1,4 @@
-"""A student on disk: config.json, heads.safetensors, optional adapter/, README.md.
+"""A student on disk: config.json, heads.safetensors, README.md; adapter/, training.json if any.
 
 Nothing is ever pickled. The fingerprint ties a collection to the student that filled it.
 """
@@ -9,6 +9,7 @@ import hashlib
 import json
 import shutil
 import uuid
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ CONFIG_FILE = "config.json"
 HEADS_FILE = "heads.safetensors"
 ADAPTER_DIR = "adapter"
 CARD_FILE = "README.md"
-STUDENT_FILES = (CONFIG_FILE, HEADS_FILE, ADAPTER_DIR, CARD_FILE)
+RECORD_FILE = "training.json"
+STUDENT_FILES = (CONFIG_FILE, HEADS_FILE, ADAPTER_DIR, CARD_FILE, RECORD_FILE)
 DRAFT_PREFIX = ".saving-"
 
 DEFAULT_STUDENT = Path(__file__).parent.parent / "students" / "minilm"
@@ -73,7 +75,13 @@ def load_weights(heads: nn.Module, weights: dict[str, Tensor], path: Path) -> No
 
 
 def write(
-    path: Path, config: StudentConfig, heads: nn.Module, backbone: Backbone, *, overwrite: bool
+    path: Path,
+    config: StudentConfig,
+    heads: nn.Module,
+    backbone: Backbone,
+    *,
+    overwrite: bool,
+    record: Mapping[str, Any] | None,
 ) -> None:
     """Write a student directory whole, then put it in the place of the old one.
 
@@ -90,7 +98,9 @@ def write(
         save_file(_state(heads), draft / HEADS_FILE)
         if isinstance(backbone.model, PeftModel):
             backbone.model.save_pretrained(str(draft / ADAPTER_DIR))
-        (draft / CARD_FILE).write_text(_model_card(config), encoding="utf-8")
+        (draft / CARD_FILE).write_text(_model_card(config, record), encoding="utf-8")
+        if record is not None:
+            (draft / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         _swap_in(draft, path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
@@ -134,6 +144,8 @@ def _swap_in(draft: Path, path: Path) -> None:
     for name in reversed(STUDENT_FILES):
         if (draft / name).exists():
             (draft / name).replace(path / name)
+        else:
+            (path / name).unlink(missing_ok=True)
 
 
 def fingerprint(config: StudentConfig, heads: nn.Module, backbone: Backbone) -> str:
@@ -185,7 +197,8 @@ def _state(heads: nn.Module) -> dict[str, Tensor]:
     return {name: weight.detach().cpu().to(torch.float32) for name, weight in weights.items()}
 
 
-def _model_card(config: StudentConfig) -> str:
+def _model_card(config: StudentConfig, record: Mapping[str, Any] | None) -> str:
+    trained = "not trained" if record is None else f"recorded in `{RECORD_FILE}`"
     version = metadata.version("d2llm-vdb")
     return f"""# A d2llm-vdb student
 
@@ -196,6 +209,7 @@ def _model_card(config: StudentConfig) -> str:
 | recall vector | {config.recall_dim} dimensions |
 | IEM | `{config.iem.interaction}`, {config.iem.hidden_dim} wide |
 | longest text | {config.max_tokens} tokens |
+| training | {trained} |
 | written by | d2llm-vdb {version} |
 
 Load it with `Student.load(path)`.

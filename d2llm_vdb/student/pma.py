@@ -53,14 +53,15 @@ class PMA(nn.Module):
         """Set the weights so that the block returns the mean of the token states.
 
         A zero seed gives every token the same attention, the value projection is the identity
-        and the feed-forward adds nothing. With layer normalisation the mean is standardised.
+        and the feed-forward adds next to nothing: at exactly zero its ReLU would pass no gradient
+        and never learn. With layer normalisation the mean is standardised.
         """
         nn.init.zeros_(self.S)
         nn.init.zeros_(self.mab.fc_q.bias)
         nn.init.eye_(self.mab.fc_v.weight)
         nn.init.zeros_(self.mab.fc_v.bias)
         nn.init.zeros_(self.mab.fc_o.weight)
-        nn.init.zeros_(self.mab.fc_o.bias)
+        nn.init.constant_(self.mab.fc_o.bias, 1e-5)
 
     def forward(self, token_states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Pool a batch of texts.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +199,13 @@ class Student:
         """Load the student that ships with the package; options as `load` takes them."""
         return cls.load(checkpoint.DEFAULT_STUDENT, **options)
 
-    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+    def save(
+        self,
+        path: str | Path,
+        *,
+        overwrite: bool = False,
+        record: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write the student directory: config, heads, model card, and the adapter if any.
 
         It is written whole before the old one goes: a failure on the way leaves that as it was.
@@ -207,12 +213,15 @@ class Student:
         Args:
             path: a new or empty directory, or with `overwrite` that of another student.
             overwrite: replace the student that is there.
+            record: how it was trained, as JSON-ready values; kept as training.json.
 
         Raises:
             CheckpointError: something else is there, a student is and `overwrite` is false, or
                 it cannot be written.
         """
-        checkpoint.write(Path(path), self.config, self.heads, self.backbone, overwrite=overwrite)
+        checkpoint.write(
+            Path(path), self.config, self.heads, self.backbone, overwrite=overwrite, record=record
+        )
         self.path = Path(path).resolve()
 
     @property

@@ -1,0 +1,136 @@
+"""Batches of queries with their candidates, as the distillation model reads them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from d2llm_vdb.distill.data import POSITIVE, TrainingSet
+from d2llm_vdb.student.columns import Float16, Float32
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A training set and what the teacher said of its candidates, one after the other.
+
+    Args:
+        data: the set; candidates of all queries in order are the rows of the arrays.
+        probability: P(yes) mixed with the labels, float32 (total,).
+        logit: its log odds, float32 (total,).
+        feature: the teacher's features, float16 (total, d_T); None without a teacher.
+    """
+
+    data: TrainingSet
+    probability: Float32
+    logit: Float32
+    feature: Float16 | None
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """Where each query's candidates begin, and the end."""
+        return np.concatenate([[0], np.cumsum([len(rows) for rows in self.data.candidates])])
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """Candidates of B queries, padded to n; `U` passages take part in the batch.
+
+    Args:
+        queries: rows of the queries in their set, B of them.
+        passages: rows of the passages in their set, U of them.
+        places: of each candidate among the passages, int64 (B, n).
+        mask: which candidates count, bool (B, n).
+        positive: which of them match, bool (B, n).
+        probability, logit: the teacher's, float32 (B, n).
+        feature: float32 (B, n, d_T), or None.
+        in_batch: bool (B, U), passages of other queries that are no candidates of this one.
+    """
+
+    queries: list[int]
+    passages: list[int]
+    places: Tensor
+    mask: Tensor
+    positive: Tensor
+    probability: Tensor
+    logit: Tensor
+    feature: Tensor | None
+    in_batch: Tensor
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Lists:
+        """Return the lists on another device."""
+        values: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                values[name] = value.to(device, non_blocking=non_blocking)
+        return Lists(**values)
+
+
+def plan(sizes: Sequence[int], batch: int, steps: int, seed: int) -> list[tuple[int, list[int]]]:
+    """Draw the batches of a whole training: sets by the square root of their sizes, rows in turn.
+
+    Args:
+        sizes: queries of each set.
+        batch: queries in a batch; a smaller set gives all it has.
+        steps: batches.
+        seed: of the draw.
+
+    Returns:
+        For each step the set, and the rows of its queries; a set's rows come round once before
+        any comes again.
+    """
+    draw = random.Random(seed)
+    streams = [_shuffled(size, min(batch, size), draw) for size in sizes]
+    weights = [size**0.5 for size in sizes]
+    chosen = draw.choices(range(len(sizes)), weights, k=steps)
+    return [(place, next(streams[place])) for place in chosen]
+
+
+def _shuffled(size: int, batch: int, draw: random.Random) -> Iterator[list[int]]:
+    while True:
+        rows = draw.sample(range(size), size)
+        for start in range(0, size - batch + 1, batch):
+            yield rows[start : start + batch]
+
+
+def gather(taught: Taught, rows: list[int]) -> Lists:
+    """Put the candidates of some queries into one batch."""
+    data, offsets = taught.data, taught.offsets
+    lists = [data.candidates[row] for row in rows]
+    passages = sorted({passage for own in lists for passage in own})
+    place_of = {passage: place for place, passage in enumerate(passages)}
+    shape = (len(rows), max(map(len, lists)))
+    places = torch.zeros(shape, dtype=torch.long)
+    source = torch.zeros(shape, dtype=torch.long)
+    mask = torch.zeros(shape, dtype=torch.bool)
+    positive = torch.zeros(shape, dtype=torch.bool)
+    in_batch = torch.ones(len(rows), len(passages), dtype=torch.bool)
+    for place, (row, own) in enumerate(zip(rows, lists, strict=True)):
+        length = len(own)
+        places[place, :length] = torch.tensor([place_of[passage] for passage in own])
+        source[place, :length] = torch.arange(offsets[row], offsets[row] + length)
+        mask[place, :length] = True
+        positive[place, :length] = torch.tensor(data.labels[row]) >= POSITIVE
+        in_batch[place, places[place, :length]] = False
+    return Lists(
+        queries=rows,
+        passages=passages,
+        places=places,
+        mask=mask,
+        positive=positive,
+        probability=torch.from_numpy(taught.probability)[source],
+        logit=torch.from_numpy(taught.logit)[source],
+        feature=_features(taught.feature, source),
+        in_batch=in_batch,
+    )
+
+
+def _features(feature: Float16 | None, source: Tensor) -> Tensor | None:
+    return None if feature is None else torch.from_numpy(feature[source.numpy()]).float()

@@ -1,0 +1,109 @@
+"""How a student is distilled, as plain values that are saved beside its weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from d2llm_vdb.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """What each loss counts; 0 leaves it out, as in an ablation.
+
+    Args:
+        contrastive: contrastive imitation, the paper's L_CI.
+        rank_in_list: rank imitation over positives and hard negatives, alpha L_RI^PH.
+        rank_in_batch: rank imitation of hard against in-batch negatives, beta L_RI^HI.
+        feature: feature imitation, gamma L_FI; the IEM only.
+        geometry: projective distillation of the recall vector (HPD).
+        recall: the recall vector's imitation of the IEM, so that ANN finds what the IEM would
+            rank first.
+    """
+
+    contrastive: float = 1.0
+    rank_in_list: float = 1.0
+    rank_in_batch: float = 0.01
+    feature: float = 0.001
+    geometry: float = 1.0
+    recall: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class DistillConfig:
+    """How a student is distilled.
+
+    Args:
+        weights: of the losses.
+        temperature: of contrastive imitation.
+        recall_temperature: what cosines of recall vectors are divided by before a softmax.
+        label_weight: share of the label in the probability that is imitated, the rest being the
+            teacher's; 1 needs no teacher.
+        negatives: hard negatives mined for each query of a retrieval set.
+        mining_depth: how far down a ranking they may come from.
+        false_negative: drop a negative whose probability is at least this share of the positive's
+            (Moreira et al., 2024, "TopK-PercPos").
+        lora_rank: train LoRA adapters of this rank in the backbone; None leaves it frozen, so
+            that its token states are computed once.
+        steps: optimizer steps.
+        batch_queries: queries in a batch, all of one set.
+        accumulate: batches added up before a step.
+        learning_rate: the highest of the heads; it rises over the first tenth of the steps and
+            then falls.
+        lora_learning_rate: the same of the adapters.
+        evaluate_steps: steps between two looks at the dev sets.
+        patience: looks without a better mean nDCG@10 before training stops.
+        seed: of batches, draws and new weights.
+    """
+
+    weights: LossWeights = field(default_factory=LossWeights)
+    temperature: float = 1.0
+    recall_temperature: float = 0.05
+    label_weight: float = 0.0
+    negatives: int = 8
+    mining_depth: int = 50
+    false_negative: float = 0.95
+    lora_rank: int | None = None
+    steps: int = 2000
+    batch_queries: int = 32
+    accumulate: int = 1
+    learning_rate: float = 1e-3
+    lora_learning_rate: float = 1e-4
+    evaluate_steps: int = 200
+    patience: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_queries", "accumulate", "evaluate_steps", "patience"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)} must be at least 1")
+        if not 0 <= self.label_weight <= 1:
+            raise InputError(f"label_weight={self.label_weight} must be from 0 to 1")
+        if self.batch_queries < 2:
+            raise InputError(
+                f"batch_queries={self.batch_queries} leaves no in-batch negatives; use 2 or more"
+            )
+
+    @classmethod
+    def read(cls, path: Path) -> DistillConfig:
+        """Read a configuration from JSON; fields left out keep their defaults.
+
+        Raises:
+            InputError: the file cannot be read, or a field is unknown or cannot be.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            weights = LossWeights(**values.pop("weights", {}))
+            return cls(weights=weights, **values)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{path} is no configuration of a distillation: {error}; write a JSON object of "
+                f"the fields of DistillConfig"
+            ) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        return asdict(self)

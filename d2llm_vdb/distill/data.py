@@ -1,0 +1,147 @@
+"""What a student learns from: queries, passages, and which of them are labelled to match."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.student import Task
+
+# A label at least this high makes a passage a positive of its query, a lower one a negative.
+POSITIVE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSet:
+    """One collection of one task.
+
+    Args:
+        name: what tables call it.
+        task: "asymmetric" (a passage answers a query) or "symmetric" (two texts mean the same).
+        queries: their texts.
+        passages: their texts; candidates point into them.
+        candidates: for each query the rows of its passages, labelled ones and, after mining,
+            hard negatives.
+        labels: for each candidate how well it matches, from 0 to 1.
+    """
+
+    name: str
+    task: Task
+    queries: list[str]
+    passages: list[str]
+    candidates: list[list[int]]
+    labels: list[list[float]]
+
+    @classmethod
+    def from_retrieval(
+        cls,
+        name: str,
+        corpus: Mapping[str, str],
+        queries: Mapping[str, str],
+        qrels: Mapping[str, Mapping[str, int]],
+    ) -> TrainingSet:
+        """Make a set of questions and the passages that answer them.
+
+        Args:
+            name: of the set.
+            corpus: texts by document id.
+            queries: texts by query id.
+            qrels: for each query id the relevance of document ids; above 0 is a positive.
+
+        Raises:
+            InputError: a query has no positive, or an id is unknown.
+        """
+        row_of = {key: row for row, key in enumerate(corpus)}
+        candidates: list[list[int]] = []
+        for query, judged in qrels.items():
+            positives = [key for key, relevance in judged.items() if relevance > 0]
+            unknown = [key for key in positives if key not in row_of]
+            if query not in queries or unknown:
+                raise InputError(
+                    f"{name}: the judgement of query {query!r} names ids that do not exist: "
+                    f"{unknown or [query]}; mend the qrels file"
+                )
+            if not positives:
+                raise InputError(f"{name}: query {query!r} has no positive; drop it from the qrels")
+            candidates.append([row_of[key] for key in positives])
+        return cls(
+            name,
+            "asymmetric",
+            [queries[key] for key in qrels],
+            list(corpus.values()),
+            candidates,
+            [[1.0] * len(rows) for rows in candidates],
+        )
+
+    @classmethod
+    def from_pairs(cls, name: str, pairs: Iterable[tuple[str, str, float]]) -> TrainingSet:
+        """Make a set of sentences and how well others match them.
+
+        Args:
+            name: of the set.
+            pairs: first sentence, second sentence, label from 0 to 1.
+
+        Raises:
+            InputError: a label is out of range, or all labels are the same.
+        """
+        passages: dict[str, int] = {}
+        lists: dict[str, dict[int, float]] = {}
+        for first, second, label in pairs:
+            if not 0 <= label <= 1:
+                raise InputError(f"{name}: label {label} of {first[:40]!r} is not from 0 to 1")
+            row = passages.setdefault(second, len(passages))
+            lists.setdefault(first, {})[row] = label
+        labels = {label for judged in lists.values() for label in judged.values()}
+        if len(labels) < 2:
+            raise InputError(
+                f"{name}: all labels are {labels or 'missing'}; training needs pairs that match "
+                f"and pairs that do not"
+            )
+        return cls(
+            name,
+            "symmetric",
+            list(lists),
+            list(passages),
+            [list(judged) for judged in lists.values()],
+            [list(judged.values()) for judged in lists.values()],
+        )
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def sample(self, count: int, seed: int) -> TrainingSet:
+        """Return `count` of the queries, drawn with a seed; the passages stay."""
+        if count >= len(self):
+            return self
+        rows = sorted(random.Random(seed).sample(range(len(self)), count))
+        return self.select(rows)
+
+    def with_passages(self, count: int, seed: int) -> TrainingSet:
+        """Return the set with fewer passages: all candidates, and others up to `count`."""
+        needed = {row for rows in self.candidates for row in rows}
+        others = [row for row in range(len(self.passages)) if row not in needed]
+        room = max(0, count - len(needed))
+        drawn = random.Random(seed).sample(others, min(room, len(others)))
+        kept = sorted(needed | set(drawn))
+        place_of = {row: place for place, row in enumerate(kept)}
+        return replace(
+            self,
+            passages=[self.passages[row] for row in kept],
+            candidates=[[place_of[row] for row in rows] for rows in self.candidates],
+        )
+
+    def select(self, rows: Sequence[int]) -> TrainingSet:
+        """Return the queries of some rows; the passages stay."""
+        return replace(
+            self,
+            queries=[self.queries[row] for row in rows],
+            candidates=[self.candidates[row] for row in rows],
+            labels=[self.labels[row] for row in rows],
+        )
+
+    def positives(self, row: int) -> list[int]:
+        """Return the passages that match the query of a row."""
+        judged = zip(self.candidates[row], self.labels[row], strict=True)
+        return [candidate for candidate, label in judged if label >= POSITIVE]

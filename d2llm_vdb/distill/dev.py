@@ -1,0 +1,119 @@
+"""How good a student is while it trains: dev sets scored from the same texts it trains on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from d2llm_vdb.distill.model import DistillationModel, Encoded
+from d2llm_vdb.distill.states import Texts
+from d2llm_vdb.evaluate.metrics import binary_metrics, retrieval_metrics, spearman
+from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
+
+# Texts encoded at a time, and candidates reranked, as `search` does by default.
+WINDOW_TEXTS = 64
+RECALL_K = 100
+
+
+class DevSet(ABC):
+    """A dev set ready to be scored again and again."""
+
+    data: RetrievalSet | PairSet
+
+    @abstractmethod
+    def score(self, model: DistillationModel) -> dict[str, float]:
+        """Return its measures by name; larger is better."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalDevSet(DevSet):
+    """A retrieval set: nDCG@10 of both reranks of what exact recall finds.
+
+    Args:
+        data: its judgements.
+        queries, passages: its texts, in the order of `data`.
+    """
+
+    data: RetrievalSet
+    queries: Texts
+    passages: Texts
+
+    @torch.inference_mode()
+    def score(self, model: DistillationModel) -> dict[str, float]:
+        """Return nDCG@10 of `none`, `iem` and `tokens`."""
+        recall = torch.cat([one.recall for one in _windows(model, self.passages)])
+        documents = list(self.data.documents)
+        runs: dict[str, dict[str, list[str]]] = {"none": {}, "iem": {}, "tokens": {}}
+        for row, key in enumerate(self.data.queries):
+            query = model.encode(self.queries.batch([row]))
+            count = min(RECALL_K, len(documents))
+            best = (query.recall @ recall.T)[0].topk(count).indices.tolist()
+            found = model.encode(self.passages.batch(best))
+            scores = model.score(query, found, "asymmetric")
+            for mode, values in (
+                ("none", scores.recall),
+                ("iem", scores.iem),
+                ("tokens", scores.tokens),
+            ):
+                order = values[0].argsort(descending=True).tolist()
+                ranked = [documents[best[place]] for place in order]
+                runs[mode][key] = [document for document in ranked if document != key]
+        return {
+            f"{mode}_ndcg@10": retrieval_metrics(self.data.qrels, run)["ndcg@10"]
+            for mode, run in runs.items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PairDevSet(DevSet):
+    """A pair set: AP of its labels, rank correlation with its scores, in the symmetric task.
+
+    Args:
+        data: its judgements.
+        first, second: its texts, in the order of `data`.
+    """
+
+    data: PairSet
+    first: Texts
+    second: Texts
+
+    @torch.inference_mode()
+    def score(self, model: DistillationModel) -> dict[str, float]:
+        """Return `iem_ap` and `iem_spearman`, whichever the set has judgements for."""
+        first = torch.cat([one.embedding for one in _windows(model, self.first)])
+        second = torch.cat([one.embedding for one in _windows(model, self.second)])
+        logits = _both_ways(model, first, second).numpy()
+        measures = {}
+        if self.data.labels is not None:
+            measures["iem_ap"] = binary_metrics(self.data.labels, logits)["ap"]
+        if self.data.scores is not None:
+            measures["iem_spearman"] = spearman(self.data.scores, logits)
+        return measures
+
+
+def overall(measures: Sequence[dict[str, float]]) -> float:
+    """Return what early stopping looks at: the mean over sets of each set's mean without `none`."""
+    reranked = [
+        [value for name, value in own.items() if not name.startswith("none")] for own in measures
+    ]
+    return float(np.mean([np.mean(values) for values in reranked]))
+
+
+def _both_ways(model: DistillationModel, first: Tensor, second: Tensor) -> Tensor:
+    forth, _ = model.heads.iem(first, second, "symmetric")
+    back, _ = model.heads.iem(second, first, "symmetric")
+    mean: Tensor = (forth + back).cpu() / 2
+    return mean
+
+
+def _windows(model: DistillationModel, texts: Texts) -> list[Encoded]:
+    rows = range(len(texts))
+    return [
+        model.encode(texts.batch(rows[start : start + WINDOW_TEXTS]))
+        for start in range(0, len(texts), WINDOW_TEXTS)
+    ]

@@ -1,0 +1,246 @@
+"""Distil a student: prepare, train, keep the best step, save."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import SequentialSampler
+from transformers import EarlyStoppingCallback, Trainer
+
+from d2llm_vdb.distill.batches import gather, plan
+from d2llm_vdb.distill.config import DistillConfig
+from d2llm_vdb.distill.data import TrainingSet
+from d2llm_vdb.distill.dev import DevSet, overall
+from d2llm_vdb.distill.lessons import Lesson, OnProgress, Progress, dev_set, prepare
+from d2llm_vdb.distill.model import DistillationModel
+from d2llm_vdb.distill.training import LOSSES_FILE, run, training_arguments
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
+from d2llm_vdb.student import Student
+from d2llm_vdb.teacher import Teacher
+
+@dataclass(frozen=True, slots=True)
+class Distilled:
+    """What came out of a training.
+
+    Args:
+        student: the best on the dev sets, which may be the one training started from.
+        record: how it was trained and what it scored, to `save` with it.
+        losses: CSV of the losses and dev measures by step.
+    """
+
+    student: Student
+    record: dict[str, Any]
+    losses: Path
+
+
+# The measure the Trainer keeps the best step by.
+OVERALL = "dev"
+
+
+def distill(
+    student: Student,
+    train: Sequence[TrainingSet],
+    dev: Sequence[RetrievalSet | PairSet],
+    *,
+    teacher: Teacher | None,
+    work: Path,
+    config: DistillConfig | None = None,
+    on_progress: OnProgress = lambda _: None,
+) -> Distilled:
+    """Train a student's heads, and LoRA adapters in its backbone if the config has any.
+
+    Everything that takes long is kept in `work` and used again: the teacher's scores, token
+    states, and checkpoints, from the last of which the same call goes on after a kill.
+
+    Args:
+        student: where training starts; it is changed in place, so use what is returned. For
+            adapters it must have been made with `lora_rank`.
+        train: what it learns from.
+        dev: whose mean decides which step was best, and when to stop.
+        teacher: whose judgements it imitates; None imitates the labels.
+        work: a directory.
+        config: how; the defaults follow the paper where they can.
+        on_progress: told after every step of anything.
+
+    Returns:
+        The best student on the dev sets, and the record of its training.
+
+    Raises:
+        InputError: there is nothing to train on or to choose by, or labels are asked to stand in
+            for a teacher and do not.
+    """
+    config = config or DistillConfig()
+    _check(train, dev, teacher, config, student)
+    lessons = prepare(train, student, teacher, work, config, on_progress)
+    dev_sets = [dev_set(one, student, work, config, on_progress) for one in dev]
+    adapters = config.lora_rank is not None
+    model = DistillationModel(student.heads, config, student.backbone.model if adapters else None)
+    directory = work / f"training-{_key(student, train, teacher, config)}"
+    arguments = training_arguments(
+        directory,
+        per_device_train_batch_size=1,  # the plan's items are whole batches
+        num_train_epochs=1,
+        gradient_accumulation_steps=config.accumulate,
+        seed=config.seed,
+        eval_strategy="steps",
+        eval_steps=config.evaluate_steps,
+        save_steps=config.evaluate_steps,
+        load_best_model_at_end=True,
+        metric_for_best_model=OVERALL,
+        greater_is_better=True,
+    )
+    trainer = _StudentTrainer(model, arguments, lessons, dev_sets, config)
+    trainer.add_callback(EarlyStoppingCallback(config.patience))
+    start, untrained = deepcopy(model.state_dict()), trainer.measure()
+    run(
+        trainer,
+        directory,
+        lambda done, total, _: on_progress(Progress("student", "training", done, total)),
+    )
+    best = trainer.measure()
+    if best[OVERALL] <= untrained[OVERALL]:
+        model.load_state_dict(start, strict=False)
+    record = {
+        "teacher": None if teacher is None else teacher.identity,
+        "sets": {lesson.taught.data.name: len(lesson.taught.data) for lesson in lessons},
+        "config": config.to_dict(),
+        "dev_before": untrained,
+        "dev_after": trainer.measure(),
+    }
+    # A new object: the old one may know its fingerprint from before the training.
+    best_student = Student(student.config, student.backbone, student.heads)
+    return Distilled(best_student, record, directory / LOSSES_FILE)
+
+
+def _check(
+    train: Sequence[TrainingSet],
+    dev: Sequence[RetrievalSet | PairSet],
+    teacher: Teacher | None,
+    config: DistillConfig,
+    student: Student,
+) -> None:
+    if not train or not dev:
+        raise InputError(
+            f"{len(train)} sets to train on and {len(dev)} dev sets; give one of each at least, "
+            f"the dev sets other than what is trained on"
+        )
+    if teacher is None and config.label_weight < 1:
+        raise InputError(
+            f"label_weight={config.label_weight} asks for a teacher, and none is given; give one, "
+            f"or set label_weight=1 to learn from the labels alone"
+        )
+    for one in train:
+        if not any(one.positives(row) for row in range(len(one))):
+            raise InputError(f"{one.name} has no positive; a student cannot learn from it")
+    learns = any("lora" in name for name, _ in student.backbone.model.named_parameters())
+    if (config.lora_rank is not None) != learns:
+        raise InputError(
+            f"lora_rank={config.lora_rank} and the student's backbone has "
+            f"{'adapters' if learns else 'none'}; make the student with the same lora_rank"
+        )
+
+
+def _key(
+    student: Student, train: Sequence[TrainingSet], teacher: Teacher | None, config: DistillConfig
+) -> str:
+    """Name a training by all that goes into it, so that only the very same is resumed."""
+    parts = [
+        student.fingerprint,
+        None if teacher is None else teacher.identity,
+        config.to_dict(),
+        [[one.name, len(one), len(one.passages)] for one in train],
+    ]
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=6).hexdigest()
+
+
+class _StudentTrainer(Trainer):
+    """Trains on a plan of batches drawn beforehand, and measures on the dev sets."""
+
+    def __init__(
+        self,
+        model: DistillationModel,
+        arguments: Any,
+        lessons: Sequence[Lesson],
+        dev_sets: Sequence[DevSet],
+        config: DistillConfig,
+    ) -> None:
+        self._plan = plan(
+            [len(lesson.taught.data) for lesson in lessons],
+            config.batch_queries,
+            config.steps * config.accumulate,
+            config.seed,
+        )
+        optimizer = torch.optim.AdamW(_groups(model, config), weight_decay=0.0)
+        super().__init__(model, arguments, self._collate, self._plan, optimizers=(optimizer, None))
+        self._student_model = model
+        self._lessons = lessons
+        self._dev_sets = dev_sets
+        self._parts: defaultdict[str, list[float]] = defaultdict(list)
+
+    def _collate(self, steps: list[tuple[int, list[int]]]) -> dict[str, Any]:
+        [(place, rows)] = steps
+        lesson = self._lessons[place]
+        lists = gather(lesson.taught, rows)
+        return {
+            "queries": lesson.queries.batch(lists.queries),
+            "passages": lesson.passages.batch(lists.passages),
+            "lists": lists,
+            "task": lesson.taught.data.task,
+        }
+
+    def _get_train_sampler(self, *_: Any) -> SequentialSampler:
+        return SequentialSampler(self._plan)  # drawn already
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
+        parts = model(**inputs)
+        for name, value in parts.items():
+            self._parts[name].append(value.item())
+        loss: Tensor = parts["loss"]
+        return loss
+
+    def log(self, logs: dict[str, float], *rest: Any) -> None:
+        """Add the parts of the loss, each its mean since the last log."""
+        if "loss" in logs:
+            means = {name: sum(own) / len(own) for name, own in self._parts.items()}
+            logs = {**means, **logs}
+            self._parts.clear()
+        super().log(logs, *rest)
+
+    def measure(self) -> dict[str, float]:
+        """Score every dev set, and their mean as `dev`."""
+        model = self._student_model.eval()
+        measures = [one.score(model) for one in self._dev_sets]
+        named = {
+            f"{one.data.name} {name}": value
+            for one, own in zip(self._dev_sets, measures, strict=True)
+            for name, value in own.items()
+        }
+        return {OVERALL: overall(measures), **named}
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Score the dev sets; the Trainer keeps the best step by it."""
+        metrics = {f"eval_{name}": value for name, value in self.measure().items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+
+def _groups(model: DistillationModel, config: DistillConfig) -> list[dict[str, Any]]:
+    """Adapters learn more slowly than heads."""
+    groups = [{"params": list(model.heads.parameters()), "lr": config.learning_rate}]
+    if model.backbone is not None:
+        learning = [one for one in model.backbone.parameters() if one.requires_grad]
+        groups.append({"params": learning, "lr": config.lora_learning_rate})
+    return groups

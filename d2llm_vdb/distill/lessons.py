@@ -1,0 +1,180 @@
+"""From sets on disk to what a training step reads: mined, taught, and encoded or tokenised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from d2llm_vdb.distill.asking import ask
+from d2llm_vdb.distill.batches import Taught
+from d2llm_vdb.distill.config import DistillConfig
+from d2llm_vdb.distill.data import TrainingSet
+from d2llm_vdb.distill.dev import DevSet, PairDevSet, RetrievalDevSet
+from d2llm_vdb.distill.negatives import mine
+from d2llm_vdb.distill.states import Texts, TokenIds, TokenStates
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
+from d2llm_vdb.student import Student
+from d2llm_vdb.teacher import ScoreCache, Teacher
+
+SCORES_FILE = "scores.db"
+STATES_DIR = "states"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one step of the preparation or the training is.
+
+    Args:
+        set: which set it is about.
+        step: what is being done.
+        done, total: texts, pairs or optimizer steps.
+    """
+
+    set: str
+    step: str
+    done: int
+    total: int
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A taught set with its texts as the model reads them."""
+
+    taught: Taught
+    queries: Texts
+    passages: Texts
+
+
+def training_set(data: RetrievalSet | PairSet) -> TrainingSet:
+    """Return what a set on disk teaches.
+
+    Judgements above 0 are positives. Of sentence pairs, scores are scaled to reach from 0 to 1,
+    entailment is 1, and neutral and contradiction are 0.
+
+    Raises:
+        InputError: there is nothing to tell matches from others by.
+    """
+    if isinstance(data, RetrievalSet):
+        return TrainingSet.from_retrieval(data.name, data.documents, data.queries, data.qrels)
+    if data.scores is not None:
+        lowest = data.scores.min()
+        labels = (data.scores - lowest) / max(float(data.scores.max() - lowest), 1e-9)
+    elif data.labels is not None:
+        labels = data.labels.clip(0, 1)
+    else:
+        raise InputError(f"{data.name} has neither labels nor scores; give it one of them")
+    rows = zip(data.first, data.second, labels.tolist(), strict=True)
+    return TrainingSet.from_pairs(data.name, rows)
+
+
+def with_negatives(
+    data: TrainingSet, student: Student, config: DistillConfig, on_progress: OnProgress
+) -> TrainingSet:
+    """Mine hard negatives for a retrieval set; sentence pairs bring their own."""
+    if data.task == "symmetric":
+        return data
+    return mine(
+        data,
+        student,
+        count=config.negatives,
+        depth=config.mining_depth,
+        seed=config.seed,
+        on_progress=_Counter(on_progress, data.name, "mining negatives", len(data.passages)),
+    )
+
+
+def prepare(
+    sets: Sequence[TrainingSet],
+    student: Student,
+    teacher: Teacher | None,
+    work: Path,
+    config: DistillConfig,
+    on_progress: OnProgress,
+) -> list[Lesson]:
+    """Mine negatives, ask the teacher, and encode or tokenise the texts.
+
+    Args:
+        sets: what is learnt from.
+        student: who learns.
+        teacher: None learns from the labels alone.
+        work: directory of the teacher's scores and of token states, both used again if they are
+            there.
+        config: of the training.
+        on_progress: told after every step.
+    """
+    lessons = []
+    with ScoreCache(work / SCORES_FILE) as cache:
+        for data in sets:
+            mined = with_negatives(data, student, config, on_progress)
+            asked = sum(map(len, mined.candidates))
+            counter = _Counter(on_progress, data.name, "asking the teacher", asked)
+            taught = ask(mined, teacher, cache, config, counter)
+            read = partial(_read, student, work, config, on_progress, data.name)
+            lessons.append(
+                Lesson(
+                    taught,
+                    read(data.queries, student.config.query_prompt),
+                    read(data.passages, student.config.passage_prompt),
+                )
+            )
+    return lessons
+
+
+def dev_set(
+    data: RetrievalSet | PairSet,
+    student: Student,
+    work: Path,
+    config: DistillConfig,
+    on_progress: OnProgress,
+) -> DevSet:
+    """Encode or tokenise a dev set, so that it can be scored again and again."""
+    read = partial(_read, student, work, config, on_progress, data.name)
+    query_prompt, passage_prompt = student.config.query_prompt, student.config.passage_prompt
+    if isinstance(data, RetrievalSet):
+        return RetrievalDevSet(
+            data,
+            read(list(data.queries.values()), query_prompt),
+            read(list(data.documents.values()), passage_prompt),
+        )
+    return PairDevSet(data, read(data.first, query_prompt), read(data.second, passage_prompt))
+
+
+class _Counter:
+    """Turns counts since the last call into progress of one step."""
+
+    def __init__(self, on_progress: OnProgress, name: str, step: str, total: int) -> None:
+        self._tell = on_progress
+        self._name, self._step, self._total = name, step, total
+        self._done = 0
+
+    def __call__(self, count: int) -> None:
+        self._done += count
+        self._tell(Progress(self._name, self._step, self._done, self._total))
+
+
+def _read(
+    student: Student,
+    work: Path,
+    config: DistillConfig,
+    on_progress: OnProgress,
+    name: str,
+    texts: Sequence[str],
+    prompt: str,
+) -> Texts:
+    max_tokens = student.config.max_tokens
+    if config.lora_rank is not None:
+        return TokenIds(texts, student.backbone, max_tokens=max_tokens, prompt=prompt)
+    return TokenStates.of(
+        texts,
+        student.backbone,
+        work / STATES_DIR,
+        max_tokens=max_tokens,
+        prompt=prompt,
+        on_progress=_Counter(on_progress, name, "encoding texts", len(texts)),
+    )

@@ -1,0 +1,138 @@
+"""What distillation trains: the student's heads, over a backbone that is frozen or learns too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from d2llm_vdb.distill.batches import Lists
+from d2llm_vdb.distill.config import DistillConfig
+from d2llm_vdb.distill.objective import add_up
+from d2llm_vdb.distill.states import TextBatch
+from d2llm_vdb.student import Task
+from d2llm_vdb.student.iem import stored_tokens
+from d2llm_vdb.student.student import StudentHeads
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Some texts by every head that pools.
+
+    Args:
+        states: token states, float32 (B, L, d).
+        mask: bool (B, L).
+        embedding: PMA embeddings, float32 (B, d).
+        attention: what PMA paid each token, float32 (B, L).
+        recall: recall vectors, float32 (B, r).
+    """
+
+    states: Tensor
+    mask: Tensor
+    embedding: Tensor
+    attention: Tensor
+    recall: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Every query against every passage, float32 (B, U) each.
+
+    Args:
+        recall: cosines of recall vectors.
+        iem: logits of the IEM.
+        tokens: logits of the late interaction.
+        feature: the IEM's features, float32 (B, U, h).
+    """
+
+    recall: Tensor
+    iem: Tensor
+    tokens: Tensor
+    feature: Tensor
+
+
+class DistillationModel(nn.Module):
+    """The student's heads and, where it learns, its backbone.
+
+    Args:
+        heads: trained in place.
+        config: of the losses.
+        backbone: the transformer with its adapters; None reads cached token states.
+    """
+
+    def __init__(
+        self, heads: StudentHeads, config: DistillConfig, backbone: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.config = config
+        self.backbone = backbone
+        self.register_state_dict_post_hook(_keep_what_learns)
+
+    def forward(
+        self, queries: TextBatch, passages: TextBatch, lists: Lists, task: Task
+    ) -> dict[str, Tensor]:
+        """Return `loss`, the weighted sum, and each part of it by name.
+
+        Args:
+            queries: B of them.
+            passages: U of them.
+            lists: which passages are whose candidates, and what the teacher said of them.
+            task: which branch of the IEM answers.
+        """
+        query, passage = self.encode(queries), self.encode(passages)
+        return add_up(query, passage, self.score(query, passage, task), lists, self.config)
+
+    def encode(self, texts: TextBatch) -> Encoded:
+        """Run the heads that pool, after the backbone where it learns."""
+        states = self._states(texts)
+        embedding, attention = self.heads.mha_pma(states, texts.mask)
+        return Encoded(states, texts.mask, embedding, attention, self.heads.recall(embedding))
+
+    def score(self, query: Encoded, passage: Encoded, task: Task) -> Scores:
+        """Score every query against every passage."""
+        heads = self.heads
+        iem, feature = heads.iem(query.embedding.unsqueeze(1), passage.embedding.unsqueeze(0), task)
+        recall = query.recall @ passage.recall.T
+        tokens = heads.late.query_tokens(query.states, query.attention)
+        tokens = tokens.masked_fill(~query.mask.unsqueeze(-1), 0)
+        late = heads.late(maxsim(tokens, stored_tokens(passage.states), passage.mask), recall)
+        return Scores(recall, iem, late, feature)
+
+    def _states(self, texts: TextBatch) -> Tensor:
+        if self.backbone is None:
+            return texts.values
+        output: Any = self.backbone(input_ids=texts.values, attention_mask=texts.mask.long())
+        states: Tensor = output.last_hidden_state.float()
+        return states
+
+
+def _keep_what_learns(
+    model: nn.Module, weights: dict[str, Any], prefix: str, _: dict[str, Any]
+) -> None:
+    """Leave a frozen backbone out of checkpoints."""
+    for name, weight in model.named_parameters():
+        if not weight.requires_grad:
+            weights.pop(prefix + name, None)
+
+
+def maxsim(queries: Tensor, passages: Tensor, mask: Tensor) -> Tensor:
+    """Return the inner-product MaxSim of every query with every passage.
+
+    Args:
+        queries: float32 (B, L, d); a padded token is all zeros.
+        passages: float32 (U, M, d).
+        mask: tokens of the passages, bool (U, M).
+
+    Returns:
+        float32 (B, U).
+    """
+    # One query at a time: the similarities of all of them together would not fit in the cache.
+    hidden = ~mask.unsqueeze(-1)
+    sums = [
+        (passages @ query.T).masked_fill(hidden, -torch.inf).amax(dim=1).sum(dim=1)
+        for query in queries
+    ]
+    return torch.stack(sums)

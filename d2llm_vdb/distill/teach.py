@@ -1,0 +1,143 @@
+"""Fine-tune a teacher on labelled pairs, since small teachers are weak without it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, TaskType, get_peft_model
+from torch import Tensor
+from torch.nn import functional
+from transformers import Trainer
+
+from d2llm_vdb.distill.data import TrainingSet
+from d2llm_vdb.distill.training import OnStep, run, training_arguments
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.teacher import CrossEncoderTeacher, Teacher
+
+WORK_DIR = "training"
+
+
+@dataclass(frozen=True, slots=True)
+class TeachConfig:
+    """How a teacher is fine-tuned.
+
+    Args:
+        epochs: passes over the pairs.
+        batch_size: pairs in a batch.
+        accumulate: batches added up before a step.
+        learning_rate: the highest; it rises over the first tenth of the steps and then falls.
+        lora_rank: train LoRA adapters of this rank and merge them in the end; None trains all
+            weights.
+        save_steps: steps between checkpoints.
+        seed: of the order of pairs and of new weights.
+    """
+
+    epochs: float = 1.0
+    batch_size: int = 16
+    accumulate: int = 1
+    learning_rate: float = 5e-5
+    lora_rank: int | None = None
+    save_steps: int = 500
+    seed: int = 0
+
+
+LabelledPair = dict[str, Any]
+"""One pair as the model reads it (`input_ids` and the like), and its `label` from 0 to 1."""
+
+
+def teach(
+    teacher: Teacher,
+    sets: Sequence[TrainingSet],
+    out: Path,
+    config: TeachConfig,
+    *,
+    on_step: OnStep | None = None,
+) -> Teacher:
+    """Fine-tune a teacher by the cross-entropy of P(yes) with the labels, and save it.
+
+    Args:
+        teacher: a causal LM asked yes or no, or a cross-encoder; changed in place.
+        sets: labelled candidates, hard negatives mined.
+        out: directory to write. Its folder `training` keeps checkpoints, and the same call goes
+            on from the last one after a kill.
+        config: of the training.
+        on_step: told steps done, steps in all, and the last figures logged.
+
+    Returns:
+        The teacher, with adapters merged.
+
+    Raises:
+        InputError: the sets have positives only or negatives only.
+    """
+    pairs = _labelled_pairs(teacher, sets)
+    labels = {pair["label"] for pair in pairs}
+    if len(labels) < 2:
+        raise InputError(
+            f"all labels of the {len(pairs)} pairs are {labels or 'missing'}; a teacher learns "
+            f"from pairs that match and pairs that do not: mine negatives first"
+        )
+    if config.lora_rank is not None:
+        teacher.model = get_peft_model(teacher.model, _lora(teacher, config.lora_rank))
+    arguments = training_arguments(
+        out / WORK_DIR,
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulate,
+        learning_rate=config.learning_rate,
+        save_steps=config.save_steps,
+        seed=config.seed,
+        train_sampling_strategy="group_by_length",
+    )
+    run(_TeacherTrainer(teacher, arguments, pairs), out / WORK_DIR, on_step)
+    if config.lora_rank is not None:
+        teacher.model = teacher.model.merge_and_unload()
+    teacher.model.eval()
+    teacher.save(out)
+    settings = asdict(config) | {"sets": [one.name for one in sets], "pairs": len(pairs)}
+    (out / "teach.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    return teacher
+
+
+class _TeacherTrainer(Trainer):
+    def __init__(self, teacher: Teacher, arguments: Any, pairs: list[LabelledPair]) -> None:
+        super().__init__(teacher.model, arguments, self._collate, pairs)
+        self._teacher = teacher
+
+    def _collate(self, pairs: Sequence[LabelledPair]) -> dict[str, Any]:
+        inputs = [{name: pair[name] for name in pair if name != "label"} for pair in pairs]
+        labels = torch.tensor([pair["label"] for pair in pairs])
+        return {"label": labels, **self._teacher.batch(inputs)}
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
+        inputs = dict(inputs)
+        label = inputs.pop("label")
+        logits = self._teacher.read(model(**inputs))
+        return functional.binary_cross_entropy_with_logits(logits, label.to(logits))
+
+
+def _labelled_pairs(teacher: Teacher, sets: Sequence[TrainingSet]) -> list[LabelledPair]:
+    pairs: list[LabelledPair] = []
+    for one in sets:
+        texts, labels = [], []
+        for query, rows, judged in zip(one.queries, one.candidates, one.labels, strict=True):
+            texts += [(query, one.passages[row]) for row in rows]
+            labels += judged
+        for inputs, label in zip(teacher.encode(texts, one.task), labels, strict=True):
+            pairs.append({**inputs, "label": label})
+    return pairs
+
+
+def _lora(teacher: Teacher, rank: int) -> LoraConfig:
+    classifier = isinstance(teacher, CrossEncoderTeacher)
+    return LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=0.05,
+        target_modules="all-linear",
+        task_type=TaskType.SEQ_CLS if classifier else TaskType.CAUSAL_LM,
+    )

@@ -1,0 +1,109 @@
+"""What both trainings share of transformers' Trainer: arguments, resuming, progress, losses as CSV.
+
+The Trainer brings what a training loop needs anyway: accelerate for several devices, bfloat16,
+gradient accumulation, and checkpoints of weights, optimizer, schedule and random numbers.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+OnStep = Callable[[int, int, dict[str, float]], None]
+
+LOSSES_FILE = "losses.csv"
+
+# Share of the steps over which the learning rate rises from zero.
+WARMUP = 0.1
+
+
+def training_arguments(work: Path, **options: Any) -> TrainingArguments:
+    """Return the arguments of a training that is quiet, resumable and asks nothing of a hub.
+
+    Args:
+        work: directory of its checkpoints.
+        options: further arguments by their names in `TrainingArguments`.
+    """
+    defaults: dict[str, Any] = {
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": WARMUP,
+        "max_grad_norm": 1.0,
+        "logging_steps": 10,
+        "logging_first_step": True,
+        "save_total_limit": 2,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+    return TrainingArguments(output_dir=str(work), **(defaults | options))
+
+
+def run(trainer: Trainer, work: Path, on_step: OnStep | None) -> None:
+    """Train from the last checkpoint in `work`, or from the start.
+
+    Args:
+        trainer: ready to go.
+        work: directory of its checkpoints; `losses.csv` is written beside them.
+        on_step: told steps done, steps in all, and what the last log had.
+    """
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(_LossesFile(work / LOSSES_FILE))
+    if on_step:
+        trainer.add_callback(_Progress(on_step))
+    last = get_last_checkpoint(str(work)) if work.is_dir() else None  # type: ignore[no-untyped-call]
+    trainer.train(resume_from_checkpoint=last)
+
+
+class _Progress(TrainerCallback):
+    def __init__(self, on_step: OnStep) -> None:
+        self._on_step = on_step
+        self._logged: dict[str, float] = {}
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        self._logged |= logs or {}
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._on_step(state.global_step, state.max_steps, self._logged)
+
+
+class _LossesFile(TrainerCallback):
+    """Rewrites the file from the Trainer's own history, which a checkpoint carries along."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        rows = state.log_history
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(rows)

@@ -1,0 +1,136 @@
+"""What every teacher does: pairs in, probabilities, logits and features out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from d2llm_vdb.batching import length_batches
+from d2llm_vdb.student import Task
+from d2llm_vdb.student.backbone import BATCH_TOKENS
+from d2llm_vdb.student.columns import Float16, Float32
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherScores:
+    """What a teacher says of n pairs.
+
+    Args:
+        logit: log odds of "yes", float32 (n,).
+        feature: the vector the answer was read from, float16 (n, d_T).
+    """
+
+    logit: Float32
+    feature: Float16
+
+    @property
+    def probability(self) -> Float32:
+        """P(yes), float32 (n,)."""
+        # The logistic function by tanh, which never overflows.
+        return (0.5 * (1 + np.tanh(self.logit / 2))).astype(np.float32)
+
+
+class Teacher(ABC):
+    """A model that scores pairs, with the batching that all of them share.
+
+    Args:
+        model: on its device, in the precision it computes in.
+        tokenizer: of that model; padding is put on the left, so that the last position is a
+            token in every row.
+        max_tokens: longest input; the passage is cut, never the question around it.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, max_tokens: int) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.batch_tokens = BATCH_TOKENS[model.device.type == "cpu"]
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """Names the model and the way it is asked, so that cached scores are never mixed up."""
+
+    @abstractmethod
+    def encode(self, pairs: Sequence[Pair], task: Task) -> list[dict[str, list[int]]]:
+        """Turn pairs into the model's inputs, not padded."""
+
+    @abstractmethod
+    def read(self, output: Any) -> Tensor:
+        """Return the log odds of "yes", (B,), from the model's output."""
+
+    @property
+    @abstractmethod
+    def head(self) -> torch.nn.Module:
+        """The module whose input is the feature."""
+
+    @torch.inference_mode()
+    def score(
+        self,
+        pairs: Sequence[Pair],
+        task: Task,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> TeacherScores:
+        """Score pairs, batched by length.
+
+        Args:
+            pairs: query and passage.
+            task: which of the two questions is asked.
+            on_progress: told how many pairs each batch had.
+        """
+        inputs = self.encode(pairs, task)
+        logit = np.empty(len(pairs), np.float32)
+        feature: Float16 | None = None
+        lengths = [len(one["input_ids"]) for one in inputs]
+        for positions, _ in length_batches(lengths, self.batch_tokens):
+            with self._capturing() as captured:
+                batch = self.batch([inputs[position] for position in positions])
+                logits = self.read(self.model(**batch))
+            logit[positions] = logits.float().cpu().numpy()
+            features = captured[0].float().cpu().numpy()
+            if feature is None:
+                feature = np.empty((len(pairs), features.shape[1]), np.float16)
+            feature[positions] = features
+            if on_progress:
+                on_progress(len(positions))
+        return TeacherScores(logit, np.empty((0, 0), np.float16) if feature is None else feature)
+
+    def batch(self, inputs: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
+        """Pad encoded pairs into what the model is called with, on its device."""
+        padded = self.tokenizer.pad(list(inputs), padding=True, return_tensors="pt")
+        return dict(padded.to(self.model.device))
+
+    def save(self, path: Path) -> None:
+        """Write model and tokenizer; `load_teacher(path)` reads them."""
+        self.model.save_pretrained(path, safe_serialization=True)
+        self.tokenizer.save_pretrained(path)
+
+    @contextmanager
+    def _capturing(self) -> Iterator[list[Tensor]]:
+        """Catch what the head is given: the feature, without keeping every layer's states."""
+        captured: list[Tensor] = []
+
+        def catch(_: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            states = arguments[0]
+            captured.append(states if states.dim() == 2 else states[:, self.feature_position])
+
+        hook = self.head.register_forward_pre_hook(catch)
+        try:
+            yield captured
+        finally:
+            hook.remove()
+
+    # Left padding makes the last position the last token of every row.
+    feature_position = -1

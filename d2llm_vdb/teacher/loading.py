@@ -1,0 +1,81 @@
+"""Loading a teacher by what its configuration says it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+
+from d2llm_vdb.errors import CheckpointError
+from d2llm_vdb.student.backbone import DType, locate, no_progress_bars, pick_device, pick_dtype
+from d2llm_vdb.teacher.base import Teacher
+from d2llm_vdb.teacher.cross_encoder import CrossEncoderTeacher
+from d2llm_vdb.teacher.prompts import ENGLISH, YesNoPrompt
+from d2llm_vdb.teacher.yes_no import YesNoTeacher
+
+
+def load_teacher(
+    source: str,
+    *,
+    prompt: YesNoPrompt = ENGLISH,
+    max_tokens: int = 384,
+    device: str = "auto",
+    dtype: DType = "auto",
+    untaught: bool = False,
+) -> Teacher:
+    """Load a teacher; its configuration says whether it is a classifier or a causal LM.
+
+    Args:
+        source: a hub id, a directory, a `.gguf` file or `package:NAME`, as for a backbone.
+        prompt: how a causal LM is asked.
+        max_tokens: longest input; the passage is cut to fit.
+        device, dtype: as `Backbone.load` takes them.
+        untaught: also take a plain encoder, and put a random classifier with one score on it.
+
+    Raises:
+        CheckpointError: nothing usable is found at `source`.
+    """
+    directory, gguf_file = locate(source)
+    options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
+    target = pick_device(device)
+    try:
+        with no_progress_bars():
+            config = AutoConfig.from_pretrained(directory, **options)
+            kind = _kind(config, gguf_file is not None, untaught, source)
+            if kind is AutoModelForSequenceClassification and not _is_classifier(config):
+                options["num_labels"] = 1
+            tokenizer = AutoTokenizer.from_pretrained(directory, **options)
+            model = kind.from_pretrained(
+                directory, dtype=pick_dtype(dtype, target), use_safetensors=True, **options
+            ).to(target)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"teacher {source!r} could not be loaded: {error}. Give a causal LM or a "
+            f"sequence-classification model: a hub id, a directory, a .gguf file or package:NAME"
+        ) from error
+    if kind is AutoModelForSequenceClassification:
+        return CrossEncoderTeacher(model, tokenizer, max_tokens)
+    return YesNoTeacher(model, tokenizer, prompt, max_tokens)
+
+
+def _kind(config: Any, is_gguf: bool, untaught: bool, source: str) -> Any:
+    if _is_classifier(config):
+        return AutoModelForSequenceClassification
+    names = config.architectures or ()
+    if is_gguf or any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names):
+        return AutoModelForCausalLM
+    if untaught:
+        return AutoModelForSequenceClassification
+    raise CheckpointError(
+        f"teacher {source!r} is neither a causal LM nor a classifier ({', '.join(names)}); teach "
+        f"it first with `d2llm teach`"
+    )
+
+
+def _is_classifier(config: Any) -> bool:
+    return any("SequenceClassification" in name for name in config.architectures or ())

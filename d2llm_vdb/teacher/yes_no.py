@@ -1,0 +1,99 @@
+"""A causal LM as a teacher."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.student import Task
+from d2llm_vdb.student.backbone import weights_identity
+from d2llm_vdb.teacher.base import Pair, Teacher
+from d2llm_vdb.teacher.prompts import YesNoPrompt
+
+
+class YesNoTeacher(Teacher):
+    """A causal LM asked a yes/no question: P(yes) against P(no) at the next token.
+
+    Source: Liao et al. (ACL 2024), section 3.1 (teacher model).
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, prompt: YesNoPrompt, max_tokens: int) -> None:
+        tokenizer.padding_side = "left"
+        super().__init__(model, tokenizer, max_tokens)
+        self.prompt = prompt
+        self.chat = prompt.chat if prompt.chat is not None else bool(tokenizer.chat_template)
+        yes, no = self._first_tokens(prompt.yes), self._first_tokens(prompt.no)
+        self._yes, self._no = sorted(yes - no), sorted(no - yes)
+        if not self._yes or not self._no:
+            raise InputError(
+                f"prompt.yes={prompt.yes} and prompt.no={prompt.no} begin with the same tokens of "
+                f"this model; choose words that differ from their first token on"
+            )
+
+    @property
+    def identity(self) -> str:
+        """The model's weights, the prompt, and where passages are cut."""
+        asked = json.dumps([self.prompt.to_dict(), self.chat, self.max_tokens])
+        digest = hashlib.blake2b(asked.encode(), digest_size=8).hexdigest()
+        return f"yes-no {weights_identity(self.model)} {digest}"
+
+    @property
+    def head(self) -> torch.nn.Module:
+        """The language-model head: its input is the last hidden state."""
+        head: torch.nn.Module = self.model.get_output_embeddings()
+        return head
+
+    def encode(self, pairs: Sequence[Pair], task: Task) -> list[dict[str, list[int]]]:
+        """Ask about each pair; a passage too long for the prompt is cut at its end."""
+        around = len(self._prompt_ids(self.prompt.ask(task, "", "")))
+        return [self._encode_one(query, passage, task, around) for query, passage in pairs]
+
+    def _encode_one(
+        self, query: str, passage: str, task: Task, around: int
+    ) -> dict[str, list[int]]:
+        room = self.max_tokens - around
+        query = self._cut(query, room // 2)
+        passage = self._cut(passage, room - len(self._ids(query)))
+        ids = self._prompt_ids(self.prompt.ask(task, query, passage))
+        return {"input_ids": ids, "attention_mask": [1] * len(ids)}
+
+    def read(self, output: Any) -> Tensor:
+        """Compare the scores of all spellings of yes with those of no at the last position."""
+        last = output.logits[:, -1].float()
+        yes, no = last[:, self._yes], last[:, self._no]
+        return torch.logsumexp(yes, dim=1) - torch.logsumexp(no, dim=1)
+
+    def batch(self, inputs: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
+        """Pad on the left, and put only the last position through the vocabulary."""
+        batch = super().batch(inputs)
+        # Left padding shifts every token: tell the model where each one really stands.
+        batch["position_ids"] = (batch["attention_mask"].cumsum(dim=1) - 1).clamp_min(0)
+        return {**batch, "logits_to_keep": 1}
+
+    def _first_tokens(self, words: Sequence[str]) -> set[int]:
+        # A word that follows "Answer:" is written with a space in front, one that opens a chat
+        # turn without; both spellings are read.
+        spellings = [spelling for word in words for spelling in (word, f" {word}")]
+        return {self._ids(spelling)[0] for spelling in spellings}
+
+    def _prompt_ids(self, question: str) -> list[int]:
+        if not self.chat:
+            return list(self.tokenizer(question)["input_ids"])
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
+        )
+        return self._ids(text)
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _cut(self, text: str, tokens: int) -> str:
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        offsets = encoded["offset_mapping"]
+        return text if len(offsets) <= tokens else text[: offsets[max(tokens, 1) - 1][1]]

@@ -1,0 +1,169 @@
+"""Teachers against the same model asked by hand, and the cache of what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import save_causal_lm
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from d2llm_vdb.errors import CheckpointError, InputError
+from d2llm_vdb.student.backbone import locate
+from d2llm_vdb.teacher import (
+    CrossEncoderTeacher,
+    ScoreCache,
+    Teacher,
+    TeacherScores,
+    YesNoTeacher,
+    load_teacher,
+)
+from d2llm_vdb.teacher.prompts import CHINESE, ENGLISH, YesNoPrompt
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+
+PAIRS = [
+    ("What is a tuple?", "A tuple is an immutable sequence."),
+    ("How do I open a file?", "The with statement wraps the execution of a block." * 3),
+    ("lambda", "Lambda expressions create anonymous functions."),
+]
+
+
+@pytest.fixture(scope="module")
+def causal_lm(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Path:
+    return save_causal_lm(tmp_path_factory.mktemp("llama"), texts)
+
+
+@pytest.fixture(scope="module")
+def llm_teacher(causal_lm: Path) -> Teacher:
+    return load_teacher(str(causal_lm), dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def cross_encoder() -> Teacher:
+    torch.manual_seed(0)
+    return load_teacher(MINILM, dtype="float32", untaught=True, max_tokens=64)
+
+
+def test_a_yes_no_teacher_reads_the_next_token_of_the_prompt(
+    llm_teacher: Teacher, causal_lm: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(causal_lm)
+    tokenizer = AutoTokenizer.from_pretrained(causal_lm)
+    first = lambda word: tokenizer(word, add_special_tokens=False)["input_ids"][0]  # noqa: E731
+    yes = sorted({first(word) for word in ("yes", " yes", "Yes", " Yes")})
+    no = sorted({first(word) for word in ("no", " no", "No", " No")})
+    scores = llm_teacher.score(PAIRS, "asymmetric")
+    for row, (query, passage) in enumerate(PAIRS):
+        inputs = tokenizer(ENGLISH.ask("asymmetric", query, passage), return_tensors="pt")
+        with torch.inference_mode():
+            output = model(**inputs, output_hidden_states=True)
+        probability = output.logits[0, -1].softmax(dim=-1)
+        expected = probability[yes].sum() / (probability[yes].sum() + probability[no].sum())
+        assert scores.probability[row] == pytest.approx(expected.item(), abs=1e-4)
+        state = output.hidden_states[-1][0, -1].numpy()
+        assert np.allclose(scores.feature[row], state, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["llm_teacher", "cross_encoder"])
+def test_a_pair_scores_the_same_whatever_pairs_stand_beside_it(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    teacher: Teacher = request.getfixturevalue(name)
+    together = teacher.score(PAIRS, "symmetric")
+    for row, pair in enumerate(PAIRS):
+        alone = teacher.score([pair], "symmetric")
+        assert alone.logit[0] == pytest.approx(together.logit[row], abs=1e-3)
+        assert np.allclose(alone.feature[0], together.feature[row], atol=1e-2)
+
+
+def test_the_two_tasks_ask_different_questions(llm_teacher: Teacher) -> None:
+    symmetric, asymmetric = (
+        llm_teacher.score(PAIRS, task).logit for task in ("symmetric", "asymmetric")
+    )
+    assert not np.allclose(symmetric, asymmetric)
+
+
+def test_a_long_passage_is_cut_and_the_question_around_it_stays(causal_lm: Path) -> None:
+    teacher = load_teacher(str(causal_lm), dtype="float32", max_tokens=300)
+    assert isinstance(teacher, YesNoTeacher)
+    [inputs] = teacher.encode([("What is a tuple?", "word " * 2000)], "asymmetric")
+    text = teacher.tokenizer.decode(inputs["input_ids"])
+    assert len(inputs["input_ids"]) <= 300
+    assert text.endswith("Answer:")
+    assert "What is a tuple?" in text
+    assert "word word" in text
+
+
+def test_instruction_tuned_models_are_asked_by_their_chat_template(causal_lm: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(causal_lm)
+    tokenizer.chat_template = "<user>{{ messages[0]['content'] }}<assistant>"
+    model = AutoModelForCausalLM.from_pretrained(causal_lm)
+    teacher = YesNoTeacher(model, tokenizer, ENGLISH, 384)
+    [inputs] = teacher.encode(PAIRS[:1], "symmetric")
+    text = tokenizer.decode(inputs["input_ids"])
+    assert text.startswith("<user>#Q and #P")
+    assert text.endswith("Answer:<assistant>")
+
+
+def test_a_prompt_in_another_language_changes_question_and_words(causal_lm: Path) -> None:
+    assert "是" in CHINESE.yes
+    assert "元组" in CHINESE.ask("asymmetric", "元组", "序列")
+    teacher = load_teacher(str(causal_lm), prompt=CHINESE, dtype="float32")
+    assert teacher.identity != load_teacher(str(causal_lm), dtype="float32").identity
+
+
+def test_prompts_that_cannot_work_are_refused() -> None:
+    with pytest.raises(InputError, match="asymmetric must have the fields"):
+        YesNoPrompt(symmetric="{query} {passage}", asymmetric="{query}")
+    with pytest.raises(InputError, match="nothing in common"):
+        YesNoPrompt("{query} {passage}", "{query} {passage}", yes=("yes",), no=("yes",))
+
+
+def test_an_encoder_without_a_classifier_is_no_teacher_until_it_is_taught() -> None:
+    with pytest.raises(CheckpointError, match="teach it first"):
+        load_teacher(MINILM)
+
+
+def test_a_cross_encoder_gives_the_score_of_its_model(cross_encoder: Teacher) -> None:
+    assert isinstance(cross_encoder, CrossEncoderTeacher)
+    tokenizer = AutoTokenizer.from_pretrained(locate(MINILM)[0])
+    query, passage = PAIRS[0]
+    with torch.inference_mode():
+        expected = cross_encoder.model(**tokenizer(query, passage, return_tensors="pt")).logits
+    assert cross_encoder.score(PAIRS[:1], "symmetric").logit[0] == pytest.approx(
+        expected.item(), abs=1e-5
+    )
+
+
+def test_probabilities_of_extreme_logits_are_finite() -> None:
+    scores = TeacherScores(np.array([-1e4, 0.0, 1e4], np.float32), np.zeros((3, 1), np.float16))
+    assert scores.probability.tolist() == [0.0, 0.5, 1.0]
+
+
+def test_cached_pairs_are_never_asked_again(tmp_path: Path, llm_teacher: Teacher) -> None:
+    asked: list[int] = []
+    with ScoreCache(tmp_path / "scores.db") as cache:
+        first = cache.score(llm_teacher, PAIRS, "asymmetric", asked.append)
+    with ScoreCache(tmp_path / "scores.db") as cache:
+        llm_teacher.model.train()  # a model in training mode would have to be asked again
+        again = cache.score(llm_teacher, PAIRS[::-1], "asymmetric")
+    assert np.array_equal(first.logit, again.logit[::-1])
+    assert np.array_equal(first.feature, again.feature[::-1])
+    assert sum(asked) == len(PAIRS)
+
+
+def test_scores_of_other_tasks_and_prompts_are_kept_apart(
+    tmp_path: Path, causal_lm: Path, llm_teacher: Teacher
+) -> None:
+    other = load_teacher(str(causal_lm), prompt=CHINESE, dtype="float32")
+    with ScoreCache(tmp_path / "scores.db") as cache:
+        scores = [
+            cache.score(llm_teacher, PAIRS, "asymmetric").logit,
+            cache.score(llm_teacher, PAIRS, "symmetric").logit,
+            cache.score(other, PAIRS, "symmetric").logit,
+        ]
+    for row, one in enumerate(scores):
+        assert not any(np.allclose(one, rest) for rest in scores[row + 1 :])
