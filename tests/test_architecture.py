@@ -22,13 +22,14 @@ ALLOWED = {
     "connection": {"errors", "store"},
     "index": {"errors", "connection", "passages", "search", "add", "student", "store"},
     "ingest": {"errors", "batching", "passages", "add", "index", "student", "cli"},
-    "cli": {"errors", "connection", "index", "ingest", "search", "store", "student"},
+    "evaluate": {"errors", "batching", "passages", "search", "index", "student", "store", "cli"},
+    "cli": {"errors", "connection", "evaluate", "index", "ingest", "search", "store", "student"},
 }
 
 # Heavy libraries and the only parts that may know them.
 OWNERS = {
-    "torch": {"student"},
-    "transformers": {"student"},
+    "torch": {"student", "evaluate"},
+    "transformers": {"student", "evaluate"},
     "peft": {"student"},
     "qdrant_edge": {"store"},
     "grpc": {"store"},

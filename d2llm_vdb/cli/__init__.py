@@ -20,6 +20,11 @@ def ingest_main() -> None:
     _run("python -m d2llm_vdb.ingest", "ingest")
 
 
+def evaluate_main() -> None:
+    """Run `python -m d2llm_vdb.evaluate`."""
+    _run("python -m d2llm_vdb.evaluate", "evaluate")
+
+
 def _run(program: str, *command: str) -> None:
     try:
         from d2llm_vdb.cli.app import app

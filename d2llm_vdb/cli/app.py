@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from d2llm_vdb.cli.evaluate import evaluate
 from d2llm_vdb.errors import D2LLMError, InputError
 
 if TYPE_CHECKING:
@@ -298,6 +299,9 @@ def init(
         )
         made.save(out)
     typer.echo(f"{out}: {backbone}, recall vector of {made.config.recall_dim} dimensions")
+
+
+app.command()(evaluate)
 
 
 @app.callback()

@@ -1,0 +1,161 @@
+"""`d2llm evaluate`: how well, and how fast, a student ranks."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from d2llm_vdb.errors import InputError
+
+if TYPE_CHECKING:
+    from d2llm_vdb.evaluate import runner
+    from d2llm_vdb.student import Student
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+def evaluate(
+    sets: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SET...",
+            help="Directories: retrieval sets in BEIR layout, or <split>.jsonl of sentence pairs.",
+        ),
+    ],
+    student: Annotated[str, typer.Option(help="Student directory, or 'default'.")] = "default",
+    modes: Annotated[
+        str, typer.Option(help="What to compare, with commas between them.")
+    ] = "none,iem,tokens,exact,cosine,maxsim,bm25",
+    cross_encoder: Annotated[
+        str | None,
+        typer.Option(help="Sequence-classification model to compare with: hub id or directory."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Part of the sets to take. [default: test, else dev]")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Queries or pairs of each set; always the same ones.")
+    ] = None,
+    recall_k: Annotated[int, typer.Option(help="Candidates to recall and rerank.")] = 100,
+    db: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Keep the indexes in this directory. [default: a temporary one]"
+        ),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures to this file.")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw quality against latency to this file, .png or .svg."),
+    ] = None,
+) -> None:
+    """Measure how well, and how fast, a student ranks.
+
+    Retrieval sets give nDCG@10, MRR@10, recall and MAP, with the median time of a query and its
+    stages; sets of sentence pairs give accuracy and AP, or Spearman correlation.
+
+    Modes: none (recall only), iem, tokens, exact (IEM over every passage); beside them cosine
+    and maxsim of the bare backbone, bm25, and cross-encoder.
+    """
+    from d2llm_vdb.cli.app import _failing_clearly as failing_clearly
+    from d2llm_vdb.cli.app import errors
+
+    with failing_clearly():
+        from d2llm_vdb.cli.evaluation import show_report
+        from d2llm_vdb.evaluate import load_set
+        from d2llm_vdb.evaluate.plot import check_plot, save_plot
+        from d2llm_vdb.evaluate.runner import evaluate as run
+        from d2llm_vdb.evaluate.sets import RetrievalSet, distinct_names
+
+        for file in (json_file, plot):
+            _check_parent(file)
+        names = distinct_names(sets)
+        loaded = [
+            load_set(path, split, limit, name) for path, name in zip(sets, names, strict=True)
+        ]
+        if plot is not None:
+            check_plot(plot)
+            if not any(isinstance(one, RetrievalSet) for one in loaded):
+                raise InputError("--plot draws retrieval sets, and none is given; leave it out")
+        with _track(errors) as on_progress:
+            report = run(
+                _load(student),
+                loaded,
+                modes=[mode.strip() for mode in modes.split(",") if mode.strip()],
+                recall_k=recall_k,
+                db=db,
+                cross_encoder=cross_encoder,
+                on_progress=on_progress,
+            )
+        if json_file is not None:
+            json_file.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+        if plot is not None:
+            save_plot(report, plot)
+        show_report(report)
+
+
+def _check_parent(file: Path | None) -> None:
+    if file is not None and not file.absolute().parent.is_dir():
+        raise InputError(f"{str(file)!r} cannot be written: its directory does not exist; make it")
+
+
+def _load(student: str) -> Student:
+    from d2llm_vdb.student import Student
+
+    return Student.default() if student == "default" else Student.load(student)
+
+
+@contextmanager
+def _track(console: Console) -> Iterator[Callable[[runner.Progress], None]]:
+    """Show progress: a bar on a terminal, lines elsewhere."""
+    if not console.is_terminal:
+        yield _Lines(console)
+        return
+    columns = (
+        BarColumn(bar_width=20),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.description}", markup=False),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("loading the student", total=None)
+        steps: list[tuple[str, str]] = []
+
+        def update(progress: runner.Progress) -> None:
+            if (step := (progress.set, progress.step)) not in steps:
+                steps.append(step)
+                bar.reset(task, total=progress.total)
+            bar.update(
+                task, completed=progress.done, description=f"{progress.set}: {progress.step}"
+            )
+
+        yield update
+
+
+class _Lines:
+    """A line every few seconds, for log files."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._last = time.monotonic()
+
+    def __call__(self, progress: runner.Progress) -> None:
+        if time.monotonic() - self._last < SECONDS_BETWEEN_LINES:
+            return
+        self._last = time.monotonic()
+        self._console.print(
+            f"{progress.set}: {progress.step}, {progress.done:,} of {progress.total:,}",
+            markup=False,
+            soft_wrap=True,
+        )

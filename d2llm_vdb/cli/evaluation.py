@@ -1,0 +1,87 @@
+"""An evaluation as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from d2llm_vdb.evaluate.report import (
+    PAIR_METRICS,
+    RANKING_METRICS,
+    TIMES,
+    Metrics,
+    Report,
+    SetFacts,
+)
+
+HEADERS = {
+    "ndcg@10": "nDCG@10",
+    "mrr@10": "MRR@10",
+    "recall@10": "R@10",
+    "recall@100": "R@100",
+    "map": "MAP",
+    "ms_per_query": "ms/query",
+    "encode_ms": "encode",
+    "recall_ms": "recall",
+    "rerank_ms": "rerank",
+    "accuracy": "accuracy",
+    "ap": "AP",
+    "spearman": "Spearman",
+}
+
+
+def show_report(report: Report, console: Console | None = None) -> None:
+    """Print a table a set, and one of the means where there are several sets."""
+    console = console or Console()
+    for name, modes in report.sets.items():
+        console.print(_table(Text(_title(name, report.facts[name])), modes))
+    if len(report.sets) > 1:
+        for title, columns in (
+            ("retrieval sets", (*RANKING_METRICS, *TIMES)),
+            ("sets of pairs", PAIR_METRICS),
+        ):
+            means = {
+                mode: {key: metrics[key] for key in columns if key in metrics}
+                for mode, metrics in report.mean().items()
+            }
+            means = {mode: metrics for mode, metrics in means.items() if metrics}
+            if means:
+                console.print(_table(Text(f"mean over {title}"), means))
+
+
+def _title(name: str, facts: SetFacts) -> str:
+    if not facts.documents:
+        return f"{name}, {facts.split}: {facts.queries:,} pairs"
+    cut = f" ({facts.truncated:,} cut)" if facts.truncated else ""
+    return (
+        f"{name}, {facts.split}: {facts.queries:,} queries over {facts.documents:,} documents{cut}"
+    )
+
+
+def _table(title: Text, modes: Mapping[str, Metrics]) -> Table:
+    """Lay out metrics, a row a mode; the best of each measure is bold."""
+    there = [name for name in HEADERS if any(name in metrics for metrics in modes.values())]
+    table = Table(title=title, title_justify="left")
+    table.add_column("mode")
+    for name in there:
+        table.add_column(HEADERS[name], justify="right")
+    best = {
+        name: max(round(metrics[name], 4) for metrics in modes.values() if name in metrics)
+        for name in there
+        if name not in TIMES
+    }
+    for mode, metrics in modes.items():
+        table.add_row(mode, *(_cell(name, metrics, best) for name in there))
+    return table
+
+
+def _cell(name: str, metrics: Metrics, best: Mapping[str, float]) -> Text:
+    if name not in metrics:
+        return Text("")
+    value = metrics[name]
+    if name in TIMES:
+        return Text(f"{value:,.1f}")
+    return Text(f"{value:.4f}", style="bold" if round(value, 4) == best[name] else "")
