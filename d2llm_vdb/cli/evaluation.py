@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -64,7 +65,15 @@ def _title(name: str, facts: SetFacts) -> str:
 def _table(title: Text, modes: Mapping[str, Metrics]) -> Table:
     """Lay out metrics, a row a mode; the best of each measure is bold."""
     there = [name for name in HEADERS if any(name in metrics for metrics in modes.values())]
-    table = Table(title=title, title_justify="left")
+    # Ten columns fit into a hundred characters only without lines between them.
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("mode")
     for name in there:
         table.add_column(HEADERS[name], justify="right")

@@ -59,14 +59,26 @@ def read_pair_set(
     judged_by = [field for field in ("label", "score") if field in pairs[0].values]
     if not judged_by:
         raise pairs[0].error("there is neither 'label' nor 'score'; every pair needs one of them")
-    return PairSet(
-        name,
-        split,
-        first,
-        second,
-        np.array([_label(row) for row in pairs], np.int8) if "label" in judged_by else None,
-        np.array([_score(row) for row in pairs], np.float64) if "score" in judged_by else None,
-    )
+    labels = np.array([_label(row) for row in pairs], np.int8) if "label" in judged_by else None
+    scores = np.array([_score(row) for row in pairs], np.float64) if "score" in judged_by else None
+    _check_variety(splits[split], labels, scores)
+    return PairSet(name, split, first, second, labels, scores)
+
+
+def _check_variety(
+    path: Path, labels: NDArray[np.int8] | None, scores: NDArray[np.float64] | None
+) -> None:
+    if labels is not None and not {0, 1} <= set(labels.tolist()):
+        raise InputError(
+            f"{path}: {np.count_nonzero(labels == 1)} pairs with label 1 or entailment and "
+            f"{np.count_nonzero(labels == 0)} with 0 or contradiction; accuracy and AP need both. "
+            f"Take more pairs, or a split that has both"
+        )
+    if scores is not None and np.ptp(scores) == 0:
+        raise InputError(
+            f"{path}: the scores of all {len(scores)} pairs are {scores[0]}, which ranks nothing; "
+            f"take more pairs, or another split"
+        )
 
 
 def _label(row: Row) -> int:

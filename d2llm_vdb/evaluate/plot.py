@@ -52,6 +52,7 @@ def save_plot(report: Report, path: str | os.PathLike[str]) -> None:
     }
     if not points:
         raise InputError("nothing to plot: none of the sets is a retrieval set; leave --plot out")
+    matplotlib = require("matplotlib", "matplotlib", "plotting")
     figure_module = require("matplotlib.figure", "matplotlib", "plotting")
     backend = require("matplotlib.backends.backend_agg", "matplotlib", "plotting")
     figure = figure_module.Figure(figsize=(7, 4.5), layout="constrained")
@@ -68,7 +69,8 @@ def save_plot(report: Report, path: str | os.PathLike[str]) -> None:
     axes.grid(alpha=0.3, which="both")
     figure.canvas.draw()
     _label(axes, points)
-    figure.savefig(path, dpi=150)
+    with matplotlib.rc_context({"svg.fonttype": "none"}):  # text stays text
+        figure.savefig(path, dpi=150)
 
 
 def _title(report: Report) -> str:
