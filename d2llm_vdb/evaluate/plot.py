@@ -15,10 +15,13 @@ FORMATS = (".png", ".svg")
 # Where a label may stand, tried in this order: (x, y) from its point in font sizes.
 PLACES = [
     (side * distance, up)
-    for distance in (0.7, 2.0, 4.0)
-    for up in (-0.35, 0.8, -1.5, 2.2, -2.9)
+    for distance in (0.7, 2.5, 5.0)
+    for up in (-0.35, 1.2, -2.0, 2.6, -3.4)
     for side in (1, -1)
 ]
+
+
+DOT = 9  # pixels that a label keeps from the middle of a point
 
 
 def check_plot(path: str | os.PathLike[str]) -> None:
@@ -34,7 +37,7 @@ def check_plot(path: str | os.PathLike[str]) -> None:
 
 
 def save_plot(report: Report, path: str | os.PathLike[str]) -> None:
-    """Draw mean nDCG@10 against mean milliseconds a query, a point a mode.
+    """Draw mean nDCG@10 against mean milliseconds a query to a file, a point a mode.
 
     Args:
         report: with at least one retrieval set.
@@ -45,6 +48,14 @@ def save_plot(report: Report, path: str | os.PathLike[str]) -> None:
         MissingExtraError: matplotlib is not installed.
     """
     check_plot(path)
+    figure = draw(report)
+    matplotlib = require("matplotlib", "matplotlib", "plotting")
+    with matplotlib.rc_context({"svg.fonttype": "none"}):  # text stays text
+        figure.savefig(path, dpi=150)
+
+
+def draw(report: Report) -> Any:
+    """Draw the same as a `matplotlib.figure.Figure`; arguments and errors as `save_plot`'s."""
     points = {
         mode: (metrics["ms_per_query"], metrics["ndcg@10"])
         for mode, metrics in report.mean().items()
@@ -52,25 +63,27 @@ def save_plot(report: Report, path: str | os.PathLike[str]) -> None:
     }
     if not points:
         raise InputError("nothing to plot: none of the sets is a retrieval set; leave --plot out")
-    matplotlib = require("matplotlib", "matplotlib", "plotting")
-    figure_module = require("matplotlib.figure", "matplotlib", "plotting")
+    figures = require("matplotlib.figure", "matplotlib", "plotting")
     backend = require("matplotlib.backends.backend_agg", "matplotlib", "plotting")
-    figure = figure_module.Figure(figsize=(7, 4.5), layout="constrained")
+    figure = figures.Figure(figsize=(7, 4.5), layout="constrained")
     backend.FigureCanvasAgg(figure)  # draws without a screen, whatever else the process shows
     axes = figure.add_subplot()
     axes.scatter(*zip(*points.values(), strict=True), zorder=3)
-    axes.set(
-        xscale="log",
-        xlabel="ms per query",
-        ylabel="nDCG@10",
-        title=_title(report),
-    )
-    axes.margins(x=0.15, y=0.15)
-    axes.grid(alpha=0.3, which="both")
-    figure.canvas.draw()
+    axes.set(xscale="log", xlabel="ms per query", ylabel="nDCG@10", title=_title(report))
+    _scale(axes, [time for time, _ in points.values()])
+    figure.canvas.draw()  # places are known only now
     _label(axes, points)
-    with matplotlib.rc_context({"svg.fonttype": "none"}):  # text stays text
-        figure.savefig(path, dpi=150)
+    return figure
+
+
+def _scale(axes: Any, times: list[float]) -> None:
+    """Leave room for labels, and write times as people do."""
+    ticker = require("matplotlib.ticker", "matplotlib", "plotting")
+    axes.set_xlim(min(times) / 2, max(times) * 2)
+    axes.margins(y=0.15)
+    for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        set_formatter(ticker.LogFormatter(minor_thresholds=(1.5, 0.5)))
+    axes.grid(alpha=0.3, which="both")
 
 
 def _title(report: Report) -> str:
@@ -80,10 +93,11 @@ def _title(report: Report) -> str:
 
 def _label(axes: Any, points: dict[str, tuple[float, float]]) -> None:
     """Put each label at the first place where it covers no other label and no point."""
+    text = require("matplotlib.text", "matplotlib", "plotting")
     renderer = axes.figure.canvas.get_renderer()
     frame = axes.get_window_extent(renderer)
-    taken: list[Any] = []
     dots = axes.transData.transform(list(points.values()))
+    taken: list[Any] = []
     for mode, point in points.items():
         for place, (x, y) in enumerate(PLACES):
             label = axes.annotate(
@@ -93,16 +107,14 @@ def _label(axes: Any, points: dict[str, tuple[float, float]]) -> None:
                 textcoords="offset fontsize",
                 ha="left" if x > 0 else "right",
                 # Far from its point, a line tells which one is meant.
-                arrowprops=None if place < 2 else {"arrowstyle": "-", "alpha": 0.4},
+                arrowprops=None if place < 2 else {"arrowstyle": "-", "alpha": 0.5},
             )
-            box = label.get_window_extent(renderer).padded(2)
-            free = frame.containsx(box.x0) and frame.containsx(box.x1)
-            free = free and frame.containsy(box.y0) and frame.containsy(box.y1)
-            if (
-                free
-                and not any(box.overlaps(other) for other in taken)
-                and not box.count_contains(dots)
-            ):
-                taken.append(box)
+            # The annotation's own extent would count its line.
+            label.update_positions(renderer)
+            box = text.Text.get_window_extent(label, renderer)
+            inside = frame.contains(*box.min) and frame.contains(*box.max)
+            clear = not box.count_overlaps(taken) and not box.padded(DOT).count_contains(dots)
+            if (inside and clear) or place == len(PLACES) - 1:
+                taken.append(box.padded(2))
                 break
             label.remove()
