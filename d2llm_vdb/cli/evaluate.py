@@ -130,15 +130,14 @@ def _track(console: Console) -> Iterator[Callable[[runner.Progress], None]]:
     )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("loading the student", total=None)
-        steps: list[tuple[str, str]] = []
+        current = ""
 
         def update(progress: runner.Progress) -> None:
-            if (step := (progress.set, progress.step)) not in steps:
-                steps.append(step)
-                bar.reset(task, total=progress.total)
-            bar.update(
-                task, completed=progress.done, description=f"{progress.set}: {progress.step}"
-            )
+            nonlocal current
+            if (step := f"{progress.set}: {progress.step}") != current:
+                current = step
+                bar.reset(task, total=progress.total, description=step)
+            bar.update(task, completed=progress.done)
 
         yield update
 

@@ -35,22 +35,25 @@ HEADERS = {
 
 
 def show_report(report: Report, console: Console | None = None) -> None:
-    """Print a table a set, and one of the means where there are several sets."""
+    """Print a table a set, and one of the means of each kind of set where there are several."""
     console = console or Console()
     for name, modes in report.sets.items():
-        console.print(_table(Text(_title(name, report.facts[name])), modes))
-    if len(report.sets) > 1:
-        for title, columns in (
-            ("retrieval sets", (*RANKING_METRICS, *TIMES)),
-            ("sets of pairs", PAIR_METRICS),
-        ):
+        console.print(_table(_title(name, report.facts[name]), modes), "")
+    for kind, columns in (
+        ("retrieval sets", (*RANKING_METRICS, *TIMES)),
+        ("sets of pairs", PAIR_METRICS),
+    ):
+        count = sum(
+            any(name in metrics for metrics in modes.values() for name in columns)
+            for modes in report.sets.values()
+        )
+        if count > 1:
             means = {
-                mode: {key: metrics[key] for key in columns if key in metrics}
+                mode: {name: metrics[name] for name in columns if name in metrics}
                 for mode, metrics in report.mean().items()
             }
-            means = {mode: metrics for mode, metrics in means.items() if metrics}
-            if means:
-                console.print(_table(Text(f"mean over {title}"), means))
+            shown = {mode: metrics for mode, metrics in means.items() if metrics}
+            console.print(_table(f"mean over {count} {kind}", shown), "")
 
 
 def _title(name: str, facts: SetFacts) -> str:
@@ -62,12 +65,12 @@ def _title(name: str, facts: SetFacts) -> str:
     )
 
 
-def _table(title: Text, modes: Mapping[str, Metrics]) -> Table:
+def _table(title: str, modes: Mapping[str, Metrics]) -> Table:
     """Lay out metrics, a row a mode; the best of each measure is bold."""
     there = [name for name in HEADERS if any(name in metrics for metrics in modes.values())]
     # Ten columns fit into a hundred characters only without lines between them.
     table = Table(
-        title=title,
+        title=Text(title),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
