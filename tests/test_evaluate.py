@@ -28,11 +28,11 @@ from d2llm_vdb.evaluate.bare import BareBackbone, BareCorpus
 from d2llm_vdb.evaluate.baselines import BM25Ranker, CosineRanker, MaxSimRanker
 from d2llm_vdb.evaluate.extras import require
 from d2llm_vdb.evaluate.metrics import binary_metrics, spearman
+from d2llm_vdb.evaluate.modes import MODES, STUDENT_MODES
 from d2llm_vdb.evaluate.pairs import bare_scores, student_scores
 from d2llm_vdb.evaluate.plot import draw, save_plot
 from d2llm_vdb.evaluate.rankers import best_rows
 from d2llm_vdb.evaluate.report import Report, SetFacts
-from d2llm_vdb.evaluate.runner import MODES, STUDENT_MODES
 from d2llm_vdb.evaluate.sets import distinct_names
 from d2llm_vdb.student.backbone import locate
 

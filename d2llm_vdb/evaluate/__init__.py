@@ -3,6 +3,7 @@
     files       lines of JSON and judgements, with their place in every error
     sets        directories to `RetrievalSet` and `PairSet`
     metrics     nDCG, MRR, recall, MAP; accuracy, AP; Spearman
+    modes       what can be compared
     rankers     the student's modes, through an index
     bare        the student's backbone without heads and adapter, which baselines read
     baselines   cosine, MaxSim, BM25, cross-encoder

@@ -79,10 +79,10 @@ def draw(report: Report) -> Any:
 def _scale(axes: Any, times: list[float]) -> None:
     """Leave room for labels, and write times as people do."""
     ticker = require("matplotlib.ticker", "matplotlib", "plotting")
-    axes.set_xlim(min(times) / 2, max(times) * 2)
+    axes.set_xlim(min(times) / 2, max(times) * 3)
     axes.margins(y=0.15)
-    for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        set_formatter(ticker.LogFormatter(minor_thresholds=(1.5, 0.5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(ticker.LogFormatter(minor_thresholds=(1.5, 0.5)))
     axes.grid(alpha=0.3, which="both")
 
 

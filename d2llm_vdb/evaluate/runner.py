@@ -16,8 +16,16 @@ from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.bare import BareBackbone, BareCorpus
 from d2llm_vdb.evaluate.baselines import BM25Ranker, CosineRanker, CrossEncoderRanker, MaxSimRanker
 from d2llm_vdb.evaluate.cross_encoder import CrossEncoder
-from d2llm_vdb.evaluate.extras import require
 from d2llm_vdb.evaluate.metrics import binary_metrics, retrieval_metrics, spearman
+from d2llm_vdb.evaluate.modes import (
+    BASELINES,
+    CROSS_ENCODER,
+    MODES,
+    PAIR_MODES,
+    STUDENT_MODES,
+    check_packages,
+    checked_modes,
+)
 from d2llm_vdb.evaluate.pairs import bare_scores, cross_encoder_scores, student_scores
 from d2llm_vdb.evaluate.rankers import ExactRanker, IndexRanker, Ranker
 from d2llm_vdb.evaluate.report import Metrics, Report, SetFacts, median_times
@@ -25,12 +33,6 @@ from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
 from d2llm_vdb.index import Index
 from d2llm_vdb.passages import Passage
 from d2llm_vdb.student import Student
-
-CROSS_ENCODER = "cross-encoder"
-STUDENT_MODES = ("none", "iem", "tokens", "exact")
-BASELINES = ("cosine", "maxsim", "bm25")
-MODES = STUDENT_MODES + BASELINES
-PAIR_MODES = ("none", "iem", "tokens", "cosine", "maxsim", CROSS_ENCODER)
 
 PAIRS_AT_ONCE = 1024
 
@@ -77,10 +79,10 @@ def evaluate(
         MissingExtraError: a package of the extra `evaluate` is not installed.
         CheckpointError: the cross-encoder cannot be loaded.
     """
-    modes = _checked_modes(modes, sets, cross_encoder)
+    modes = checked_modes(modes, sets, cross_encoder)
     if recall_k < 1:
         raise InputError(f"recall_k={recall_k} must be at least 1")
-    _check_packages(modes, sets)
+    check_packages(modes, sets)
     model = CrossEncoder(cross_encoder, student.backbone.device) if cross_encoder else None
     evaluation = _Evaluation(student, modes, recall_k, db, model, on_progress or _ignore)
     report = Report()
@@ -197,41 +199,6 @@ def _pair_metrics(one: PairSet, predicted: np.ndarray) -> Metrics:
     if one.scores is not None:
         metrics["spearman"] = spearman(one.scores, predicted)
     return metrics
-
-
-def _checked_modes(
-    modes: Sequence[str], sets: Sequence[RetrievalSet | PairSet], cross_encoder: str | None
-) -> list[str]:
-    known = (*MODES, CROSS_ENCODER)
-    for mode in modes:
-        if mode not in known:
-            raise InputError(f"mode {mode!r} is not one of {', '.join(known)}")
-    if CROSS_ENCODER in modes and cross_encoder is None:
-        raise InputError("mode 'cross-encoder' needs a model; give cross_encoder")
-    chosen = list(dict.fromkeys([*modes, *([CROSS_ENCODER] if cross_encoder else [])]))
-    if not chosen or not sets:
-        raise InputError(f"{'sets' if chosen else 'modes'} is empty; give at least one")
-    names = [one.name for one in sets]
-    for one in sets:
-        if names.count(one.name) > 1:
-            raise InputError(f"two sets are called {one.name!r}; load one under another name")
-        if isinstance(one, PairSet) and not set(chosen) & set(PAIR_MODES):
-            raise InputError(
-                f"modes {', '.join(chosen)} do not score pairs, as in {one.name!r}; add one of "
-                f"{', '.join(PAIR_MODES)}"
-            )
-    return chosen
-
-
-def _check_packages(modes: Sequence[str], sets: Sequence[RetrievalSet | PairSet]) -> None:
-    """Miss a package now and not after hours."""
-    if any(isinstance(one, RetrievalSet) for one in sets):
-        require("ir_measures", "ir-measures", "measuring rankings")
-        if "bm25" in modes:
-            require("bm25s", "bm25s", "the baseline bm25")
-    if any(isinstance(one, PairSet) for one in sets):
-        require("scipy.stats", "scipy", "measuring rank correlation")
-        require("sklearn.metrics", "scikit-learn", "measuring pair classification")
 
 
 def _cut(student: Student, documents: Mapping[str, str]) -> int:
