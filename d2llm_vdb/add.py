@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 from qdrant_client import models
 
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.passages import Passage
 from d2llm_vdb.store import Columns, Store
-from d2llm_vdb.store.columns import Payload, point_id
+from d2llm_vdb.store.columns import Payload
 from d2llm_vdb.student import PassageVectors, Student
+
+logger = logging.getLogger(__name__)
 
 # Passages looked up in the store at a time.
 LOOKUP_PASSAGES = 512
@@ -44,6 +47,15 @@ class AddReport:
     truncated: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """A passage to be encoded and written, and whether that replaces a stored one."""
+
+    passage: Passage
+    payload: Payload
+    replaces: bool
+
+
 OnReject = Callable[[Passage, str], None]
 OnProgress = Callable[[AddReport], None]
 
@@ -66,9 +78,9 @@ class Adder:
         student: Student,
         store: Store,
         *,
-        replace_documents: bool,
-        on_reject: OnReject | None,
-        on_progress: OnProgress | None,
+        replace_documents: bool = False,
+        on_reject: OnReject | None = None,
+        on_progress: OnProgress | None = None,
     ) -> None:
         self.report = AddReport()
         self._student = student
@@ -77,7 +89,13 @@ class Adder:
         self._on_reject = on_reject
         self._on_progress = on_progress
         self._seen: set[str] = set()
-        self._waiting: deque[tuple[Passage, dict[str, Any]]] = deque()
+        self._waiting: deque[_Write] = deque()
+        self._source_changed = False
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """End `run` early, from another thread: after the window it is encoding."""
+        self._stopped.set()
 
     def run(self, passages: Iterable[Passage]) -> AddReport:
         """Add the passages, a window at a time; one window is stored while the next is encoded.
@@ -97,6 +115,8 @@ class Adder:
                     upload.result()
                 upload = uploader.submit(self._store.upsert, columns)
                 self._progress()
+                if self._stopped.is_set():
+                    break
             if upload is not None:
                 upload.result()
         self._progress()
@@ -104,33 +124,40 @@ class Adder:
 
     def _texts_to_encode(self, passages: Iterable[Passage]) -> Iterator[str]:
         for group in _grouped(passages):
-            for passage, payload in self._new_or_changed(group):
-                self._waiting.append((passage, payload))
-                yield payload["text"]
+            if self._stopped.is_set():
+                return
+            for write in self._new_or_changed(group):
+                self._waiting.append(write)
+                yield write.payload["text"]
             self._progress()
 
-    def _new_or_changed(self, group: list[Passage]) -> list[tuple[Passage, dict[str, Any]]]:
+    def _new_or_changed(self, group: list[Passage]) -> list[_Write]:
         self.report.passages += len(group)
-        given = [(passage, payload) for passage in group if (payload := self._payload(passage))]
-        stored = self._stored([payload for _, payload in given])
+        payloads = [self._payload(passage) for passage in group]
+        stored = self._stored([payload for payload in payloads if payload is not None])
         changed = []
-        for passage, payload in given:
+        for passage, payload in zip(group, payloads, strict=True):
+            if payload is None:
+                # A refused passage keeps what is stored under its id, which is not left over.
+                if isinstance(passage.id, str):
+                    stored.pop(passage.id, None)
+                continue
             known = stored.pop(passage.id, None)
             if known is None:
-                changed.append((passage, payload))
+                changed.append(_Write(passage, payload, replaces=False))
             elif known["content_hash"] == payload["content_hash"]:
                 self.report.unchanged += 1
             elif self._replace_documents and known["doc_id"] != payload["doc_id"]:
                 self._reject(passage, _taken_by_another(passage, known["doc_id"]))
             else:
-                self.report.replaced += 1
-                changed.append((passage, payload))
+                self._note_source(known, payload)
+                changed.append(_Write(passage, payload, replaces=True))
         if self._replace_documents and stored:
             self._store.delete(list(stored))
             self.report.deleted += len(stored)
         return changed
 
-    def _payload(self, passage: Passage) -> dict[str, Any] | None:
+    def _payload(self, passage: Passage) -> Payload | None:
         try:
             payload = passage.payload()
             if passage.id in self._seen:
@@ -144,7 +171,7 @@ class Adder:
         self._seen.add(passage.id)
         return payload
 
-    def _stored(self, payloads: list[dict[str, Any]]) -> dict[str, Payload]:
+    def _stored(self, payloads: list[Payload]) -> dict[str, Payload]:
         """Return what is stored of some documents, and under some passages' ids, by passage id."""
         if not payloads:
             return {}
@@ -152,17 +179,30 @@ class Adder:
         either = models.Filter(
             should=[
                 models.FieldCondition(key="doc_id", match=documents),
-                models.HasIdCondition(has_id=[point_id(payload["id"]) for payload in payloads]),
+                models.HasIdCondition(has_id=[payload["id"] for payload in payloads]),
             ]
         )
-        points = self._store.scroll(either, fields=["id", "doc_id", "content_hash"])
+        points = self._store.scroll(either, fields=["id", "doc_id", "content_hash", "source"])
         return {point.payload["id"]: point.payload for point in points}
+
+    def _note_source(self, known: Payload, payload: Payload) -> None:
+        """Warn once a run that documents of one source replace those of another."""
+        before, now = known.get("source"), payload.get("source")
+        if self._replace_documents and before != now and not self._source_changed:
+            self._source_changed = True
+            logger.warning(
+                "documents of %r replace those with the same ids from %r, %r among them; to keep "
+                "both, ingest each source with an --id-prefix of its own",
+                now,
+                before,
+                payload["doc_id"],
+            )
 
     def _columns(self, vectors: PassageVectors) -> Columns:
         given = [self._waiting.popleft() for _ in range(len(vectors))]
         columns = Columns(
-            ids=[passage.id for passage, _ in given],
-            payloads=[payload for _, payload in given],
+            ids=[write.passage.id for write in given],
+            payloads=[write.payload for write in given],
             recall=vectors.recall,
             iem=vectors.iem,
             pma=vectors.pma,
@@ -170,12 +210,12 @@ class Adder:
         )
         problems = columns.problems()
         for row, reason in problems.items():
-            self._reject(given[row][0], InputError(reason))
-        self.report.encoded += len(columns) - len(problems)
+            self._reject(given[row].passage, InputError(reason))
+        rows = [row for row in range(len(columns)) if row not in problems]
+        self.report.encoded += len(rows)
+        self.report.replaced += sum(given[row].replaces for row in rows)
         self.report.truncated += vectors.truncated
-        if not problems:
-            return columns
-        return columns.take([row for row in range(len(columns)) if row not in problems])
+        return columns.take(rows) if problems else columns
 
     def _reject(self, passage: Passage, error: InputError) -> None:
         if self._on_reject is None:

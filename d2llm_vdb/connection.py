@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from d2llm_vdb.checks import check_whole_number
 from d2llm_vdb.errors import CollectionNotFoundError, InputError
 from d2llm_vdb.store import (
     CollectionOptions,
@@ -17,6 +19,12 @@ from d2llm_vdb.store import (
 from d2llm_vdb.store.server import GRPC_PORT, MEMORY
 
 DEFAULT_COLLECTION = "d2llm"
+
+# What neither a server nor every file system takes in a name.
+FORBIDDEN_IN_NAMES = set('<>:"/\\|?*')
+LONGEST_NAME = 200
+
+HOST_AND_PORT = re.compile(r"([^/]*@)?(?P<host>(\[[\da-fA-F:]+\]|[\w.-]+):\d+(/.*)?)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +39,9 @@ class Connection:
         grpc_port: where it serves gRPC.
         timeout: seconds a request to a server may take.
         options: shards and replicas of a collection created on a server.
+
+    Raises:
+        InputError: a field cannot be used; names it.
     """
 
     location: str
@@ -42,10 +53,11 @@ class Connection:
     options: CollectionOptions | None = None
 
     def __post_init__(self) -> None:
-        if not self.collection or set(self.collection) & set("/\\\0") or self.collection[0] == ".":
-            raise InputError(
-                f"collection={self.collection!r} cannot be a name; use letters, digits, - and _"
-            )
+        _check_location(self.location)
+        _check_name(self.collection)
+        _check_key(self.api_key)
+        check_whole_number("grpc_port", self.grpc_port, most=65_535)
+        check_whole_number("timeout", self.timeout)
 
     def __repr__(self) -> str:
         return f"Connection({self.collection!r})"
@@ -56,7 +68,7 @@ class Connection:
         Raises:
             StoreError: it is missing, locked or out of reach.
         """
-        if self.location.startswith(("http://", "https://")):
+        if "://" in self.location:
             return ServerStore.open(
                 self.location,
                 self.collection,
@@ -71,4 +83,54 @@ class Connection:
             if create is None:
                 raise CollectionNotFoundError(f"{MEMORY} starts empty; open it with create=True")
             return MemoryStore.open(self.collection, create)
-        return EdgeStore.open(Path(self.location).expanduser() / self.collection, create)
+        try:
+            directory = Path(self.location).expanduser()
+        except RuntimeError as error:
+            raise InputError(f"location={self.location!r}: {error}; write the path out") from error
+        return EdgeStore.open(directory / self.collection, create)
+
+
+def _check_location(location: object) -> None:
+    # A location may hold a password, and is quoted only where it cannot.
+    expected = f"give a directory, a URL such as http://localhost:6333, or {MEMORY!r}"
+    if not isinstance(location, str):
+        raise InputError(f"location is {type(location).__name__}, not a path or URL; {expected}")
+    if not location.strip() or "\0" in location:
+        raise InputError(f"location={location!r} is no path or URL; {expected}")
+    scheme, separator, _ = location.partition("://")
+    if separator and scheme.lower() not in ("http", "https"):
+        raise InputError(f"location has the scheme {scheme!r}, which no store speaks; {expected}")
+    if address := HOST_AND_PORT.fullmatch(location):
+        host = address["host"]
+        raise InputError(
+            f"location={host!r} has no scheme; write http://{host} for a server, or ./{host} for "
+            f"a directory of that name"
+        )
+
+
+def _check_name(collection: object) -> None:
+    if (
+        not isinstance(collection, str)
+        or not collection.isprintable()
+        or collection[:1] in ("", ".")
+        or FORBIDDEN_IN_NAMES & set(collection)
+        or len(collection.encode()) > LONGEST_NAME
+    ):
+        raise InputError(
+            f"collection={collection!r} cannot be a name; use letters, digits, - and _, at most "
+            f"{LONGEST_NAME} of them"
+        )
+
+
+def _check_key(api_key: object) -> None:
+    """Refuse a key that no header can carry, here, where the error can keep it to itself."""
+    if api_key is None:
+        return
+    if not isinstance(api_key, str):
+        raise InputError(f"api_key is {type(api_key).__name__}, expected a string")
+    if not (api_key.isascii() and api_key.isprintable() and api_key == api_key.strip()):
+        raise InputError(
+            f"api_key (of {len(api_key)} characters, not shown) holds a line break, a control "
+            f"character, a blank at an end or a character beyond ASCII; look at where it is read "
+            f"from and pass the key alone, as by key.strip()"
+        )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Literal
 
@@ -18,27 +18,14 @@ from qdrant_client import models
 
 from d2llm_vdb.add import Adder, AddReport, OnProgress, OnReject
 from d2llm_vdb.connection import DEFAULT_COLLECTION, Connection
-from d2llm_vdb.errors import (
-    CheckpointError,
-    CollectionNotFoundError,
-    InputError,
-    SchemaMismatchError,
-)
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.opening import Tokens, open_both
 from d2llm_vdb.passages import Passage, check_unicode
 from d2llm_vdb.search import Rerank, SearchOptions, SearchResult, Stopwatch, rank
-from d2llm_vdb.store import (
-    CollectionOptions,
-    Schema,
-    Store,
-    StoreInfo,
-)
+from d2llm_vdb.store import CollectionOptions, Store, StoreInfo
+from d2llm_vdb.store.columns import distinct_ids
 from d2llm_vdb.store.server import GRPC_PORT
 from d2llm_vdb.student import QueryVectors, Student, Task
-from d2llm_vdb.student.checkpoint import DEFAULT_STUDENT
-
-Tokens = Literal["raw", "none"]
-
-DEFAULT_STUDENT_NAME = "default"
 
 
 class Index:
@@ -91,10 +78,8 @@ class Index:
             StoreLockedError: another process has the directory open.
             StoreUnavailableError: the server cannot be reached.
         """
-        if tokens not in (None, "raw", "none"):
-            raise InputError(f"tokens={tokens!r} is not one of raw, none")
         connection = Connection(
-            os.fspath(location),
+            os.fspath(location) if isinstance(location, os.PathLike) else location,
             collection,
             api_key=api_key,
             prefer_grpc=prefer_grpc,
@@ -102,26 +87,39 @@ class Index:
             timeout=timeout,
             options=CollectionOptions(shard_number, replication_factor),
         )
-        try:
-            store = connection.open(None)
-        except CollectionNotFoundError:
-            if not create:
-                raise
-            loaded = _load_student(student or DEFAULT_STUDENT_NAME)
-            return cls(loaded, connection.open(_schema(loaded, tokens == "raw")))
-        try:
-            _check_tokens(store, tokens)
-            loaded = _load_student(student or store.schema.student)
-            store.schema.check_student(loaded.fingerprint, store.location)
-        except BaseException:
-            store.close()
-            raise
-        return cls(loaded, store)
+        return cls(*open_both(connection, student, tokens, create=create))
 
     @classmethod
-    async def aopen(cls, *arguments: Any, **options: Any) -> Index:
-        """Async twin of `open`."""
-        return await asyncio.to_thread(cls.open, *arguments, **options)
+    async def aopen(
+        cls,
+        location: str | os.PathLike[str],
+        student: Student | str | os.PathLike[str] | None = None,
+        *,
+        collection: str = DEFAULT_COLLECTION,
+        create: bool = True,
+        tokens: Tokens | None = None,
+        api_key: str | None = None,
+        prefer_grpc: bool = True,
+        grpc_port: int = GRPC_PORT,
+        timeout: int = 60,  # noqa: ASYNC109 — of requests to a server, not of this call
+        shard_number: int | None = None,
+        replication_factor: int | None = None,
+    ) -> Index:
+        """Async twin of `open`: loading a student takes a while, so all of it is in a thread."""
+        return await asyncio.to_thread(
+            cls.open,
+            location,
+            student,
+            collection=collection,
+            create=create,
+            tokens=tokens,
+            api_key=api_key,
+            prefer_grpc=prefer_grpc,
+            grpc_port=grpc_port,
+            timeout=timeout,
+            shard_number=shard_number,
+            replication_factor=replication_factor,
+        )
 
     def add(
         self,
@@ -152,11 +150,34 @@ class Index:
             on_reject=on_reject,
             on_progress=on_progress,
         )
-        return adder.run(passages)
+        return adder.run(_only_passages(passages))
 
-    async def aadd(self, passages: Iterable[Passage], **options: Any) -> AddReport:
-        """Async twin of `add`: encoding keeps a core busy, so all of it runs in a thread."""
-        return await asyncio.to_thread(lambda: self.add(passages, **options))
+    async def aadd(
+        self,
+        passages: Iterable[Passage],
+        *,
+        replace_documents: bool = False,
+        on_reject: OnReject | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> AddReport:
+        """Async twin of `add`: encoding keeps a core busy, so all of it runs in a thread.
+
+        Cancelled, it stops after the window of passages it is encoding, and waits for that.
+        """
+        adder = Adder(
+            self.student,
+            self.store,
+            replace_documents=replace_documents,
+            on_reject=on_reject,
+            on_progress=on_progress,
+        )
+        adding = asyncio.create_task(asyncio.to_thread(adder.run, _only_passages(passages)))
+        try:
+            return await asyncio.shield(adding)
+        except asyncio.CancelledError:
+            adder.stop()
+            await asyncio.gather(adding, return_exceptions=True)
+            raise
 
     def search(
         self,
@@ -204,27 +225,37 @@ class Index:
         return (await self._asearch([query], options))[0]
 
     def search_many(
-        self, queries: Sequence[str], options: SearchOptions | None = None
+        self, queries: Iterable[str], options: SearchOptions | None = None
     ) -> list[SearchResult]:
-        """Search several queries at once: encoded together, recalled in one request."""
-        return self._search(queries, options or SearchOptions())
+        """Search several queries at once: encoded together, recalled in one request.
+
+        Raises:
+            InputError: a query or the options cannot be used.
+        """
+        return self._search(queries, SearchOptions() if options is None else options)
 
     async def asearch_many(
-        self, queries: Sequence[str], options: SearchOptions | None = None
+        self, queries: Iterable[str], options: SearchOptions | None = None
     ) -> list[SearchResult]:
         """Async twin of `search_many`."""
-        return await self._asearch(queries, options or SearchOptions())
+        return await self._asearch(queries, SearchOptions() if options is None else options)
 
-    def delete(self, ids: Sequence[str]) -> int:
-        """Delete passages by id; returns how many there were."""
-        found = len(self.store.retrieve(ids, fields=["id"]))
-        self.store.delete(ids)
+    def delete(self, ids: Iterable[str]) -> int:
+        """Delete passages by id; returns how many there were.
+
+        Raises:
+            InputError: an id is not a string, or one string stands where a list of ids should.
+        """
+        given = distinct_ids(ids)
+        found = len(self.store.retrieve(given, fields=["id"]))
+        self.store.delete(given)
         return found
 
-    async def adelete(self, ids: Sequence[str]) -> int:
+    async def adelete(self, ids: Iterable[str]) -> int:
         """Async twin of `delete`."""
-        found = len(await self.store.aretrieve(ids, fields=["id"]))
-        await self.store.adelete(ids)
+        given = distinct_ids(ids)
+        found = len(await self.store.aretrieve(given, fields=["id"]))
+        await self.store.adelete(given)
         return found
 
     def count(self, filter: models.Filter | None = None) -> int:
@@ -238,6 +269,10 @@ class Index:
     def optimize(self) -> None:
         """Bring the embedded store's index up to date after large additions."""
         self.store.optimize()
+
+    async def aoptimize(self) -> None:
+        """Async twin of `optimize`."""
+        await self.store.aoptimize()
 
     def info(self) -> StoreInfo:
         """Describe the collection."""
@@ -277,41 +312,70 @@ class Index:
     ) -> None:
         self.close()
 
-    def _search(self, texts: Sequence[str], options: SearchOptions) -> list[SearchResult]:
+    def _search(self, queries: Iterable[str], options: SearchOptions) -> list[SearchResult]:
+        texts = _checked(queries, options)
         if not texts:
             return []
-        _check_queries(texts)
         watch = Stopwatch()
         with watch.stage("encode"):
-            queries = self._encode(texts)
+            vectors = self._encode(texts)
         with watch.stage("recall"):
-            found = self.store.recall(options.request(queries, self.store.schema))
+            found = self.store.recall(options.request(vectors, self.store.schema))
         with watch.stage("rerank"):
-            hits = rank(self.student, options, queries, found)
+            hits = rank(self.student, options, vectors, found)
         return _results(texts, hits, options, watch)
 
-    async def _asearch(self, texts: Sequence[str], options: SearchOptions) -> list[SearchResult]:
+    async def _asearch(self, queries: Iterable[str], options: SearchOptions) -> list[SearchResult]:
+        texts = _checked(queries, options)
         if not texts:
             return []
-        _check_queries(texts)
         watch = Stopwatch()
         with watch.stage("encode"):
-            queries = await asyncio.to_thread(self._encode, texts)
+            vectors = await asyncio.to_thread(self._encode, texts)
         with watch.stage("recall"):
-            found = await self.store.arecall(options.request(queries, self.store.schema))
+            found = await self.store.arecall(options.request(vectors, self.store.schema))
         with watch.stage("rerank"):
-            hits = await asyncio.to_thread(rank, self.student, options, queries, found)
+            hits = await asyncio.to_thread(rank, self.student, options, vectors, found)
         return _results(texts, hits, options, watch)
 
     def _encode(self, texts: Sequence[str]) -> QueryVectors:
         return QueryVectors.concatenate(list(self.student.encode_queries(texts)))
 
 
-def _check_queries(texts: Sequence[str]) -> None:
+def check_index(index: object) -> None:
+    """Raise `InputError` unless given an open index, as an adapter is by its user."""
+    if not isinstance(index, Index):
+        raise InputError(
+            f"index is {type(index).__name__}, expected d2llm_vdb.Index; make one with Index.open"
+        )
+
+
+def _only_passages(passages: Iterable[Passage]) -> Iterator[Passage]:
+    if isinstance(passages, Passage | str) or not isinstance(passages, Iterable):
+        raise InputError(
+            f"passages is {type(passages).__name__}, expected an iterable of Passage; wrap a "
+            f"single one in a list"
+        )
+    for place, passage in enumerate(passages):
+        if not isinstance(passage, Passage):
+            raise InputError(
+                f"item {place} of passages is {type(passage).__name__}, expected Passage; make "
+                f"one with Passage(id, text)"
+            )
+        yield passage
+
+
+def _checked(queries: Iterable[str], options: SearchOptions) -> list[str]:
+    if isinstance(queries, str):
+        raise InputError(f"queries={queries!r} is one string; wrap it in a list, or use search")
+    if not isinstance(options, SearchOptions):
+        raise InputError(f"options is {type(options).__name__}, expected SearchOptions")
+    texts = list(queries)
     for text in texts:
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"query {text!r} must be a string that is not blank")
         check_unicode("query", text, text)
+    return texts
 
 
 def _results(
@@ -322,37 +386,3 @@ def _results(
     return [
         SearchResult(text, found, kind, timings) for text, found in zip(texts, hits, strict=True)
     ]
-
-
-def _load_student(student: Student | str | os.PathLike[str]) -> Student:
-    if isinstance(student, Student):
-        return student
-    if student == DEFAULT_STUDENT_NAME:
-        return Student.default()
-    if not os.fspath(student):
-        raise CheckpointError(
-            "the collection was made with a student that was never saved; pass it as student="
-        )
-    return Student.load(os.fspath(student))
-
-
-def _schema(student: Student, tokens: bool) -> Schema:
-    config = student.config
-    path = "" if student.path is None else str(student.path)
-    return Schema(
-        recall_dim=config.recall_dim,
-        iem_dim=config.iem.hidden_dim,
-        pma_dim=config.embedding_dim,
-        token_dim=config.embedding_dim + 1 if tokens else None,
-        fingerprint=student.fingerprint,
-        student=DEFAULT_STUDENT_NAME if student.path == DEFAULT_STUDENT.resolve() else path,
-    )
-
-
-def _check_tokens(store: Store, tokens: Tokens | None) -> None:
-    stored = "none" if store.schema.token_dim is None else "raw"
-    if tokens not in (None, stored):
-        raise SchemaMismatchError(
-            f"{store.location} was made with tokens={stored!r}, not {tokens!r}; leave tokens out "
-            f"to use it as it is, or ingest into another collection"
-        )

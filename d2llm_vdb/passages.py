@@ -9,9 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from d2llm_vdb.checks import check_whole_number
 from d2llm_vdb.errors import InputError
 
-MAX_INTEGER, MIN_INTEGER = 2**64 - 1, -(2**63)
+# What Qdrant takes over every road: gRPC has signed integers only, and allows a message about
+# thirty mappings within each other.
+MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
+MAX_DEPTH = 24
+
+# gRPC allows a message about thirty mappings within each other.
+MAX_DEPTH = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +55,10 @@ class Passage:
         something about it changed.
 
         Raises:
-            InputError: the id or text is blank, or the metadata is not JSON; names the field.
+            InputError: a field is of the wrong type, the id or text is blank, or the metadata
+                is not JSON; names the field.
         """
-        _check_text("id", self.id, self.id)
-        _check_text("text", self.text, self.id)
+        self._check_fields()
         values: dict[str, Any] = {
             "id": self.id,
             "text": self.text,
@@ -66,18 +73,41 @@ class Passage:
         canonical = json.dumps(values, sort_keys=True, ensure_ascii=False).encode()
         return values | {"content_hash": hashlib.blake2b(canonical, digest_size=16).hexdigest()}
 
+    def _check_fields(self) -> None:
+        _check_text("id", self.id, self.id)
+        _check_text("text", self.text, self.id)
+        if self.doc_id is not None:
+            _check_text("doc_id", self.doc_id, self.id)
+        for name in ("source", "tenant"):
+            if getattr(self, name) is not None:
+                _check_string(name, getattr(self, name), self.id)
+        for name, least in (("chunk", 0), ("chunks", 1), ("start", 0), ("end", 0)):
+            value = getattr(self, name)
+            if value is not None or name.startswith("chunk"):
+                check_whole_number(f"passage {self.id!r}: {name}", value, least)
+        if not isinstance(self.metadata, Mapping):
+            raise InputError(
+                f"metadata of passage {self.id!r} is {type(self.metadata).__name__}, expected a "
+                f"mapping; leave it out where there is none"
+            )
 
-def _check_text(name: str, value: Any, passage_id: Any) -> None:
+
+def _check_string(name: str, value: Any, passage_id: Any) -> None:
     if not isinstance(value, str):
         raise InputError(
-            f"{name} of passage {passage_id!r} is {type(value).__name__}, expected a string"
+            f"{name} of passage {passage_id!r} is {type(value).__name__}, expected a string; "
+            f"convert it with str()"
         )
+    check_unicode(name, value, passage_id)
+
+
+def _check_text(name: str, value: Any, passage_id: Any) -> None:
+    _check_string(name, value, passage_id)
     if not value.strip():
         raise InputError(
             f"{name} of passage {passage_id!r} is blank: {value[:40]!r}; give it text or leave "
             f"the passage out"
         )
-    check_unicode(name, value, passage_id)
 
 
 def check_unicode(name: str, value: str, passage_id: Any) -> None:
@@ -97,8 +127,13 @@ def check_unicode(name: str, value: str, passage_id: Any) -> None:
         ) from error
 
 
-def _json_value(value: Any, name: str, passage_id: Any) -> Any:
+def _json_value(value: Any, name: str, passage_id: str, depth: int = 0) -> Any:
     """Return a copy in plain JSON types; refuse what the database would change or drop."""
+    if depth > MAX_DEPTH:
+        raise InputError(
+            f"metadata of passage {passage_id!r} is nested more than {MAX_DEPTH} deep; make it "
+            f"flatter, or store the value as a JSON string"
+        )
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -110,12 +145,18 @@ def _json_value(value: Any, name: str, passage_id: Any) -> Any:
         return value
     if isinstance(value, list | tuple):
         return [
-            _json_value(item, f"{name}[{index}]", passage_id) for index, item in enumerate(value)
+            _json_value(item, f"{name}[{place}]", passage_id, depth + 1)
+            for place, item in enumerate(value)
         ]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: _json_value(item, f"{name}.{key}", passage_id) for key, item in value.items()}
+        for key in value:
+            check_unicode(f"a key in {name}", key, passage_id)
+        return {
+            key: _json_value(item, f"{name}.{key}", passage_id, depth + 1)
+            for key, item in value.items()
+        }
     raise InputError(
-        f"{name} of passage {passage_id!r} is {value!r} ({type(value).__name__}), which JSON "
-        f"cannot hold; use strings, finite numbers of at most 64 bits, booleans, None, lists, or "
-        f"mappings with string keys (dates as value.isoformat())"
+        f"{name} of passage {passage_id!r} is {value!r} ({type(value).__name__}), which cannot "
+        f"be stored; use strings, finite numbers (integers from -2**63 to 2**63 - 1), "
+        f"booleans, None, lists, or mappings with string keys (dates as value.isoformat())"
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypedDict, cast, get_args
@@ -15,11 +15,13 @@ from typing import Any, Literal, TypedDict, cast, get_args
 import numpy as np
 from qdrant_client import models
 
+from d2llm_vdb.checks import check_choice, check_whole_number
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.store import Candidates, RecallRequest, Schema
 from d2llm_vdb.store.columns import Array
+from d2llm_vdb.store.filters import database_filter
 from d2llm_vdb.student import QueryVectors, Student, Task
-from d2llm_vdb.student.config import TASKS, check_choice
+from d2llm_vdb.student.config import TASKS
 
 Rerank = Literal["iem", "tokens", "none"]
 RERANKS = cast("tuple[Rerank, ...]", get_args(Rerank))
@@ -49,9 +51,7 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         for name in ("k", "recall_k"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"{name}={value!r} must be a whole number of at least 1")
+            check_whole_number(name, getattr(self, name))
         check_choice("task", self.task, TASKS)
         check_choice("rerank", self.rerank, RERANKS)
         threshold = self.score_threshold
@@ -59,10 +59,21 @@ class SearchOptions:
             isinstance(threshold, int | float) and math.isfinite(threshold)
         ):
             raise InputError(f"score_threshold={threshold!r} must be a finite number or None")
-        if self.filter is not None and not isinstance(self.filter, models.Filter):
-            raise InputError(
-                f"filter is {type(self.filter).__name__}, expected qdrant_client.models.Filter"
-            )
+        if self.filter is not None:
+            database_filter(self.filter)  # refused now and not after the query is encoded
+
+    @classmethod
+    def from_keywords(cls, keywords: Mapping[str, Any]) -> SearchOptions:
+        """Build options from keyword arguments that came through other hands.
+
+        Raises:
+            InputError: there is no option of such a name, or an option cannot be used.
+        """
+        names = SearchChanges.__annotations__
+        for name in keywords:
+            if name not in names:
+                raise InputError(f"there is no search option {name!r}; use {', '.join(names)}")
+        return cls(**keywords)
 
     def request(self, queries: QueryVectors, schema: Schema) -> RecallRequest:
         """Plan the recall of some encoded queries.

@@ -11,6 +11,7 @@ from tiny_models import save_decoder
 
 from d2llm_vdb import Student
 from d2llm_vdb.errors import CheckpointError, InputError
+from d2llm_vdb.student import checkpoint
 from d2llm_vdb.student.config import IEMConfig, PMAConfig, StudentConfig
 from d2llm_vdb.student.iem import IEM
 from d2llm_vdb.student.pma import PMA
@@ -108,9 +109,129 @@ def test_weights_that_do_not_fit_are_refused(backbone: str, tmp_path: Path) -> N
     path.write_text(json.dumps(config | {"colour": "red"}))
     with pytest.raises(CheckpointError, match="colour"):
         Student.load(tmp_path / "student")
-    path.write_text("{")
-    with pytest.raises(CheckpointError, match="damaged"):
+    path.write_text(json.dumps(config | {"max_tokens": "many"}))
+    with pytest.raises(CheckpointError, match="max_tokens='many'"):
         Student.load(tmp_path / "student")
+    path.write_text(json.dumps(config | {"max_tokens": 10_000}))
+    with pytest.raises(CheckpointError, match=r"max_tokens=10000 is more than .*; use 512 or less"):
+        Student.load(tmp_path / "student")
+    for damaged in (b"{", b"\xff\xfe"):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"is damaged: .*; save it again, or restore"):
+            Student.load(tmp_path / "student")
+
+
+def test_saving_replaces_a_student_only_when_told_to_and_leaves_nothing_of_it(
+    backbone: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "student"
+    Student.from_backbone(backbone, lora_rank=2).save(path)
+    assert (path / "adapter").is_dir()
+    plain = Student.from_backbone(backbone, max_tokens=128)
+    with pytest.raises(CheckpointError, match=r"holds a student already; .* or overwrite=True"):
+        plain.save(path)
+    plain.save(path, overwrite=True)
+    assert Student.load(path).fingerprint == plain.fingerprint
+    names = {each.name for each in path.iterdir()}
+    assert names == {"config.json", "heads.safetensors", "README.md"}
+    assert "128 tokens" in (path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_not_a_student_is_never_overwritten(
+    backbone: str, tmp_path: Path, overwrite: bool
+) -> None:
+    student = Student.from_backbone(backbone)
+    notes = tmp_path / "notes" / "important.txt"
+    notes.parent.mkdir()
+    notes.write_text("mine")
+    with pytest.raises(CheckpointError, match=r"holds important\.txt\. Give a new or empty"):
+        student.save(notes.parent, overwrite=overwrite)
+    with pytest.raises(CheckpointError, match="is a file; give a directory"):
+        student.save(notes, overwrite=overwrite)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"it has no heads\.safetensors"):
+        student.save(tmp_path / "model", overwrite=overwrite)
+    assert notes.read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    student.save(tmp_path / "empty", overwrite=overwrite)
+
+
+@pytest.mark.parametrize("fails", ["save_file", "_model_card", "_swap_in"])
+def test_a_save_that_fails_leaves_the_old_student_as_it_was(
+    backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    old = Student.from_backbone(backbone)
+    old.save(tmp_path / "student")
+
+    def disk_full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(checkpoint, fails, disk_full)
+        with pytest.raises(CheckpointError, match="No space left on device; give a directory"):
+            Student.from_backbone(backbone, max_tokens=128).save(
+                tmp_path / "student", overwrite=True
+            )
+    assert Student.load(tmp_path / "student").fingerprint == old.fingerprint
+    names = {each.name for each in (tmp_path / "student").iterdir()}
+    assert names == {"config.json", "heads.safetensors", "README.md"}
+
+
+def test_a_damaged_adapter_is_named(backbone: str, tmp_path: Path) -> None:
+    Student.from_backbone(backbone, lora_rank=2).save(tmp_path / "student")
+    (tmp_path / "student" / "adapter" / "adapter_model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="adapter cannot be loaded into the backbone"):
+        Student.load(tmp_path / "student")
+
+
+def test_a_backbone_given_by_a_relative_path_is_found_from_anywhere(
+    backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    student = Student.from_backbone("backbone")
+    student.save("student")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert Student.load(tmp_path / "student").config.backbone == backbone
+
+
+def test_a_backbone_that_moved_can_be_named_anew(backbone: str, tmp_path: Path) -> None:
+    student = Student.from_backbone(Path(backbone))
+    student.save(tmp_path / "student")
+    moved = Path(backbone).rename(tmp_path / "moved")
+    config = tmp_path / "student" / "config.json"
+    with pytest.raises(CheckpointError, match=r'no such directory.* as "backbone" in .*config'):
+        Student.load(tmp_path / "student")
+    config.write_text(config.read_text().replace(backbone, str(moved)))
+    assert Student.load(tmp_path / "student").fingerprint == student.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"recall_dim": 0}, "recall_dim=0 must be a whole number of at least 1"),
+        ({"recall_dim": 65}, "recall_dim=65 is more than .* 64"),
+        ({"iem_dim": 0}, r"iem\.hidden_dim=0"),
+        ({"max_tokens": 0}, "max_tokens=0"),
+        ({"max_tokens": 100_000}, "max_tokens=100000 is more than .* takes; use 512 or less"),
+        ({"lora_rank": 0}, "lora_rank=0"),
+        ({"device": "gpu"}, "device='gpu' cannot be used here"),
+        ({"query_prompt": "words " * 300}, "query_prompt='words .* leaves no room"),
+        ({"passage_prompt": None}, "passage_prompt=None must be a string"),
+    ],
+)
+def test_options_that_do_not_fit_the_backbone_are_refused_by_name(
+    backbone: str, options: dict, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        Student.from_backbone(backbone, **options)
+
+
+def test_the_longest_text_is_what_a_short_backbone_takes(tmp_path: Path, texts: list[str]) -> None:
+    short = save_decoder(tmp_path / "short", "llama", texts, max_position_embeddings=64)
+    assert Student.from_backbone(str(short)).config.max_tokens == 64
 
 
 def test_a_pickled_backbone_is_refused(backbone: str) -> None:
@@ -136,6 +257,7 @@ def test_a_backbone_that_is_not_there_is_named(
     [
         ({"recall_dim": 128}, "recall_dim=128"),
         ({"recall_dim": 0}, "recall_dim=0"),
+        ({"recall_dim": 8.0}, r"recall_dim=8\.0 must be a whole number"),
         ({"pma": PMAConfig(7)}, r"num_heads=7 must divide .* 64"),
         ({"max_tokens": 3}, "max_tokens=3"),
     ],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -70,11 +71,50 @@ def test_tables_for_people(corpus: Path, in_tmp: Path) -> None:
     assert "default" in d2llm("info", "--db", "db").stdout
 
 
-def test_queries_are_asked_for_until_a_blank_line(corpus: Path, in_tmp: Path) -> None:
-    d2llm("ingest", corpus, "--db", "db")
-    asked = d2llm("search", "--db", "db", "-k", 1, input="what is assert?\nlambda\n\n")
-    assert asked.exit_code == 0
-    assert asked.stdout.count("score: probability") == 2
+@pytest.fixture
+def small_db(in_tmp: Path) -> str:
+    lines = (
+        '{"id": "key", "text": "Rotate keys monthly."}\n{"id": "pear", "text": "Pears are ripe."}'
+    )
+    assert d2llm("ingest", "-", "--db", "db", input=lines).exit_code == 0
+    return "db"
+
+
+def test_piped_queries_are_answered_to_the_last_whatever_one_of_them_does(small_db: str) -> None:
+    command = [sys.executable, "-m", "d2llm_vdb", "search", "--db", small_db, "--json"]
+    asked = subprocess.run(
+        command, input=b"fruit\n\n \n\xff\nsecurity\n", capture_output=True, check=False
+    )
+    results = [json.loads(line) for line in asked.stdout.splitlines()]
+    assert [result["hits"][0]["id"] for result in results] == ["pear", "key"]
+    assert b"not valid Unicode" in asked.stderr
+    assert asked.returncode == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("leave", ["Ctrl-D", "Ctrl-C", "a blank line"])
+def test_a_person_is_prompted_beside_piped_results_and_leaves_without_a_trace(
+    small_db: str, leave: str
+) -> None:
+    terminal, theirs = os.openpty()
+    command = [sys.executable, "-m", "d2llm_vdb", "search", "--db", small_db, "--json"]
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        os.write(terminal, b"fruit\n")
+        answer = process.stdout.readline()
+        time.sleep(1)  # for the second prompt
+        if leave == "Ctrl-C":
+            process.send_signal(signal.SIGINT)
+        else:
+            os.write(terminal, b"\x04" if leave == "Ctrl-D" else b"\n")
+        rest, said = process.communicate(timeout=60)
+    os.close(terminal)
+    os.close(theirs)
+    assert json.loads(answer)["query"] == "fruit"
+    assert (process.returncode, rest) == (0, b"")
+    assert said.decode().split() == ["query>", "query>"]
 
 
 def test_filters_are_qdrants_json(corpus: Path, in_tmp: Path) -> None:
@@ -83,7 +123,7 @@ def test_filters_are_qdrants_json(corpus: Path, in_tmp: Path) -> None:
     found = d2llm("search", "a name", "--db", "db", "-k", 50, "--filter", condition, "--json")
     assert {hit["metadata"]["row"] for hit in json.loads(found.stdout)["hits"]} == {0, 1, 2}
     wrong = d2llm("search", "a name", "--db", "db", "--filter", '{"most": []}')
-    assert wrong.exit_code == 1
+    assert wrong.exit_code == 2
     assert "filter is not a Qdrant filter" in wrong.stderr
 
 
@@ -110,25 +150,83 @@ def test_a_document_of_one_long_line_is_taken_whole(in_tmp: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["ingest", "missing.txt", "--db", "db"], 1, "source 'missing.txt' does not exist"),
+        (["ingest", "missing.txt", "--db", "db"], 2, "source 'missing.txt' does not exist"),
         (["ingest", "-"], 2, "give either --db DIR or --url URL"),
         (["ingest", "-", "--db", "db", "--url", "http://x"], 2, "give either"),
         (["ingest", "-", "--db", "db", "--student", "nowhere"], 1, "not a student directory"),
+        (["ingest", "-", "--db", "db", "--student", ""], 2, "--student '' names no directory"),
         (["ingest", "-", "--url", "http://127.0.0.1:9", "--rest"], 1, "no answer from Qdrant"),
+        (["ingest", "-", "--db", ""], 2, "--db: '' names no directory"),
+        (["ingest", "-", "--db", ":memory:"], 2, "gone when the command ends"),
+        (["ingest", "-", "--db", "a-file"], 2, "'a-file' is a file; give a directory"),
+        (["ingest", "-", "--db", "a-file/db"], 1, "Not a directory"),
+        (["ingest", "-", "--db", "http://x"], 2, "a URL; give it with --url"),
+        (["ingest", "-", "--url", "localhost:6333"], 2, "must begin with http://"),
         (["search", "x", "--db", "db"], 1, "no collection in"),
-        (["search", "x", "--db", "db", "-k", "0"], 1, "k=0"),
+        (["search", "x", "--db", "db", "--threshold", "nan"], 2, "score_threshold=nan"),
         (["info", "--db", "db"], 1, "no collection in"),
+        (["init", "a-file"], 2, "'a-file' is a file; name a directory"),
+        (["init", "full"], 2, "'full' is not empty; name another directory, or overwrite it"),
     ],
 )
 def test_failures_are_one_clear_line_and_an_exit_code(
     in_tmp: Path, arguments: list[str], code: int, message: str
 ) -> None:
+    Path("a-file").touch()
+    Path("full").mkdir()
+    Path("full", "notes.txt").touch()
     result = d2llm(*arguments, input="")
     assert result.exit_code == code
-    plain = re.sub(r"\s+", " ", re.sub(r"[│╭╮╰╯─]|\x1b\[[0-9;]*m", "", result.stderr))
-    assert message in plain
+    assert message in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
-    assert not Path("db").exists()
+    assert sorted(path.name for path in in_tmp.iterdir()) == ["a-file", "full"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ingest", "-", "--chunk-tokens", "0"],
+        ["ingest", "-", "--overlap", "-1"],
+        ["ingest", "-", "--shards", "0"],
+        ["ingest", "-", "--replicas", "0"],
+        ["ingest", "-", "--grpc-port", "65536"],
+        ["search", "x", "-k", "0"],
+        ["search", "x", "--recall-k", "0"],
+        ["init", "student", "--sample-size", "-1"],
+        ["init", "student", "--recall-dim", "0"],
+        ["init", "student", "--max-tokens", "7"],
+    ],
+)
+def test_a_number_out_of_range_is_refused_by_its_option(in_tmp: Path, arguments: list[str]) -> None:
+    result = d2llm(*arguments)
+    assert result.exit_code == 2
+    assert f"Invalid value for '{arguments[-2]}'" in result.stderr
+
+
+def test_markup_is_shown_as_it_stands_and_terminal_commands_not_at_all(in_tmp: Path) -> None:
+    folder = Path("[bold]docs[x]")
+    folder.mkdir()
+    (folder / "[red]a.txt").write_text("Press [bold]any\x07 key[/bold] \x1b[31mnow :smile:\x9b2J")
+    Path("bad.jsonl").write_text("not json\n")
+    rejects = "[dim]rejects.jsonl"
+    told = d2llm("ingest", folder, "bad.jsonl", "--db", "[blue]db", "--rejects", rejects)
+    assert "ingested into [blue]db/d2llm" in told.stdout
+    assert "in [dim]rejects.jsonl" in told.stderr
+    shown = d2llm("search", "[/] press\x1b]0;title\x07 any", "--db", "[blue]db").stdout
+    assert "[/] press any" in shown
+    assert "[red]a.txt" in shown
+    assert "Press [bold]any key[/bold] now :smile:2J" in shown
+    assert not set("\x07\x1b\x9b") & set(shown)
+    assert "[blue]db/d2llm" in d2llm("info", "--db", "[blue]db").stdout
+    assert "'[red]no' does not exist" in d2llm("ingest", "[red]no", "--db", "db").stderr
+
+
+@pytest.mark.parametrize("command", ["ingest", "search", "info", "init"])
+def test_help_names_the_exit_codes_and_keeps_what_stands_in_brackets(command: str) -> None:
+    shown = " ".join(d2llm(command, "--help").stdout.split())
+    assert "Exit codes: 0 done; 1 failed; 2 wrong usage" in shown
+    if command == "ingest":
+        assert "Record field with the text (default: text, content, page_content or body)" in shown
 
 
 def test_a_locked_database_is_said_to_be(corpus: Path, in_tmp: Path) -> None:
@@ -146,13 +244,56 @@ def test_an_api_key_is_not_shown(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) 
         assert "sesame" not in result.stdout + result.stderr
 
 
-def test_a_student_is_made_from_sample_texts(corpus: Path, in_tmp: Path) -> None:
-    made = d2llm("init", "mine", "--samples", corpus, "--recall-dim", 48, "--query-prompt", "q: ")
+def test_a_student_is_made_from_sample_texts(corpus: Path, in_tmp: Path, texts: list[str]) -> None:
+    with corpus.open("a") as file:
+        file.write('{"text": "\\ud800"}\nnot json\n')
+    init = ("init", "mine", "--samples", corpus, "--recall-dim", 48, "--query-prompt", "q: ")
+    made = d2llm(*init)
     assert made.exit_code == 0, made.stderr
-    assert d2llm("ingest", corpus, "--db", "db", "--student", "mine").exit_code == 0
+    assert f"48 dimensions fitted to {len(texts)} sample texts" in made.stdout
+    assert "2 of the samples hold no text" in made.stderr
+    assert d2llm("ingest", corpus, "--db", "db", "--student", "mine").exit_code == 3
     told = json.loads(d2llm("info", "--db", "db", "--json").stdout)
     assert told["schema"]["recall_dim"] == 48
     assert told["schema"]["student"] == str(in_tmp / "mine")
+    assert d2llm(*init).exit_code == 2
+    assert d2llm(*init, "--force").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["d2llm_vdb.ingest", "-", "-v", "--db", "db"],
+        ["d2llm_vdb", "ingest", "-", "-v", "--db", "db"],
+        ["d2llm_vdb", "-v", "ingest", "-", "--db", "db"],
+    ],
+)
+def test_verbose_logs_from_wherever_it_is_given(command: list[str], in_tmp: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", *command], input='{"text": "good"}', capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert "INFO:d2llm_vdb" in run.stderr
+    assert "student default on cpu" in run.stderr
+
+
+def test_output_that_cannot_hold_a_character_or_is_closed_early_ends_no_command(
+    in_tmp: Path,
+) -> None:
+    assert d2llm("ingest", "-", "--db", "db", input='{"text": "päron → 梨"}').exit_code == 0
+    command = [sys.executable, "-m", "d2llm_vdb", "search", "梨", "--db", "db"]
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    table = subprocess.run(command, env=ascii_only, capture_output=True, text=True, check=True)
+    assert "p?ron" in table.stdout
+    found = subprocess.run(
+        [*command, "--json"], env=ascii_only, capture_output=True, text=True, check=True
+    )
+    assert json.loads(found.stdout)["hits"][0]["text"] == "päron → 梨"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
 
 
 @pytest.mark.parametrize("command", [["-m", "d2llm_vdb.ingest"], ["-m", "d2llm_vdb", "ingest"]])

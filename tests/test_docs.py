@@ -1,4 +1,4 @@
-"""What the README shows runs as it stands."""
+"""What the README and the docs show runs as it stands."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ def blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", path.read_text(), re.DOTALL)
 
 
-def test_the_readmes_python_runs_from_top_to_bottom(
+def test_the_readmes_python_runs_from_top_to_bottom_and_the_docs_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
-    for block in blocks(ROOT / "README.md", "python"):
-        exec(compile(block, "README.md", "exec"), namespace)
+    for path in (ROOT / "README.md", ROOT / "docs" / "search.md"):
+        for block in blocks(path, "python"):
+            exec(compile(block, path.name, "exec"), namespace)
     assert "Qdrant is a vector database. {'year': 2021}" in capsys.readouterr().out
+    assert len(namespace["hits"]) == 2
     assert len(namespace["documents"]) == len(namespace["nodes"]) == 1
 
 
-@pytest.mark.parametrize("command", ["ingest", "search", "info", "init"])
+@pytest.mark.parametrize("command", ["ingest", "search", "evaluate", "info", "init"])
 def test_every_option_in_the_docs_exists(command: str) -> None:
     from typer.main import get_command
 

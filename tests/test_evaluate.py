@@ -590,19 +590,21 @@ def test_several_sets_of_a_kind_get_a_mean(kitchen: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "code", "message"),
     [
-        (["nowhere"], "nowhere is not a set"),
-        (["SET", "--modes", "best"], "mode 'best' is not one of"),
-        (["SET", "--student", "nowhere"], "not a student directory"),
-        (["SET", "--plot", "plot.gif"], "must end in .png or .svg"),
-        (["SET", "--json", "no/such/report.json"], "its directory does not exist"),
-        (["SET", "--split", "dev"], "has no split 'dev'; it has test"),
+        (["nowhere"], 2, "nowhere is not a set"),
+        (["SET", "--modes", "best"], 2, "mode 'best' is not one of"),
+        (["SET", "--student", "nowhere"], 1, "not a student directory"),
+        (["SET", "--plot", "plot.gif"], 2, "must end in .png or .svg"),
+        (["SET", "--json", "no/such/report.json"], 2, "its directory does not exist"),
+        (["SET", "--split", "dev"], 2, "has no split 'dev'; it has test"),
     ],
 )
-def test_failures_are_one_clear_line(kitchen: Path, arguments: list[str], message: str) -> None:
+def test_failures_are_one_clear_line_and_an_exit_code(
+    kitchen: Path, arguments: list[str], code: int, message: str
+) -> None:
     result = d2llm("evaluate", *(str(kitchen) if part == "SET" else part for part in arguments))
-    assert result.exit_code in (1, 2)
+    assert result.exit_code == code
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
 

@@ -12,8 +12,7 @@ from qdrant_client import models
 
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.store import Columns, EdgeStore, MemoryStore, Schema
-from d2llm_vdb.store.columns import point_id
-from d2llm_vdb.store.filters import to_edge
+from d2llm_vdb.store.edge_filters import to_edge
 
 PAYLOADS = [
     {
@@ -77,7 +76,7 @@ CONDITIONS = st.one_of(
         st.integers(1, 4),
     ),
     st.builds(
-        lambda rows: models.HasIdCondition(has_id=[point_id(str(row)) for row in rows]),
+        lambda rows: models.HasIdCondition(has_id=[str(row) for row in rows]),
         st.lists(st.integers(0, 30), max_size=5),
     ),
     st.builds(
@@ -192,3 +191,70 @@ def test_what_cannot_be_translated_is_refused_by_name() -> None:
     condition = models.SliceCondition(slice=models.Slice(index=0, total=2))
     with pytest.raises(InputError, match="SliceCondition is not supported by the embedded store"):
         to_edge(models.Filter(must=[condition]))
+
+
+def field(**condition: object) -> models.Filter:
+    return models.Filter(must=[models.FieldCondition(**({"key": "metadata.year"} | condition))])
+
+
+def geo(lat: float) -> models.GeoRadius:
+    return models.GeoRadius(center=models.GeoPoint(lon=0, lat=lat), radius=1)
+
+
+ANYTHING = models.FieldCondition(key="metadata.year", range=models.Range(gte=0))
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ({"must": []}, "filter is dict, expected qdrant_client.models.Filter"),
+        (
+            field(match=models.MatchValue(value=2**63)),
+            r"must\[0\]\.match\.value=9223372036854775808",
+        ),
+        (field(match=models.MatchAny(any=[1, 2**70])), r"match\.any\[1\]=.* 64 bits"),
+        (field(match=models.MatchValue(value="\ud800")), r"match\.value=.* not valid Unicode"),
+        (field(range=models.Range(gte=float("nan"))), r"range\.gte is NaN"),
+        (field(key=" ", match=models.MatchValue(value=1)), r"must\[0\]\.key=' ' is blank"),
+        (field(values_count=models.ValuesCount(gte=-1)), r"values_count\.gte=-1 must be between 0"),
+        (field(geo_radius=geo(91)), r"center\.lat=91.* between -90 and 90"),
+        (field(), r"must\[0\] on 'metadata.year' sets no condition; give"),
+        (
+            field(match=models.MatchValue(value=1), range=models.Range(gte=1)),
+            r"sets match and range; give every FieldCondition exactly one",
+        ),
+        (
+            models.Filter(min_should=models.MinShould(conditions=[ANYTHING], min_count=-1)),
+            r"min_should\.min_count=-1 must be between 1",
+        ),
+        (
+            models.Filter(must_not=[models.Filter(must=models.HasIdCondition(has_id=[7]))]),
+            r"must_not\[0\]\.must\.has_id holds 7, and ids are strings; write '7'",
+        ),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_by_its_place(
+    pair: tuple[EdgeStore, MemoryStore], condition: models.Filter, message: str
+) -> None:
+    for store in pair:
+        with pytest.raises(InputError, match=message):
+            store.count(condition)
+        with pytest.raises(InputError, match=message):
+            store.delete_where(condition)
+
+
+@pytest.mark.parametrize(
+    ("condition", "name"),
+    [
+        (field(key="a..b[", match=models.MatchValue(value=1)), "FieldCondition"),
+        (
+            field(geo_polygon=models.GeoPolygon(exterior=models.GeoLineString(points=[]))),
+            "GeoPolygon",
+        ),
+    ],
+)
+def test_what_the_embedded_store_refuses_names_the_condition_and_the_way_out(
+    condition: models.Filter, name: str
+) -> None:
+    with pytest.raises(InputError, match=f"condition {name} with .* cannot be used: .*; correct"):
+        to_edge(condition)

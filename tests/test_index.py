@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ from tiny_models import save_decoder
 
 from d2llm_vdb import Index, Passage, SearchOptions, Student
 from d2llm_vdb.add import AddReport
+from d2llm_vdb.connection import Connection
 from d2llm_vdb.errors import (
     CheckpointError,
     CollectionNotFoundError,
@@ -23,8 +26,13 @@ from d2llm_vdb.errors import (
     InputError,
     SchemaMismatchError,
 )
+from d2llm_vdb.store import Schema, Store
 
 QUESTION = "what does an assert statement do?"
+
+
+def nested(depth: int) -> dict:
+    return {"in": nested(depth - 1)} if depth else {}
 
 
 def hit_ids(result: object) -> list[str]:
@@ -161,6 +169,25 @@ def test_delete_counts_what_was_there(index: Index, passages: list[Passage]) -> 
     assert asyncio.run(index.acount()) == 37
 
 
+def test_delete_takes_a_list_of_ids_and_no_single_string(index: Index) -> None:
+    index.add([Passage("1", "the first"), Passage("2", "the second"), Passage("12", "both")])
+    with pytest.raises(InputError, match="ids='12' is one string; wrap a single id in a list"):
+        index.delete("12")
+    with pytest.raises(InputError, match="id 12 is int, and ids are strings; write '12'"):
+        asyncio.run(index.adelete([12]))
+    assert index.delete(each for each in ("1", "2", "2")) == 2
+    assert [point.payload["id"] for point in index.store.retrieve(["1", "2", "12"])] == ["12"]
+
+
+def test_what_is_no_passage_is_refused_by_its_place(index: Index) -> None:
+    good = Passage("good", "a good passage")
+    for given in (good, "a text", 7):
+        with pytest.raises(InputError, match=r"passages is .*; wrap a single one in a list"):
+            index.add(given)
+    with pytest.raises(InputError, match="item 1 of passages is dict, expected Passage"):
+        index.add([good, {"id": "1"}], on_reject=lambda *_: None)
+
+
 def test_ids_of_any_kind_are_kept(index: Index) -> None:
     ids = ["1", "foo", "a/b c.md#3", "ünïcödé", "0b0e2f70-5c1c-4b0c-9d2a-0a4f8c1d2e3f", "x" * 5000]
     index.add(Passage(each, f"text of {each[:20]}") for each in ids)
@@ -171,7 +198,7 @@ def test_ids_of_any_kind_are_kept(index: Index) -> None:
 def test_metadata_comes_back_untouched(index: Index) -> None:
     metadata = {
         "nested": {"list": [1, 2.5, None, {"deep": True}]},
-        "big": 2**63,
+        "big": 2**63 - 1,
         "negative": -(2**63),
         "text": "né \u0000 ☃",
         "": "empty key",
@@ -193,7 +220,18 @@ def test_metadata_comes_back_untouched(index: Index) -> None:
         (Passage("p", "t", {"x": float("nan")}), r"metadata\.x of passage 'p' is nan"),
         (Passage("p", "t", {"x": [1, {2}]}), r"metadata\.x\[1\] of passage 'p'"),
         (Passage("p", "t", {1: "x"}), "string keys"),
-        (Passage("p", "t", {"x": 2**64}), "64 bits"),
+        (Passage("p", "t", {"x": 2**63}), r"metadata\.x .* from -2\*\*63 to 2\*\*63 - 1"),
+        (Passage("p", "t", {"\udfff": 1}), "a key in metadata of 'p' is not valid Unicode"),
+        (Passage("p", "t", None), "metadata of passage 'p' is NoneType, expected a mapping"),
+        (Passage("p", "t", ["x"]), "metadata of passage 'p' is list, expected a mapping"),
+        (Passage("p", "t", nested(25)), "metadata of passage 'p' is nested more than 24 deep"),
+        (Passage("p", "t", doc_id=7), "doc_id of passage 'p' is int"),
+        (Passage("p", "t", doc_id=" "), "doc_id of passage 'p' is blank"),
+        (Passage("p", "t", source=b"x"), "source of passage 'p' is bytes"),
+        (Passage("p", "t", tenant="\ud800"), "tenant of 'p' is not valid Unicode"),
+        (Passage("p", "t", chunk=-1), "passage 'p': chunk=-1 must be a whole number"),
+        (Passage("p", "t", chunks=None), "passage 'p': chunks=None must be a whole number"),
+        (Passage("p", "t", start=1.5), r"passage 'p': start=1\.5 must be a whole number"),
         (Passage("p", "t", {"x": "\udfff"}), r"metadata\.x of 'p' is not valid Unicode"),
     ],
 )
@@ -280,6 +318,29 @@ def test_queries_that_cannot_be_are_refused(index: Index, query: str) -> None:
         index.search(query)
 
 
+def test_several_queries_and_options_of_another_type_are_refused(index: Index) -> None:
+    with pytest.raises(InputError, match="is one string; wrap it in a list, or use search"):
+        index.search_many(QUESTION)
+    with pytest.raises(InputError, match="options is dict, expected SearchOptions"):
+        asyncio.run(index.asearch_many([QUESTION], {"k": 3}))
+    with pytest.raises(InputError, match="filter is dict"):
+        index.count({"must": []})
+    with pytest.raises(InputError, match="there is no search option 'top_k'; use k, recall_k"):
+        SearchOptions.from_keywords({"top_k": 3})
+    assert [len(each.hits) for each in index.search_many(iter([QUESTION]))] == [10]
+
+
+def test_every_public_method_has_an_async_twin_with_the_same_arguments() -> None:
+    def methods(prefix: str) -> dict[str, inspect.Signature]:
+        return {
+            name.removeprefix(prefix): inspect.signature(method)
+            for name, method in inspect.getmembers(Index, callable)
+            if not name.startswith("_") and asyncio.iscoroutinefunction(method) == bool(prefix)
+        }
+
+    assert methods("a") == methods("")
+
+
 def test_searching_is_safe_from_many_threads(index: Index) -> None:
     expected = hit_ids(index.search(QUESTION, rerank="tokens"))
     with ThreadPoolExecutor(8) as pool:
@@ -332,6 +393,36 @@ def test_an_index_is_reopened_with_the_student_that_made_it(
         assert still_free.count() == 5
 
 
+def test_a_student_that_is_gone_says_how_to_name_it(tmp_path: Path, texts: list[str]) -> None:
+    backbone = save_decoder(tmp_path / "backbone", "llama", texts)
+    Student.from_backbone(str(backbone)).save(tmp_path / "student")
+    Index.open(tmp_path / "db", tmp_path / "student").close()
+    (tmp_path / "student").rename(tmp_path / "moved")
+    with pytest.raises(CheckpointError, match="pass its directory as student="):
+        Index.open(tmp_path / "db")
+    Index.open(tmp_path / "db", tmp_path / "moved").close()
+
+
+def test_a_collection_made_meanwhile_with_another_student_is_refused(
+    tmp_path: Path, student: Student, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Student.from_backbone(str(save_decoder(tmp_path / "b", "llama", texts)))
+    look = Connection.open
+
+    def another_makes_it(self: Connection, create: Schema | None) -> Store:
+        monkeypatch.setattr(Connection, "open", look)
+        try:
+            return look(self, create)
+        finally:
+            Index.open(tmp_path / "db", other, tokens="raw").close()
+
+    for tokens, error in (("raw", FingerprintMismatchError), ("none", SchemaMismatchError)):
+        monkeypatch.setattr(Connection, "open", another_makes_it)
+        with pytest.raises(error):
+            Index.open(tmp_path / "db", student, tokens=tokens)
+        shutil.rmtree(tmp_path / "db")
+
+
 def test_an_unsaved_student_must_be_given_again(tmp_path: Path, texts: list[str]) -> None:
     student = Student.from_backbone(str(save_decoder(tmp_path / "b", "llama", texts)))
     Index.open(tmp_path / "db", student).close()
@@ -345,6 +436,9 @@ def test_open_refuses_what_does_not_fit(tmp_path: Path, student: Student) -> Non
         Index.open(tmp_path / "none", student, create=False)
     with pytest.raises(InputError, match="tokens='all'"):
         Index.open(tmp_path / "db", student, tokens="all")
+    for nobody in ("", 7):
+        with pytest.raises(InputError, match=f"student={nobody!r} is no student; give"):
+            Index.open(tmp_path / "db", nobody)
     with pytest.raises(InputError, match=r"collection='\.\./x'"):
         Index.open(tmp_path / "db", student, collection="../x")
     Index.open(tmp_path / "db", student, tokens="none").close()

@@ -1,194 +1,21 @@
 from __future__ import annotations
 
-import gzip
-import io
 import json
-import re
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from typer.testing import CliRunner, Result
 
 from d2llm_vdb import Index, Student
+from d2llm_vdb.cli.app import app
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.ingest.chunking import Chunker
 from d2llm_vdb.ingest.documents import Document, Reject
-from d2llm_vdb.ingest.files import SourceReader
-from d2llm_vdb.ingest.pipeline import IngestReport, RejectsFile, ingest
-from d2llm_vdb.ingest.records import Fields, read_csv, read_jsonl
-
-
-def read(data: bytes, fields: Fields | None = None, reader: Any = read_jsonl) -> list[Any]:
-    return list(reader(io.BytesIO(data), "f", fields or Fields()))
-
-
-def test_json_lines_become_documents_with_the_usual_fields() -> None:
-    line = {"_id": 7, "title": "T", "text": "body", "year": 1999, "nested": {"a": [1]}}
-    [document] = read(json.dumps(line).encode())
-    assert document == Document(
-        id="7",
-        text="body",
-        title="T",
-        source="f",
-        line=1,
-        metadata={"title": "T", "year": 1999, "nested": {"a": [1]}},
-    )
-
-
-def test_fields_can_be_named() -> None:
-    fields = Fields(text="abstract", id="doi", title="heading", metadata=("year",))
-    line = {"doi": "10.1/x", "abstract": "A", "heading": "H", "year": 1, "text": "not this"}
-    [document] = read(json.dumps(line).encode(), fields)
-    assert (document.id, document.text, document.title) == ("10.1/x", "A", "H")
-    assert document.metadata == {"year": 1}
-
-
-def test_records_without_an_id_are_named_by_file_and_line() -> None:
-    documents = read(b'{"text": "a"}\n\n{"text": "b"}\n')
-    assert [document.id for document in documents] == ["f:1", "f:3"]
-
-
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        (b'{"text": "unfinished', "not JSON"),
-        (b"[1, 2]", "record is list"),
-        (b'"text"', "record is str"),
-        (b'{"body_text": "x"}', r"no text field among \['body_text'\]; name it with --text-field"),
-        (b'{"text": 5}', "field 'text' is int"),
-        (b'{"text": null}', "field 'text' is NoneType"),
-        (b'{"text": "x", "id": " "}', "id field 'id' is ' '"),
-        (b'{"text": "x", "id": [1]}', "id field 'id' is"),
-        (b'{"text": "caf\xe9"}', "not UTF-8 at byte 13"),
-        (b"[" * 100_000, "not JSON"),
-    ],
-)
-def test_a_bad_line_is_a_reject_and_reading_goes_on(line: bytes, reason: str) -> None:
-    found = read(b'{"text": "before"}\n' + line + b'\n{"text": "after"}\n')
-    assert [type(each) for each in found] == [Document, Reject, Document]
-    assert found[1].line == 2
-    assert re.search(reason, found[1].reason)
-
-
-def test_a_missing_named_field_is_a_reject() -> None:
-    [found] = read(b'{"text": "x"}', Fields(id="key"))
-    assert "id field 'key' is missing" in found.reason
-
-
-def test_an_overlong_line_is_skipped_without_being_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("d2llm_vdb.ingest.records.MAX_LINE_BYTES", 1000)
-    long = json.dumps({"text": "x" * 5000}).encode()
-    found = read(b'{"text": "a"}\n' + long + b'\n{"text": "b"}')
-    assert [type(each) for each in found] == [Document, Reject, Document]
-    assert found[1] == Reject("f", "line is longer than 1000 bytes; split it", 2)
-    assert found[2].line == 3
-
-
-@settings(max_examples=200, deadline=None)
-@given(lines=st.lists(st.binary(max_size=60).filter(lambda data: b"\n" not in data), max_size=8))
-def test_no_line_is_lost_whatever_its_bytes(lines: list[bytes]) -> None:
-    found = read(b"\n".join(lines))
-    assert [each.line for each in found] == [
-        number for number, line in enumerate(lines, 1) if line.strip()
-    ]
-
-
-def test_csv_rows_become_documents_and_bad_rows_rejects() -> None:
-    data = 'id,text,year\n1,"a, quoted\nline",1999\n2,b,2000,extra\n3\n4,ü,1\n'.encode()
-    found = read(data + b"5,caf\xe9,2\n", reader=read_csv)
-    assert [type(each) for each in found] == [Document, Reject, Reject, Document, Reject]
-    assert found[0].text == "a, quoted\nline"
-    assert found[0].metadata == {"year": "1999"}
-    assert "more cells than the header" in found[1].reason
-    assert "ends before column 'text'" in found[2].reason
-    assert found[3].text == "ü"
-    assert "not UTF-8" in found[4].reason
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder with a file of every kind."""
-    folder = tmp_path / "docs"
-    (folder / "sub").mkdir(parents=True)
-    (folder / ".hidden").mkdir()
-    (folder / "plain.txt").write_text("plain text")
-    (folder / "guide.md").write_text("# One\n\nfirst\n\n# Two\n\nsecond")
-    (folder / "page.html").write_text(
-        "<html><head><title>Page</title><style>p{}</style></head><body><script>1</script>"
-        "<p>Hello <b>world</b></p></body></html>"
-    )
-    (folder / "sub" / "rows.csv").write_text("id,text\nr1,row one\n")
-    with gzip.open(folder / "sub" / "lines.jsonl.gz", "wt") as file:
-        file.write('{"id": "l1", "text": "line one"}\n{"id": "l2", "text": "line two"}\n')
-    (folder / "sub" / "paper.pdf").write_bytes(one_page_pdf("Hello from a page"))
-    (folder / ".hidden" / "secret.txt").write_text("not this")
-    (folder / "image.png").write_bytes(b"\x89PNG")
-    return folder
-
-
-def one_page_pdf(text: str) -> bytes:
-    """The smallest PDF that says something."""
-    content = zlib.compress(f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET".encode())
-    objects = [
-        b"<</Type/Catalog/Pages 2 0 R>>",
-        b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
-        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Contents 4 0 R"
-        b"/Resources<</Font<</F1 5 0 R>>>>>>",
-        b"<</Length %d/Filter/FlateDecode>>stream\n%s\nendstream" % (len(content), content),
-        b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
-    ]
-    out, offsets = b"%PDF-1.4\n", []
-    for number, body in enumerate(objects, 1):
-        offsets.append(len(out))
-        out += b"%d 0 obj%s endobj\n" % (number, body)
-    table = b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
-    start = len(out)
-    return out + (
-        b"xref\n0 %d\n0000000000 65535 f \n%strailer<</Size %d/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF"
-        % (len(objects) + 1, table, len(objects) + 1, start)
-    )
-
-
-def test_a_folder_is_read_in_name_order_with_every_kind_of_file(folder: Path) -> None:
-    reader = SourceReader([str(folder)])
-    documents = {document.id: document for document in reader}
-    assert list(documents) == [
-        "guide.md", "page.html", "plain.txt", "l1", "l2", "sub/paper.pdf", "r1",
-    ]  # fmt: skip
-    assert documents["guide.md"].markdown
-    assert documents["page.html"].text == "Hello\nworld"
-    assert documents["page.html"].title == "Page"
-    assert documents["sub/paper.pdf"].text == "Hello from a page"
-    assert documents["sub/paper.pdf"].metadata == {"pages": 1}
-    assert documents["l1"].source == "sub/lines.jsonl.gz"
-    assert reader.total_bytes is not None
-    assert 0 < reader.read_bytes <= reader.total_bytes
-
-
-def test_files_that_cannot_be_read_are_rejects(folder: Path) -> None:
-    (folder / "broken.pdf").write_bytes(b"%PDF-1.4 nothing")
-    (folder / "latin.txt").write_bytes("café".encode("latin-1"))
-    (folder / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"text": "x"}\n' * 50)[:30])
-    found = list(SourceReader([str(folder)]))
-    reasons = {each.source: each.reason for each in found if isinstance(each, Reject)}
-    assert set(reasons) == {"broken.pdf", "latin.txt", "cut.jsonl.gz"}
-    assert "not a readable PDF" in reasons["broken.pdf"]
-    assert "not UTF-8 at byte 3" in reasons["latin.txt"]
-    assert "cannot be read" in reasons["cut.jsonl.gz"]
-
-
-def test_sources_that_cannot_be_are_refused_before_reading(folder: Path) -> None:
-    with pytest.raises(InputError, match="does not exist"):
-        SourceReader([str(folder), str(folder / "missing")])
-    with pytest.raises(InputError, match=r"image.png.*--format"):
-        SourceReader([str(folder / "image.png")])
-    with pytest.raises(InputError, match="format='docx' is not one of txt, md"):
-        SourceReader([str(folder)], format="docx")
+from d2llm_vdb.ingest.pipeline import IngestReport, ingest
+from d2llm_vdb.ingest.rejects import RejectsFile
 
 
 def test_short_documents_stay_whole_and_keep_their_id(student: Student) -> None:
@@ -231,9 +58,11 @@ def test_a_long_line_without_spaces_is_cut_too(student: Student) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"chunk_tokens": 300}, r"chunk_tokens=300 is more than the student reads"),
-        ({"chunk_tokens": 20, "overlap": 18}, "overlap=18"),
-        ({"overlap": -1}, "overlap=-1"),
+        ({"chunk_tokens": 300}, r"chunk_tokens=300 .* give --chunk-tokens at most 256"),
+        ({"chunk_tokens": 0}, r"chunk_tokens=0 leaves no room .* --chunk-tokens from 3 to 256"),
+        ({"chunk_tokens": -5}, r"chunk_tokens=-5 leaves no room"),
+        ({"chunk_tokens": 20, "overlap": 18}, r"overlap=18 .* give --overlap at most 17"),
+        ({"overlap": -1}, r"overlap=-1 is negative; give --overlap 0 or more"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(student: Student, options: dict, message: str) -> None:
@@ -326,28 +155,93 @@ def test_every_bad_record_is_in_the_rejects_file_with_its_reason(
     assert all(part in found[key] for key, part in expected.items())
 
 
+def test_what_would_break_the_store_is_a_reject(run: Ingest, db: Index) -> None:
+    deep: Any = "x"
+    for _ in range(700):
+        deep = {"a": deep}
+    report = run(
+        [
+            Document("deep", "text", "f", metadata={"deep": deep}),
+            Document("key", "text", "f", metadata={"\ud800": 1}),
+            Document("source", "text", "caf\udce9.jsonl"),
+            Document("good", "text", "f"),
+        ]
+    )
+    assert (report.rejected, report.added.encoded, db.count()) == (3, 1, 1)
+
+
 def test_rejects_of_an_earlier_version_keep_the_old_passages(run: Ingest, db: Index) -> None:
     run(numbered(2))
     run([Document("d0", "", "f")])
-    assert db.count() == 2
+    run([Reject("f", "unreadable now", id="d1")], prune=True)
+    assert "d1" in {point.payload["id"] for point in db.store.scroll()}
 
 
-def test_pruning_deletes_what_is_gone_but_not_after_rejects(
-    run: Ingest, db: Index, caplog: pytest.LogCaptureFixture
+def test_pruning_deletes_what_is_gone_or_blank_but_nothing_that_was_rejected(
+    run: Ingest, db: Index
 ) -> None:
     run(numbered(6))
-    kept = run([*numbered(3), Reject("f", "broken")], prune=True)
-    assert (kept.added.deleted, db.count()) == (0, 6)
-    assert "nothing pruned" in caplog.text
-    pruned = run(numbered(3), prune=True)
-    assert (pruned.added.deleted, db.count()) == (3, 3)
+    bad = Document("d3", "text", "f", metadata={"x": float("nan")})
+    blank = Document("d4", " ", "f")
+    report = run([*numbered(2), Reject("f", "broken", id="d2"), bad, blank], prune=True)
+    assert (report.rejected, report.added.deleted) == (3, 2)
+    left = {point.payload["id"] for point in db.store.scroll(fields=["id"])}
+    assert left == {"d0", "d1", "d2", "d3"}
 
 
-def test_the_rejects_file_is_always_that_of_the_last_run(run: Ingest, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("records", "reason"),
+    [
+        ([Document("d0", "text", "f"), Reject("f", "broken")], "1 of the rejects have no known id"),
+        ([], "no document was read"),
+    ],
+)
+def test_nothing_is_pruned_when_it_is_not_known_what_is_gone(
+    run: Ingest, db: Index, caplog: pytest.LogCaptureFixture, records: list[Any], reason: str
+) -> None:
+    run(numbered(6))
+    report = run(records, prune=True)
+    assert (report.added.deleted, db.count()) == (0, 6)
+    assert f"nothing pruned: {reason}" in caplog.text
+
+
+def test_replacing_documents_of_another_source_is_warned_of_once(
+    run: Ingest, db: Index, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(numbered(3))
+    caplog.clear()
+    run([Document(f"d{row}", "new text", "g") for row in range(3)])
+    assert len(caplog.records) == 1
+    assert "documents of 'g' replace those with the same ids from 'f', 'd0'" in caplog.text
+    assert "--id-prefix" in caplog.text
+
+
+def test_the_rejects_file_is_that_of_the_last_run_that_ended(run: Ingest, tmp_path: Path) -> None:
+    path = tmp_path / "rejects.jsonl"
     run([Document("d0", "", "f")])
-    assert (tmp_path / "rejects.jsonl").exists()
+    before = path.read_text()
+
+    def interrupted() -> Iterator[Document | Reject]:
+        yield Reject("f", "not in the file of the run before")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(interrupted())
+    assert path.read_text() == before
+    assert "not in the file" in (tmp_path / "rejects.jsonl.unfinished").read_text()
     run(numbered(1))
-    assert not (tmp_path / "rejects.jsonl").exists()
+    assert list(tmp_path.glob("rejects*")) == []
+
+
+@pytest.mark.parametrize("content", ["plain text", '{"id": 1, "text": "x"}', "[1]", "9" * 5000])
+def test_a_rejects_file_never_replaces_anything_but_rejects(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"holds something else.*--rejects"), RejectsFile(path):
+        pass
+    with pytest.raises(InputError, match="holds something else"), RejectsFile(tmp_path):
+        pass
+    assert path.read_text() == content
 
 
 def test_a_rejects_file_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path) -> None:
@@ -368,3 +262,39 @@ def test_progress_is_reported_on_the_way(run: Ingest) -> None:
     assert seen[-1] == (1200, 1200)
     assert len(seen) > 3
     assert seen == sorted(seen)
+
+
+def d2llm_ingest(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["ingest", *map(str, arguments), "--db", "db", "--json"])
+
+
+def test_folders_with_the_same_file_names_are_told_apart_and_rejects_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        Path(name).mkdir()
+        Path(name, "notes.md").write_text(f"notes of {name}")
+        Path(name, "lines.jsonl").write_text(json.dumps({"text": f"a line of {name}"}) + "\n{\n")
+        assert d2llm_ingest(name).exit_code == 3
+    with Index.open("db") as index:
+        found = {point.payload["id"] for point in index.store.scroll(fields=["id"])}
+    assert found == {"a/notes.md", "a/lines.jsonl:1", "b/notes.md", "b/lines.jsonl:1"}
+    for _ in range(2):  # the rejects file lies here too
+        result = d2llm_ingest("a", "b", "d2llm-rejects.jsonl", ".")
+        assert "is where rejects are written" in result.stderr
+        counts = json.loads(d2llm_ingest(".", "--id-prefix", "all/").stdout)
+        assert (counts["documents"], counts["rejected"]) == (4, 2)
+    assert "holds something else" in d2llm_ingest("a", "--rejects", "b/lines.jsonl").stderr
+    assert "a line of b" in Path("b/lines.jsonl").read_text()
+
+
+def test_sizes_that_do_not_fit_create_no_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("notes.md").write_text("notes")
+    result = d2llm_ingest("notes.md", "--chunk-tokens", "9999")
+    assert result.exit_code == 1
+    assert "chunk_tokens=9999" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.md"]

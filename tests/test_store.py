@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,15 +11,12 @@ from conftest import OpenStore
 from qdrant_client import models
 
 from d2llm_vdb.errors import (
-    CollectionNotFoundError,
     FingerprintMismatchError,
     InputError,
-    SchemaMismatchError,
     StoreError,
-    StoreLockedError,
     StoreUnavailableError,
 )
-from d2llm_vdb.store import Columns, EdgeStore, RecallRequest, Schema, ServerStore, Store
+from d2llm_vdb.store import Columns, RecallRequest, Schema, ServerStore, Store
 from d2llm_vdb.store.schema import CollectionOptions
 
 SCHEMA = Schema(8, 6, 5, 4, fingerprint="f", student="s")
@@ -233,69 +227,29 @@ def test_large_writes_are_cut_by_bytes() -> None:
     assert max(len(part) for part in columns.split(budget=1)) == 1
 
 
-def test_an_embedded_collection_survives_being_closed(tmp_path: Path) -> None:
-    store = EdgeStore.open(tmp_path / "c", SCHEMA)
-    store.upsert(some_columns(20))
+def test_ids_must_be_a_list_of_strings(store: Store) -> None:
+    message = r"wrap a single id in a list|and ids are strings"
+    for ids in ("12", [12], ["passage 1", None]):
+        with pytest.raises(InputError, match=message):
+            store.delete(ids)
+        with pytest.raises(InputError, match=message):
+            store.retrieve(ids)
+    assert store.count() == 20
+
+
+def test_has_id_takes_the_callers_own_ids(store: Store) -> None:
+    condition = models.HasIdCondition(has_id=["passage 3", "passage 4", "no such"])
+    found = store.scroll(models.Filter(must_not=[models.Filter(must=[condition])]), fields=["id"])
+    assert set(some_columns(20).ids) - set(ids(list(found))) == {"passage 3", "passage 4"}
+
+
+def test_a_closed_store_says_so(store: Store) -> None:
     store.close()
-    with pytest.raises(StoreError, match="is closed"):
+    store.close()
+    with pytest.raises(StoreError, match="is closed; open it again"):
         store.count()
-    again = EdgeStore.open(tmp_path / "c")
-    assert again.schema == SCHEMA
-    assert again.count() == 20
-    again.close()
-
-
-def test_a_killed_writer_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
-    script = f"""
-import os, signal, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from pathlib import Path
-from test_store import SCHEMA, some_columns
-from d2llm_vdb.store import EdgeStore
-store = EdgeStore.open(Path({str(tmp_path / "c")!r}), SCHEMA)
-store.upsert(some_columns(500))
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
-    assert killed.returncode == -9, killed.stderr.decode()
-    store = EdgeStore.open(tmp_path / "c")
-    assert store.count() == 500
-    store.close()
-
-
-def test_a_collection_killed_while_being_created_opens(tmp_path: Path) -> None:
-    EdgeStore.open(tmp_path / "c", SCHEMA).close()
-    for path in sorted((tmp_path / "c" / "shard").rglob("*"), reverse=True):
-        path.unlink() if path.is_file() else path.rmdir()
-    store = EdgeStore.open(tmp_path / "c")
-    store.upsert(some_columns(3))
-    assert store.count() == 3
-    store.close()
-
-
-def test_a_locked_database_says_so(tmp_path: Path) -> None:
-    store = EdgeStore.open(tmp_path / "c", SCHEMA)
-    with pytest.raises(StoreLockedError, match=r"already open.*close it there, or run a Qdrant"):
-        EdgeStore.open(tmp_path / "c")
-    store.close()
-
-
-def test_a_missing_collection_is_not_created_unasked(tmp_path: Path) -> None:
-    with pytest.raises(CollectionNotFoundError, match="ingest something"):
-        EdgeStore.open(tmp_path / "c")
-    assert not (tmp_path / "c").exists()
-
-
-def test_a_damaged_or_newer_schema_is_refused(tmp_path: Path) -> None:
-    EdgeStore.open(tmp_path / "c", SCHEMA).close()
-    path = tmp_path / "c" / "d2llm.json"
-    text = path.read_text()
-    path.write_text(text.replace('"version": 1', '"version": 99'))
-    with pytest.raises(SchemaMismatchError, match="schema version 99"):
-        EdgeStore.open(tmp_path / "c")
-    path.write_text(text[:20])
-    with pytest.raises(StoreError, match="damaged"):
-        EdgeStore.open(tmp_path / "c")
+    with pytest.raises(StoreError, match="is closed; open it again"):
+        asyncio.run(store.acount())
 
 
 def test_another_student_is_refused_with_both_fingerprints() -> None:

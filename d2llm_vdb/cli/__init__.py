@@ -1,11 +1,8 @@
-"""The `d2llm` command.
-
-Exit codes: 0 done; 1 failed; 2 wrong usage; 3 ingested, but some records were rejected;
-130 interrupted.
-"""
+"""The `d2llm` command."""
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 
@@ -34,9 +31,18 @@ def _run(program: str, *command: str) -> None:
         sys.exit(f"error: {MissingExtraError(str(error.name), 'cli', 'the command line')}")
     # Stopped by a supervisor it ends as after Ctrl-C: what was stored stays, the rest is resumed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _take_any_character()
     if command:
         from typer.main import get_command
 
         group = get_command(app)
         group.commands[command[0]].main(prog_name=program)  # type: ignore[attr-defined]
     app(prog_name=program)
+
+
+def _take_any_character() -> None:
+    """Let no character that a terminal or a pipe cannot take end a command."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")

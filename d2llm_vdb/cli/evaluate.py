@@ -13,15 +13,18 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from d2llm_vdb.cli import options
+from d2llm_vdb.cli.opening import load_student
+from d2llm_vdb.cli.terminal import errors, failing_clearly, printable, waiting
 from d2llm_vdb.errors import InputError
 
 if TYPE_CHECKING:
     from d2llm_vdb.evaluate import runner
-    from d2llm_vdb.student import Student
 
 SECONDS_BETWEEN_LINES = 5.0
 
 
+@failing_clearly()
 def evaluate(
     sets: Annotated[
         list[Path],
@@ -30,7 +33,9 @@ def evaluate(
             help="Directories: retrieval sets in BEIR layout, or <split>.jsonl of sentence pairs.",
         ),
     ],
-    student: Annotated[str, typer.Option(help="Student directory, or 'default'.")] = "default",
+    student: Annotated[
+        str, typer.Option(metavar="DIR", help="Student directory, or 'default'.")
+    ] = "default",
     modes: Annotated[
         str, typer.Option(help="What to compare, with commas between them.")
     ] = "none,iem,tokens,exact,cosine,maxsim,bm25",
@@ -42,9 +47,9 @@ def evaluate(
         str | None, typer.Option(help="Part of the sets to take. [default: test, else dev]")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Queries or pairs of each set; always the same ones.")
+        int | None, typer.Option(min=1, help="Queries or pairs of each set; always the same ones.")
     ] = None,
-    recall_k: Annotated[int, typer.Option(help="Candidates to recall and rerank.")] = 100,
+    recall_k: Annotated[int, typer.Option(min=1, help="Candidates to recall and rerank.")] = 100,
     db: Annotated[
         str | None,
         typer.Option(
@@ -52,12 +57,15 @@ def evaluate(
         ),
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write all figures to this file.")
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all figures to this file.")
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Draw quality against latency to this file, .png or .svg."),
+        typer.Option(
+            metavar="FILE", help="Draw quality against latency to this file, .png or .svg."
+        ),
     ] = None,
+    _verbose: options.Verbose = False,
 ) -> None:
     """Measure how well, and how fast, a student ranks.
 
@@ -67,52 +75,42 @@ def evaluate(
     Modes: none (recall only), iem, tokens, exact (IEM over every passage); beside them cosine
     and maxsim of the bare backbone, bm25, and cross-encoder.
     """
-    from d2llm_vdb.cli.app import _failing_clearly as failing_clearly
-    from d2llm_vdb.cli.app import errors
-
-    with failing_clearly():
+    with waiting("starting"):
         from d2llm_vdb.cli.evaluation import show_report
-        from d2llm_vdb.evaluate import load_set
         from d2llm_vdb.evaluate.plot import check_plot, save_plot
         from d2llm_vdb.evaluate.runner import evaluate as run
-        from d2llm_vdb.evaluate.sets import RetrievalSet, distinct_names
+        from d2llm_vdb.evaluate.sets import RetrievalSet, distinct_names, load_set
 
-        for file in (json_file, plot):
-            _check_parent(file)
-        names = distinct_names(sets)
-        loaded = [
-            load_set(path, split, limit, name) for path, name in zip(sets, names, strict=True)
-        ]
-        if plot is not None:
-            check_plot(plot)
-            if not any(isinstance(one, RetrievalSet) for one in loaded):
-                raise InputError("--plot draws retrieval sets, and none is given; leave it out")
-        with _track(errors) as on_progress:
-            report = run(
-                _load(student),
-                loaded,
-                modes=[mode.strip() for mode in modes.split(",") if mode.strip()],
-                recall_k=recall_k,
-                db=db,
-                cross_encoder=cross_encoder,
-                on_progress=on_progress,
-            )
-        if json_file is not None:
-            json_file.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
-        if plot is not None:
-            save_plot(report, plot)
-        show_report(report)
+    for file in (json_file, plot):
+        _check_parent(file)
+    directory = None if db is None else options.location(db, None)
+    names = distinct_names(sets)
+    loaded = [load_set(path, split, limit, name) for path, name in zip(sets, names, strict=True)]
+    if plot is not None:
+        check_plot(plot)
+        if not any(isinstance(one, RetrievalSet) for one in loaded):
+            raise InputError("--plot draws retrieval sets, and none is given; leave it out")
+    loaded_student = load_student(student)
+    with _track(errors) as on_progress:
+        report = run(
+            loaded_student,
+            loaded,
+            modes=[mode.strip() for mode in modes.split(",") if mode.strip()],
+            recall_k=recall_k,
+            db=directory,
+            cross_encoder=cross_encoder,
+            on_progress=on_progress,
+        )
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+    if plot is not None:
+        save_plot(report, plot)
+    show_report(report)
 
 
 def _check_parent(file: Path | None) -> None:
     if file is not None and not file.absolute().parent.is_dir():
         raise InputError(f"{str(file)!r} cannot be written: its directory does not exist; make it")
-
-
-def _load(student: str) -> Student:
-    from d2llm_vdb.student import Student
-
-    return Student.default() if student == "default" else Student.load(student)
 
 
 @contextmanager
@@ -129,12 +127,12 @@ def _track(console: Console) -> Iterator[Callable[[runner.Progress], None]]:
         TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("loading the student", total=None)
+        task = bar.add_task("starting", total=None)
         current = ""
 
         def update(progress: runner.Progress) -> None:
             nonlocal current
-            if (step := f"{progress.set}: {progress.step}") != current:
+            if (step := printable(f"{progress.set}: {progress.step}")) != current:
                 current = step
                 bar.reset(task, total=progress.total, description=step)
             bar.update(task, completed=progress.done)
@@ -154,7 +152,6 @@ class _Lines:
             return
         self._last = time.monotonic()
         self._console.print(
-            f"{progress.set}: {progress.step}, {progress.done:,} of {progress.total:,}",
-            markup=False,
+            printable(f"{progress.set}: {progress.step}, {progress.done:,} of {progress.total:,}"),
             soft_wrap=True,
         )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from d2llm_vdb.cli.terminal import output, printable
 from d2llm_vdb.evaluate.report import (
     PAIR_METRICS,
     RANKING_METRICS,
@@ -34,11 +34,10 @@ HEADERS = {
 }
 
 
-def show_report(report: Report, console: Console | None = None) -> None:
+def show_report(report: Report) -> None:
     """Print a table a set, and one of the means of each kind of set where there are several."""
-    console = console or Console()
     for name, modes in report.sets.items():
-        console.print(_table(_title(name, report.facts[name]), modes), "")
+        output.print(_table(_title(name, report.facts[name]), modes), "")
     for kind, columns in (
         ("retrieval sets", (*RANKING_METRICS, *TIMES)),
         ("sets of pairs", PAIR_METRICS),
@@ -53,7 +52,7 @@ def show_report(report: Report, console: Console | None = None) -> None:
                 for mode, metrics in report.mean().items()
             }
             shown = {mode: metrics for mode, metrics in means.items() if metrics}
-            console.print(_table(f"mean over {count} {kind}", shown), "")
+            output.print(_table(f"mean over {count} {kind}", shown), "")
 
 
 def _title(name: str, facts: SetFacts) -> str:
@@ -70,7 +69,7 @@ def _table(title: str, modes: Mapping[str, Metrics]) -> Table:
     there = [name for name in HEADERS if any(name in metrics for metrics in modes.values())]
     # Ten columns fit into a hundred characters only without lines between them.
     table = Table(
-        title=Text(title),
+        title=printable(title),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,

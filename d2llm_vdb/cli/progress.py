@@ -1,4 +1,4 @@
-"""What a person sees while ingesting: a bar on a terminal, lines elsewhere, a summary."""
+"""What a person sees during long work: a bar on a terminal, lines elsewhere, a summary."""
 
 from __future__ import annotations
 
@@ -7,9 +7,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
+from d2llm_vdb.cli.samples import Samples
+from d2llm_vdb.cli.terminal import output, printable
 from d2llm_vdb.ingest.files import SourceReader
 from d2llm_vdb.ingest.pipeline import IngestReport
 
@@ -23,7 +32,7 @@ def track(reader: SourceReader, console: Console) -> Iterator[Callable[[IngestRe
         yield _Lines(reader, console)
         return
     columns = (
-        BarColumn(),
+        BarColumn(bar_width=20),
         TextColumn("{task.percentage:>3.0f}%"),
         TextColumn("{task.description}"),
         TimeElapsedColumn(),
@@ -36,6 +45,28 @@ def track(reader: SourceReader, console: Console) -> Iterator[Callable[[IngestRe
             progress.update(task, completed=_share_done(reader, report), description=_line(report))
 
         yield update
+
+
+@contextmanager
+def track_samples(samples: Samples | None, console: Console) -> Iterator[None]:
+    """Show that a student is being made, and how many of the samples it has taken."""
+    if not console.is_terminal:
+        console.print("making the student")
+        yield
+        return
+    with console.status(_Making(samples)):
+        yield
+
+
+class _Making:
+    """A line that is drawn anew with the count of the moment."""
+
+    def __init__(self, samples: Samples | None) -> None:
+        self._samples = samples
+
+    def __rich__(self) -> Text:
+        taken = "" if self._samples is None else f", {self._samples.used:,} sample texts taken"
+        return Text(f"making the student{taken}")
 
 
 class _Lines:
@@ -73,9 +104,10 @@ def _line(report: IngestReport) -> str:
 
 def show_summary(report: IngestReport, location: str) -> None:
     """Print the counts of a finished ingest as a table."""
-    table = Table(title=f"Ingested into {location}", title_justify="left")
-    table.add_column("")
-    table.add_column("count", justify="right")
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
     for name, value in report.to_dict().items():
         table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:,.1f}")
-    Console().print(table)
+    output.print(printable(f"ingested into {location}"), soft_wrap=True)
+    output.print(table)

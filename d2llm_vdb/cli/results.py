@@ -2,44 +2,53 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from d2llm_vdb.cli.terminal import output, printable
 from d2llm_vdb.search import SearchResult
 from d2llm_vdb.store import StoreInfo
 
 MAX_TEXT = 280
 
 
-def show_result(result: SearchResult, console: Console | None = None) -> None:
+def show_result(result: SearchResult) -> None:
     """Print one query's hits with their scores and where the time went."""
-    console = console or Console()
-    table = Table(title=Text(result.query, style="bold"), title_justify="left", show_lines=True)
-    table.add_column("#", justify="right")
-    table.add_column("score", justify="right")
-    table.add_column("recall", justify="right")
-    table.add_column("was", justify="right")
-    table.add_column("passage", ratio=1)
+    output.print(printable(result.query), style="bold")
+    if result.hits:
+        output.print(_hits(result))
+    else:
+        output.print("no hits")
+    timings = result.timings
+    output.print(
+        f"score: {result.score_kind} · encode {timings.encode_ms:.1f} ms · recall "
+        f"{timings.recall_ms:.1f} ms · rerank {timings.rerank_ms:.1f} ms",
+        style="dim",
+    )
+
+
+def _hits(result: SearchResult) -> Table:
+    table = Table(show_lines=True, expand=True)
+    for heading in ("#", "score", "recall", "was"):
+        table.add_column(heading, justify="right")
+    table.add_column("passage", ratio=1, overflow="fold")
     for place, hit in enumerate(result.hits, 1):
         table.add_row(
             str(place),
             f"{hit.score:.3f}",
             f"{hit.recall_score:.3f}",
             f"#{hit.recall_rank}",
-            Text.assemble((hit.id, "cyan"), "\n", _shortened(hit.text)),
+            Text.assemble((_flat(hit.id), "cyan"), "\n", _shortened(_flat(hit.text))),
         )
-    console.print(table if result.hits else "no hits")
-    timings = result.timings
-    console.print(
-        f"[dim]score: {result.score_kind} · encode {timings.encode_ms:.1f} ms · recall "
-        f"{timings.recall_ms:.1f} ms · rerank {timings.rerank_ms:.1f} ms[/dim]"
-    )
+    return table
+
+
+def _flat(text: str) -> str:
+    return " ".join(printable(text).split())
 
 
 def _shortened(text: str) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= MAX_TEXT else flat[: MAX_TEXT - 1] + "…"
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
 
 
 def show_info(info: StoreInfo) -> None:
@@ -47,7 +56,7 @@ def show_info(info: StoreInfo) -> None:
     schema = info.schema
     rows = {
         "passages": f"{info.points:,}",
-        "indexed vectors": f"{info.indexed_vectors:,}",
+        "indexed vectors": _indexed(info.indexed_vectors),
         "on disk": "-" if info.disk_bytes is None else f"{info.disk_bytes / 2**20:,.1f} MiB",
         "recall": f"{schema.recall_dim} dimensions",
         "iem": f"{schema.iem_dim} dimensions",
@@ -56,7 +65,15 @@ def show_info(info: StoreInfo) -> None:
         "student": schema.student or "(never saved)",
         "fingerprint": schema.fingerprint,
     }
-    table = Table(title=info.location, title_justify="left", show_header=False)
+    table = Table(show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(name, value)
-    Console().print(table)
+        table.add_row(name, printable(value))
+    output.print(printable(info.location), soft_wrap=True)
+    output.print(table)
+
+
+def _indexed(count: int) -> str:
+    # A collection's vectors of all names are counted together, also those without an index.
+    return f"{count:,} of all kinds" if count else "none; every passage is compared"

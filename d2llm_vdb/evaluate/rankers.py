@@ -12,7 +12,6 @@ from qdrant_client import models
 
 from d2llm_vdb.index import Index
 from d2llm_vdb.search import Rerank, Stopwatch, Timings
-from d2llm_vdb.store.columns import point_id
 
 # Documents in a ranking: as far as recall@100 looks.
 DEPTH = 100
@@ -51,7 +50,7 @@ class IndexRanker:
         """Search for a query."""
         others = None
         if leave_out is not None:
-            itself = models.HasIdCondition(has_id=[point_id(leave_out)])
+            itself = models.HasIdCondition(has_id=[leave_out])
             others = models.Filter(must_not=[itself])
         # A search recalls as many as it returns, so that fewer candidates need a shorter ranking.
         k = DEPTH if self._rerank == "none" else min(DEPTH, self._recall_k)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from d2llm_vdb.batching import batched
+from d2llm_vdb.checks import check_whole_number
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.bare import BareBackbone, BareCorpus
 from d2llm_vdb.evaluate.baselines import BM25Ranker, CosineRanker, CrossEncoderRanker, MaxSimRanker
@@ -80,8 +81,7 @@ def evaluate(
         CheckpointError: the cross-encoder cannot be loaded.
     """
     modes = checked_modes(modes, sets, cross_encoder)
-    if recall_k < 1:
-        raise InputError(f"recall_k={recall_k} must be at least 1")
+    check_whole_number("recall_k", recall_k)
     check_packages(modes, sets)
     model = CrossEncoder(cross_encoder, student.backbone.device) if cross_encoder else None
     evaluation = _Evaluation(student, modes, recall_k, db, model, on_progress or _ignore)

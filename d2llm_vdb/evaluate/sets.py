@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from d2llm_vdb.checks import check_whole_number
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.files import find, find_all
 from d2llm_vdb.evaluate.pair_set import PairSet, read_pair_set
@@ -36,8 +37,8 @@ def load_set(
         InputError: a file is missing or damaged; names the file, the line and the value.
     """
     path = Path(directory).expanduser()
-    if limit is not None and limit < 1:
-        raise InputError(f"limit={limit} must be at least 1")
+    if limit is not None:
+        check_whole_number("limit", limit)
     name = name or path.resolve().name
     corpus, queries = find(path, "corpus.jsonl"), find(path, "queries.jsonl")
     if corpus and queries and (path / "qrels").is_dir():

@@ -2,7 +2,9 @@
 
     documents   what readers give
     records     readers of JSON lines and CSV
-    files       readers of everything else, and `SourceReader` over all of them
+    formats     readers of files that are one document each
+    files       `SourceReader`: paths and standard input to documents
+    rejects     the file of what was not ingested
     chunking    documents to passages
     pipeline    `ingest`: sources to an index, every record accounted for
 

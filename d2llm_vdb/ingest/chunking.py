@@ -42,18 +42,30 @@ class Chunker:
         self, student: Student, chunk_tokens: int | None = None, overlap: int = DEFAULT_OVERLAP
     ) -> None:
         longest = student.config.max_tokens
-        if chunk_tokens is not None and chunk_tokens > longest:
+        if chunk_tokens is None:
+            chunk_tokens = longest
+        elif chunk_tokens > longest:
             raise InputError(
-                f"chunk_tokens={chunk_tokens} is more than the student reads (max_tokens="
-                f"{longest}); the rest of each passage would not be searchable"
+                f"chunk_tokens={chunk_tokens} is more than the student reads, and the rest of each "
+                f"passage could not be found; give --chunk-tokens at most {longest}"
             )
         self._tokenizer = student.backbone.splitting_tokenizer()
         [prompt] = self._count([student.config.passage_prompt])
-        self._capacity = (chunk_tokens or longest) - student.backbone.special_tokens - prompt
-        if not 0 <= overlap < self._capacity:
+        reserved = student.backbone.special_tokens + prompt
+        self._capacity = chunk_tokens - reserved
+        if self._capacity < 1:
             raise InputError(
-                f"overlap={overlap} must be at least 0 and less than the {self._capacity} tokens "
-                f"that chunk_tokens leaves for text"
+                f"chunk_tokens={chunk_tokens} leaves no room for text beside the {reserved} tokens "
+                f"that prompt and special tokens take; give --chunk-tokens from {reserved + 1} to "
+                f"{longest}"
+            )
+        if overlap < 0:
+            raise InputError(f"overlap={overlap} is negative; give --overlap 0 or more")
+        if overlap >= self._capacity:
+            raise InputError(
+                f"overlap={overlap} is not less than the {self._capacity} tokens of text that "
+                f"chunk_tokens={chunk_tokens} leaves; give --overlap at most {self._capacity - 1}, "
+                f"or raise --chunk-tokens (at most {longest})"
             )
         self._overlap = overlap
         self._splitter = cache(self._make_splitter)
@@ -63,7 +75,7 @@ class Chunker:
         """Cut documents; the more at once, the better the cores are used.
 
         The first passage of a document has the document's id, the next ones add `#1`, `#2`.
-        A blank document gives no passage.
+        A blank document gives no passage, any other at least one.
         """
         chunks: list[list[Chunk]] = [[] for _ in documents]
         to_cut: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)

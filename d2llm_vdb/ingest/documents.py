@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+
+STDIN = "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +17,7 @@ class Document:
     Args:
         id: unique among all documents of the collection.
         text: all of it.
-        source: the file it came from, "-" for standard input.
+        source: the file it came from, "-" for standard input and pipes.
         title: put before every passage, so that each says what it is about.
         metadata: JSON-ready values, copied to every passage.
         markdown: cut by headings.
@@ -38,7 +41,8 @@ class Reject:
         source: the file it is in.
         reason: what is wrong and what to do.
         line: in the source, from 1, where it has lines.
-        id: of the document or passage, where it has one.
+        id: of the document or passage, where it is known. What is stored of that document stays;
+            a reject without an id may be any document, so that nothing is pruned beside it.
     """
 
     source: str
@@ -48,3 +52,20 @@ class Reject:
 
 
 Records: TypeAlias = Iterator[Document | Reject]
+
+
+def unnamed_id(source: str, content: str, line: int | None = None) -> str:
+    """Name a document that brings no id of its own.
+
+    It is called by its place. Standard input has none that lasts: what is read there is called by
+    its content, so that two streams never overwrite each other's documents.
+
+    Args:
+        source: the file, or "-".
+        content: what tells the document from every other.
+        line: in the source, where it is a file of records.
+    """
+    if source == STDIN:
+        digest = hashlib.blake2b(content.encode(errors="surrogatepass"), digest_size=16)
+        return f"{STDIN}:{digest.hexdigest()}"
+    return source if line is None else f"{source}:{line}"

@@ -1,168 +1,201 @@
-"""Readers of files: paths and standard input to a stream of documents."""
+"""Paths and standard input to a stream of documents."""
 
 from __future__ import annotations
 
 import gzip
+import logging
+import os
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
 from typing import IO, Any
 
-from d2llm_vdb.errors import InputError, MissingExtraError
-from d2llm_vdb.ingest.documents import Document, Records, Reject
-from d2llm_vdb.ingest.records import Fields, read_csv, read_jsonl
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.ingest.documents import STDIN, Document, Records, Reject
+from d2llm_vdb.ingest.formats import KIND_BY_SUFFIX, READERS, RECORD_READERS, whole_file_reject
+from d2llm_vdb.ingest.records import Fields
+from d2llm_vdb.ingest.rejects import RejectsFile
 
-Reader = Callable[[IO[bytes], str, Fields], Records]
+logger = logging.getLogger(__name__)
 
-STDIN = "-"
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: Path | None  # None is standard input
+    name: str
+    kind: str
 
 
 class SourceReader:
     """Reads documents from files, folders and standard input, as a stream.
 
-    A folder is read with everything below it, in name order; hidden files and files of other
-    kinds in it are passed over. A document that is a whole file has its path below the source
-    given as its id, with `/` between folders.
+    A folder is read with everything below it, in name order; hidden files, files of other kinds
+    and the rejects file are passed over. A file is called by its path as given, `/` between
+    folders; that name is the id of a document that is a whole file.
 
     Args:
         sources: paths, or "-" for standard input.
         fields: which fields of records mean what.
         format: read everything as this kind ("txt", "md", "html", "pdf", "jsonl", "csv");
             None goes by the file name, and takes standard input as "jsonl".
+        id_prefix: put before every id, so that sources with the same ids do not meet.
+        rejects: what the run writes and must not read.
 
     Raises:
-        InputError: a source does not exist, or a file named by itself is of no known kind.
+        InputError: a source does not exist or is the rejects file, or a file named by itself is
+            of no known kind.
     """
 
     def __init__(
-        self, sources: Iterable[str], fields: Fields | None = None, format: str | None = None
+        self,
+        sources: Iterable[str],
+        fields: Fields | None = None,
+        format: str | None = None,
+        *,
+        id_prefix: str = "",
+        rejects: RejectsFile | None = None,
     ) -> None:
         if format is not None and format not in READERS:
             raise InputError(f"format={format!r} is not one of {', '.join(READERS)}")
         self._fields = fields or Fields()
-        self._files = list(_files(sources, format))
-        sizes = [path.stat().st_size for path, name, _ in self._files if name != STDIN]
-        self.total_bytes = sum(sizes) if len(sizes) == len(self._files) else None
+        self._format = format
+        self._id_prefix = id_prefix
+        self._written = () if rejects is None else (rejects.path, rejects.unfinished)
+        self._unreadable_folders: list[Reject] = []
+        listed = (file for source in sources for file in self._files(source))
+        self._files_to_read = list(dict.fromkeys(listed))  # `docs docs/a.md` names a.md twice
+        regular = [file.path for file in self._files_to_read if file.path and file.name != STDIN]
+        all_regular = len(regular) == len(self._files_to_read)
+        self.total_bytes = sum(map(_size, regular)) if all_regular else None
         self.read_bytes = 0
 
     def __iter__(self) -> Records:
         """Yield a document or a reject for every record; a file that cannot be read is one."""
-        for path, name, kind in self._files:
-            read_before = self.read_bytes
-            try:
-                with _open(path, name) as file:
-                    is_gzip = path.suffix.lower() == ".gz"
-                    stream: Any = gzip.GzipFile(fileobj=file) if is_gzip else file
-                    for record in READERS[kind](stream, name, self._fields):
-                        if name != STDIN and not file.closed:
-                            self.read_bytes = read_before + file.tell()
-                        yield record
-            except (OSError, EOFError, zlib.error) as error:
-                yield Reject(name, f"cannot be read: {error}")
+        self.read_bytes = 0
+        yield from self._unreadable_folders
+        records_read = False
+        missing = set(self._fields.metadata or ())
+        for file in self._files_to_read:
+            for record in self._read(file):
+                if isinstance(record, Document) and record.line is not None:
+                    records_read = True
+                    missing.difference_update(record.metadata)
+                yield self._prefixed(record)
+        if records_read and missing:
+            logger.warning(
+                "no record has the metadata field %s; check --metadata-field",
+                " or ".join(map(repr, sorted(missing))),
+            )
 
+    def _read(self, file: _File) -> Records:
+        if not _is_utf8(file.name):
+            yield _reject(file, "the name of the file is not valid UTF-8; rename it")
+            return
+        read_before = self.read_bytes
+        try:
+            with _open(file) as raw:
+                is_gzip = file.path is not None and file.path.suffix.lower() == ".gz"
+                stream: Any = gzip.GzipFile(fileobj=raw) if is_gzip else raw
+                for record in READERS[file.kind](stream, file.name, self._fields):
+                    if file.name != STDIN and not raw.closed:
+                        self.read_bytes = read_before + raw.tell()
+                    yield record
+        except (OSError, EOFError, zlib.error) as error:
+            yield _reject(file, f"cannot be read: {error}")
 
-def _open(path: Path, name: str) -> AbstractContextManager[IO[bytes]]:
-    return nullcontext(sys.stdin.buffer) if name == STDIN else path.open("rb")
+    def _prefixed(self, record: Document | Reject) -> Document | Reject:
+        if not self._id_prefix or record.id is None:
+            return record
+        return replace(record, id=self._id_prefix + record.id)
 
-
-def _files(sources: Iterable[str], format: str | None) -> Iterator[tuple[Path, str, str]]:
-    """Yield path, document name and kind of every file."""
-    for source in sources:
-        path = Path(source)
+    def _files(self, source: str) -> Iterator[_File]:
         if source == STDIN:
-            yield path, STDIN, format or "jsonl"
-        elif path.is_dir():
-            for file in sorted(path.rglob("*")):
-                kind = format or _kind(file)
-                if kind and file.is_file() and not _hidden(file.relative_to(path)):
-                    yield file, file.relative_to(path).as_posix(), kind
-        elif path.exists():
-            kind = format or _kind(path)
-            if kind is None:
+            yield _File(None, STDIN, self._format or "jsonl")
+            return
+        path = Path(source)
+        try:
+            if not source or not path.exists():
+                raise InputError(f"source {source!r} does not exist")
+            if path.is_dir():
+                yield from self._folder(path, PurePath(_name(source)))
+                return
+            if self._is_written(path):
                 raise InputError(
-                    f"source {source!r} is of no known kind ({', '.join(READERS)}); "
-                    f"say which with --format"
+                    f"source {source!r} is where rejects are written; name another file with "
+                    f"--rejects"
                 )
-            yield path, path.name, kind
-        else:
-            raise InputError(f"source {source!r} does not exist")
+        except OSError as error:
+            raise InputError(f"source {source!r} cannot be read: {error}") from error
+        kind = self._format or _kind(path)
+        if kind is None:
+            raise InputError(
+                f"source {source!r} is of no known kind ({', '.join(READERS)}); "
+                f"say which with --format"
+            )
+        # A pipe, as `<(command)` gives, has no name that lasts.
+        yield _File(path, _name(source) if path.is_file() else STDIN, kind)
+
+    def _folder(self, folder: Path, name: PurePath) -> Iterator[_File]:
+        found = False
+        for file in sorted(self._walk(folder)):
+            kind = self._format or _kind(file)
+            # A link that leads nowhere is listed, and rejected when it is read.
+            if kind and (file.is_file() or not file.exists()) and not self._is_written(file):
+                found = True
+                yield _File(file, (name / file.relative_to(folder)).as_posix(), kind)
+        if not found:
+            logger.warning("no file in %s is of a known kind (%s)", folder, ", ".join(READERS))
+
+    def _walk(self, folder: Path) -> Iterator[Path]:
+        def note(error: OSError) -> None:
+            self._unreadable_folders.append(Reject(str(error.filename), f"cannot be read: {error}"))
+
+        for parent, folders, names in os.walk(folder, onerror=note):
+            folders[:] = [each for each in folders if not each.startswith(".")]
+            yield from (Path(parent) / each for each in names if not each.startswith("."))
+
+    def _is_written(self, path: Path) -> bool:
+        return any(
+            path.exists() and written.exists() and path.samefile(written)
+            for written in self._written
+        )
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _name(source: str) -> str:
+    """Return what a source is called: its path as given, or the folder's own name for `.`."""
+    path = Path(os.path.normpath(source))
+    return path.resolve().name if set(path.parts) <= {".."} else path.as_posix()
+
+
+def _reject(file: _File, reason: str) -> Reject:
+    in_records = file.kind in RECORD_READERS  # whose ids are not known
+    return Reject(file.name, reason) if in_records else whole_file_reject(file.name, reason)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # reading it will give the reason
+        return 0
+
+
+def _open(file: _File) -> AbstractContextManager[IO[bytes]]:
+    return nullcontext(sys.stdin.buffer) if file.path is None else file.path.open("rb")
 
 
 def _kind(path: Path) -> str | None:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] == ".gz":
         suffixes.pop()
-    return _KIND_BY_SUFFIX.get(suffixes[-1]) if suffixes else None
-
-
-def _read_plain(stream: IO[bytes], source: str, _fields: Fields) -> Records:
-    yield _text_document(stream, source, markdown=False)
-
-
-def _read_markdown(stream: IO[bytes], source: str, _fields: Fields) -> Records:
-    yield _text_document(stream, source, markdown=True)
-
-
-def _text_document(stream: IO[bytes], source: str, markdown: bool) -> Document | Reject:
-    try:
-        text = stream.read().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        return Reject(source, f"not UTF-8 at byte {error.start}; convert the file")
-    return Document(id=source, text=text, source=source, markdown=markdown)
-
-
-def _read_html(stream: IO[bytes], source: str, _fields: Fields) -> Records:
-    try:
-        from bs4 import BeautifulSoup
-    except ImportError as error:
-        raise MissingExtraError("beautifulsoup4", "ingest", "reading HTML") from error
-    # Given bytes, the parser follows the encoding that the page declares.
-    page = BeautifulSoup(stream.read(), "html.parser")
-    title = page.title.get_text(" ", strip=True) if page.title else ""
-    for hidden in page(["script", "style", "noscript", "template", "head"]):
-        hidden.decompose()
-    text = page.get_text("\n", strip=True)
-    metadata = {"title": title} if title else {}
-    yield Document(id=source, text=text, source=source, title=title, metadata=metadata)
-
-
-def _read_pdf(stream: IO[bytes], source: str, _fields: Fields) -> Records:
-    try:
-        from pypdf import PdfReader
-        from pypdf.errors import PyPdfError
-    except ImportError as error:
-        raise MissingExtraError("pypdf", "ingest", "reading PDF") from error
-    try:
-        pages = PdfReader(stream).pages
-        texts = [page.extract_text().strip() for page in pages]
-    except (PyPdfError, ValueError, KeyError) as error:
-        yield Reject(source, f"not a readable PDF: {error}")
-        return
-    if not any(texts):
-        yield Reject(source, "the PDF holds no text; run optical character recognition first")
-        return
-    text = "\n\n".join(texts)
-    yield Document(id=source, text=text, source=source, metadata={"pages": len(texts)})
-
-
-READERS: dict[str, Reader] = {
-    "txt": _read_plain,
-    "md": _read_markdown,
-    "html": _read_html,
-    "pdf": _read_pdf,
-    "jsonl": read_jsonl,
-    "csv": read_csv,
-}
-
-_KIND_BY_SUFFIX = {f".{kind}": kind for kind in READERS} | {
-    ".htm": "html",
-    ".markdown": "md",
-    ".ndjson": "jsonl",
-    ".text": "txt",
-}
+    return KIND_BY_SUFFIX.get(suffixes[-1]) if suffixes else None

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from d2llm_vdb.add import AddReport
@@ -17,6 +14,7 @@ from d2llm_vdb.errors import InputError
 from d2llm_vdb.index import Index
 from d2llm_vdb.ingest.chunking import Chunker
 from d2llm_vdb.ingest.documents import Document, Reject
+from d2llm_vdb.ingest.rejects import RejectsFile
 from d2llm_vdb.passages import Passage, check_unicode
 
 logger = logging.getLogger(__name__)
@@ -50,43 +48,6 @@ class IngestReport:
 OnProgress = Callable[[IngestReport], None]
 
 
-class RejectsFile:
-    """A JSON-lines file of rejects, written as they come.
-
-    It is made at the start, so that a path that cannot be written fails before anything else,
-    and removed at the end of a run without rejects: where there is one, it is the last run's.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.count = 0
-
-    def write(self, reject: Reject) -> None:
-        """Write one reject."""
-        json.dump(asdict(reject), self._file, ensure_ascii=False)
-        self._file.write("\n")
-        self._file.flush()
-        self.count += 1
-
-    def __enter__(self) -> RejectsFile:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("w", encoding="utf-8", errors="backslashreplace")
-        except OSError as error:
-            raise InputError(f"rejects file {self.path} cannot be written: {error}") from error
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._file.close()
-        if not self.count:
-            self.path.unlink(missing_ok=True)
-
-
 def ingest(
     index: Index,
     records: Iterable[Document | Reject],
@@ -106,8 +67,9 @@ def ingest(
         records: documents and rejects, as `SourceReader` gives them.
         rejects: takes the records and passages that cannot be stored.
         chunker: cuts the documents; with the student's longest text where it is None.
-        prune: delete documents that are stored but not among `records`; not done where a record
-            was rejected, since that one may be stored and is not gone.
+        prune: delete what is stored of documents that are not among `records`, or are blank there.
+            What is stored of a rejected one stays. Nothing is pruned when a reject has no known
+            id, since it may be any of them, or when there is no document at all.
         on_progress: told the report so far, after every step.
 
     Raises:
@@ -120,11 +82,7 @@ def ingest(
         on_reject=run.reject_passage,
         on_progress=run.progress,
     )
-    if prune and run.report.rejected:
-        logger.warning(
-            "nothing pruned: with %d rejects it is not known what is gone", rejects.count
-        )
-    elif prune:
+    if prune:
         run.prune()
     index.optimize()
     run.progress(run.report.added)
@@ -142,52 +100,69 @@ class _Run:
         self._rejects = rejects
         self._chunker = chunker
         self._on_progress = on_progress
-        self._seen: set[str] = set()
+        self._taken: set[str] = set()
+        self._rejected_ids: set[str] = set()
+        self._rejects_without_id = 0
         self._start = time.monotonic()
 
     def passages(self, records: Iterable[Document | Reject]) -> Iterator[Passage]:
         for some in batched(self._documents(records), CUT_DOCUMENTS):
-            for document, passages in zip(some, self._chunker.cut(some), strict=True):
-                if not passages:
-                    reason = f"text is blank: {document.text[:40]!r}; give it text or remove it"
-                    self._reject(Reject(document.source, reason, document.line, document.id))
+            for passages in self._chunker.cut(some):
                 yield from passages
 
     def _documents(self, records: Iterable[Document | Reject]) -> Iterator[Document]:
         for record in records:
             if isinstance(record, Reject):
-                self._reject(record)
+                self._reject_record(record)
                 continue
             self.report.documents += 1
+            if not record.text.strip():
+                self._reject(Reject(record.source, _blank(record), record.line, record.id))
+                continue
             try:
                 self._check(record)
             except InputError as error:
-                self._reject(Reject(record.source, str(error), record.line, record.id))
+                self._reject_record(Reject(record.source, str(error), record.line, record.id))
             else:
-                self._seen.add(record.id)
+                self._taken.add(record.id)
                 yield record
 
     def _check(self, document: Document) -> None:
-        if document.id in self._seen:
+        if document.id in self._taken:
             raise InputError(
                 f"id {document.id!r} was read before in this run, and the first one was taken; "
-                f"give every document an id of its own"
+                f"give every document an id of its own, or every source a run and an --id-prefix"
             )
-        for name in ("id", "title", "text"):  # the tokenizer takes valid Unicode only
+        for name in ("id", "title", "text", "source"):  # the tokenizer takes valid Unicode only
             check_unicode(name, getattr(document, name), document.id)
 
     def reject_passage(self, passage: Passage, reason: str) -> None:
         self._reject(Reject(passage.source or "", reason, id=passage.id))
+
+    def _reject_record(self, reject: Reject) -> None:
+        if reject.id is None:
+            self._rejects_without_id += 1
+        else:
+            self._rejected_ids.add(reject.id)
+        self._reject(reject)
 
     def _reject(self, reject: Reject) -> None:
         self._rejects.write(reject)
         self.report.rejected += 1
 
     def prune(self) -> None:
+        kept = self._taken | self._rejected_ids
+        if self._rejects_without_id:
+            logger.warning(
+                "nothing pruned: %d of the rejects have no known id, and may be any document",
+                self._rejects_without_id,
+            )
+            return
+        if not kept:
+            logger.warning("nothing pruned: no document was read, and all would be deleted")
+            return
         stored = self._index.store.scroll(fields=["id", "doc_id"])
-        gone = [
-            point.payload["id"] for point in stored if point.payload["doc_id"] not in self._seen
-        ]
+        gone = [point.payload["id"] for point in stored if point.payload["doc_id"] not in kept]
         for some in batched(gone, 1000):
             self._index.store.delete(some)
         self.report.added.deleted += len(gone)
@@ -197,3 +172,10 @@ class _Run:
         self.report.seconds = time.monotonic() - self._start
         if self._on_progress is not None:
             self._on_progress(self.report)
+
+
+def _blank(document: Document) -> str:
+    return (
+        f"text is blank: {document.text[:40]!r}; give it text, or run with --prune to delete what "
+        f"is stored of it"
+    )

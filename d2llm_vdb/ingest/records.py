@@ -6,12 +6,13 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.ingest.documents import Document, Records, Reject
+from d2llm_vdb.ingest.documents import STDIN, Document, Records, Reject, unnamed_id
 
 # A longer line is skipped, not read into memory.
 MAX_LINE_BYTES = 64 * 2**20
@@ -37,26 +38,38 @@ class Fields:
     title: str | None = None
     metadata: tuple[str, ...] | None = None
 
-    def document(self, record: Any, source: str, line: int) -> Document:
-        """Turn one record into a document.
-
-        Raises:
-            InputError: it is no mapping, or a field is missing, blank or of a wrong type.
-        """
+    def read(self, record: Any, source: str, line: int) -> Document | Reject:
+        """Turn one record into a document, or say why it is none."""
         if not isinstance(record, dict):
+            reason = f"the record is {type(record).__name__}, expected an object with fields"
+            return Reject(source, reason, line)
+        known_id = None
+        try:
+            known_id = self._id(record, source, line)
+            return self._document(record, known_id, source, line)
+        except InputError as error:
+            return Reject(source, str(error), line, known_id)
+
+    def _id(self, record: dict[str, Any], source: str, line: int) -> str:
+        name = _find("id", record, self.id, ID_FIELDS)
+        if name is None:
+            content = json.dumps(record, sort_keys=True) if source == STDIN else ""
+            return unnamed_id(source, content, line)
+        value = record[name]
+        if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
             raise InputError(
-                f"the record is {type(record).__name__}, expected an object with fields"
+                f"id field {name!r} is {value!r}, expected a non-blank string or integer"
             )
-        text_field = _find(record, self.text, TEXT_FIELDS)
+        return str(value)
+
+    def _document(self, record: dict[str, Any], name: str, source: str, line: int) -> Document:
+        text_field = _find("text", record, self.text, TEXT_FIELDS)
         if text_field is None:
             raise InputError(f"no text field among {sorted(record)}; name it with --text-field")
-        id_field = _find(record, self.id, ID_FIELDS)
-        title_field = _find(record, self.title, TITLE_FIELDS)
-        for name, wanted in (("id", self.id), ("title", self.title)):
-            if wanted is not None and wanted not in record:
-                raise InputError(f"{name} field {wanted!r} is missing; it has {sorted(record)}")
+        title_field = _find("title", record, self.title, TITLE_FIELDS)
+        id_field = _find("id", record, self.id, ID_FIELDS)
         return Document(
-            id=_identifier(record[id_field], id_field) if id_field else f"{source}:{line}",
+            id=name,
             text=_string(record[text_field], text_field),
             title=_string(record[title_field] or "", title_field) if title_field else "",
             metadata=self._metadata(record, {text_field, id_field, title_field}),
@@ -74,7 +87,14 @@ class Fields:
         }
 
 
-def _find(record: dict[str, Any], wanted: str | None, usual: tuple[str, ...]) -> str | None:
+def _find(
+    role: str, record: dict[str, Any], wanted: str | None, usual: tuple[str, ...]
+) -> str | None:
+    if wanted is not None and wanted not in record:
+        raise InputError(
+            f"{role} field {wanted!r} is missing; the record has {sorted(record)}. Name "
+            f"one of them with --{role}-field"
+        )
     names = usual if wanted is None else (wanted,)
     return next((name for name in names if name in record), None)
 
@@ -83,12 +103,6 @@ def _string(value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise InputError(f"field {name!r} is {type(value).__name__}, expected a string")
     return value
-
-
-def _identifier(value: Any, name: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
-        raise InputError(f"id field {name!r} is {value!r}, expected a non-blank string or integer")
-    return str(value)
 
 
 def read_jsonl(stream: IO[bytes], source: str, fields: Fields) -> Records:
@@ -101,13 +115,13 @@ def read_jsonl(stream: IO[bytes], source: str, fields: Fields) -> Records:
             continue
         try:
             record = json.loads(data.decode("utf-8-sig" if line == 1 else "utf-8"))
-            yield fields.document(record, source, line)
+            found = fields.read(record, source, line)
         except UnicodeDecodeError as error:
             yield Reject(source, f"not UTF-8 at byte {error.start}; convert the file", line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
             yield Reject(source, f"not JSON: {error}", line)
-        except InputError as error:
-            yield Reject(source, str(error), line)
+        else:
+            yield found
 
 
 def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
@@ -125,33 +139,54 @@ def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
 
 
 def read_csv(stream: IO[bytes], source: str, fields: Fields) -> Records:
-    """Read a document a row, named by the header row."""
+    """Read a document a row, named by the header row; without a sound header nothing is read."""
     csv.field_size_limit(MAX_LINE_BYTES)
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     try:
-        rows = csv.DictReader(text)
+        rows = csv.reader(text, strict=True)
+        try:
+            header = _header(rows)
+        except (csv.Error, InputError) as error:
+            yield Reject(source, f"no row was read, the header cannot be used: {error}", 1)
+            return
         while True:
+            line = rows.line_num + 1
             try:
-                row = next(rows, None)
+                cells = next(rows, None)
             except csv.Error as error:
-                yield Reject(source, f"not CSV: {error}", rows.line_num)
+                reason = f"lines {line} to {rows.line_num} are not CSV: {error}; check their quotes"
+                yield Reject(source, reason, line)
                 continue
-            if row is None:
+            if cells is None:
                 return
-            yield _row_document(row, source, rows.line_num, fields)
+            if cells:
+                yield _row_document(header, cells, source, line, fields)
     finally:
         text.detach()  # closing the stream is up to its owner
 
 
-def _row_document(row: dict[Any, Any], source: str, line: int, fields: Fields) -> Document | Reject:
-    if row.pop(None, None) is not None:
+def _header(rows: Iterator[list[str]]) -> list[str]:
+    header = next((row for row in rows if row), [])
+    twice = [name for name, times in Counter(header).items() if times > 1]
+    if twice:
+        raise InputError(f"column {twice[0]!r} is there twice; give each a name of its own")
+    if _holds_surrogates(header):
+        raise InputError("it is not UTF-8; convert the file")
+    return header
+
+
+def _row_document(
+    header: Sequence[str], cells: Sequence[str], source: str, line: int, fields: Fields
+) -> Document | Reject:
+    if len(cells) > len(header):
         return Reject(source, "row has more cells than the header; quote its commas", line)
-    if None in row.values():
-        missing = sorted(name for name, value in row.items() if value is None)
-        return Reject(source, f"row ends before column {missing[0]!r}", line)
-    if any("\udc80" <= char <= "\udcff" for value in row.values() for char in value):
+    if len(cells) < len(header):
+        return Reject(source, f"row ends before column {header[len(cells)]!r}", line)
+    if _holds_surrogates(cells):
         return Reject(source, "not UTF-8; convert the file", line)
-    try:
-        return fields.document(row, source, line)
-    except InputError as error:
-        return Reject(source, str(error), line)
+    return fields.read(dict(zip(header, cells, strict=True)), source, line)
+
+
+def _holds_surrogates(cells: Sequence[str]) -> bool:
+    """Tell whether bytes that are not UTF-8 were read."""
+    return any("\udc80" <= char <= "\udcff" for cell in cells for char in cell)

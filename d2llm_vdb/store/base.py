@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from qdrant_client import models
 
+from d2llm_vdb.errors import StoreError
 from d2llm_vdb.store.columns import Array, Columns, Payload
 from d2llm_vdb.store.schema import Schema
 
@@ -100,13 +101,26 @@ class StoreInfo:
 class Store(ABC):
     """One open collection.
 
-    Every method has an async twin named with a leading `a`. The twins here run the method in a
-    thread, which is right for a store that lives in this process; a store behind a network
-    overrides them.
+    Every method used on an open collection has an async twin named with a leading `a`. The twins
+    here run the method in a thread, which is right for a store that lives in this process; a
+    store behind a network overrides them.
     """
 
     schema: Schema
     location: str
+    _closed = False
+
+    def check_open(self) -> None:
+        """Raise `StoreError` where the store has been closed."""
+        if self._closed:
+            raise StoreError(f"{self.location} is closed; open it again")
+
+    @abstractmethod
+    def index_documents(self) -> None:
+        """Index the payload field that passages are looked up by, where it is not yet.
+
+        Part of making a collection; done again because a process may be killed in between.
+        """
 
     @abstractmethod
     def upsert(self, columns: Columns) -> None:
@@ -228,6 +242,10 @@ class Store(ABC):
     async def acount(self, filter: models.Filter | None = None) -> int:
         """Async twin of `count`."""
         return await asyncio.to_thread(self.count, filter)
+
+    async def aoptimize(self) -> None:
+        """Async twin of `optimize`."""
+        await asyncio.to_thread(self.optimize)
 
     async def aclose(self) -> None:
         """Async twin of `close`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,23 @@ Array = NDArray[Any]
 def point_id(passage_id: str) -> str:
     """Return the database's id of a passage: any string id becomes a uuid5."""
     return str(uuid.uuid5(POINT_NAMESPACE, passage_id))
+
+
+def distinct_ids(ids: Iterable[str]) -> list[str]:
+    """Return the caller's ids as a list without repeats.
+
+    Raises:
+        InputError: an id is not a string, or one string stands where a list of them should.
+    """
+    if isinstance(ids, str):
+        raise InputError(f"ids={ids!r} is one string; wrap a single id in a list")
+    given = list(ids)
+    for each in given:
+        if not isinstance(each, str):
+            raise InputError(
+                f"id {each!r} is {type(each).__name__}, and ids are strings; write {str(each)!r}"
+            )
+    return list(dict.fromkeys(given))
 
 
 @dataclass(frozen=True, slots=True)

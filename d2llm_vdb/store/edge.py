@@ -2,12 +2,15 @@
 
 DIR/COLLECTION/d2llm.json    the schema
 DIR/COLLECTION/shard/        Qdrant's files
+DIR/.COLLECTION.*            a collection being made; left behind only by a kill, and of no use
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import shutil
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,9 +30,9 @@ from d2llm_vdb.store.base import (
     StoreInfo,
     with_maxsim,
 )
-from d2llm_vdb.store.columns import Array, Columns, point_id
-from d2llm_vdb.store.filters import to_edge
-from d2llm_vdb.store.schema import IEM, PMA, RECALL, TOKENS, Schema
+from d2llm_vdb.store.columns import Array, Columns, distinct_ids, point_id
+from d2llm_vdb.store.edge_filters import to_edge
+from d2llm_vdb.store.schema import DOCUMENT_FIELD, IEM, PMA, RECALL, TOKENS, Schema, damaged
 
 SCHEMA_FILE = "d2llm.json"
 SHARD_DIR = "shard"
@@ -42,8 +45,7 @@ class EdgeStore(Store):
         self._shard = shard
         self.schema = schema
         self.location = str(directory)
-        self._directory = directory
-        self._closed = False
+        self._directory = directory.absolute()
 
     @classmethod
     def open(cls, directory: Path, create: Schema | None = None) -> EdgeStore:
@@ -52,6 +54,7 @@ class EdgeStore(Store):
         Raises:
             CollectionNotFoundError: there is none and `create` is None.
             StoreLockedError: another process has it open.
+            StoreError: it is damaged, or cannot be made there.
         """
         schema = read_schema(directory)
         if schema is None:
@@ -59,23 +62,20 @@ class EdgeStore(Store):
                 raise CollectionNotFoundError(
                     f"no collection in {directory}; ingest something into it first"
                 )
-            schema = create
-            directory.mkdir(parents=True, exist_ok=True)
-            # Written before the shard and renamed into place: killed between the two, the next
-            # run finds a schema and makes the shard it describes.
-            draft = directory / f"{SCHEMA_FILE}.tmp"
-            draft.write_text(json.dumps(schema.to_dict(), indent=2) + "\n", encoding="utf-8")
-            draft.replace(directory / SCHEMA_FILE)
-        return cls(_open_shard(directory / SHARD_DIR, schema), schema, directory)
+            schema = _create(directory, create)
+        return cls(_load_shard(directory), schema, directory)
 
     def upsert(self, columns: Columns) -> None:
         columns.check(self.schema)
         for part in columns.split():
-            points = [
-                edge.Point(point_id(passage_id), _vectors(part, row), part.payloads[row])
-                for row, passage_id in enumerate(part.ids)
-            ]
-            self._run(self._shard.update, edge.UpdateOperation.upsert_points(points))
+            self._run(self._upsert_points, part)
+
+    def _upsert_points(self, columns: Columns) -> None:
+        points = [
+            edge.Point(point_id(passage_id), _vectors(columns, row), columns.payloads[row])
+            for row, passage_id in enumerate(columns.ids)
+        ]
+        self._shard.update(edge.UpdateOperation.upsert_points(points))
 
     def recall(self, request: RecallRequest) -> list[Candidates]:
         queries = [_recall_query(request, row) for row in range(len(request.vectors))]
@@ -102,7 +102,7 @@ class EdgeStore(Store):
     def retrieve(
         self, ids: Sequence[str], fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
     ) -> list[StoredPoint]:
-        points = [point_id(passage_id) for passage_id in ids]
+        points = [point_id(each) for each in distinct_ids(ids)]
         records = self._run(self._shard.retrieve, points, _selected(fields), list(vectors))
         return [_stored(record) for record in records]
 
@@ -125,7 +125,7 @@ class EdgeStore(Store):
         return Page([_stored(record) for record in records], following and str(following))
 
     def delete(self, ids: Sequence[str]) -> None:
-        points: list[int | UUID | str] = [point_id(passage_id) for passage_id in ids]
+        points: list[int | UUID | str] = [point_id(each) for each in distinct_ids(ids)]
         self._run(self._shard.update, edge.UpdateOperation.delete_points(points))
 
     def delete_where(self, filter: models.Filter) -> None:
@@ -135,6 +135,10 @@ class EdgeStore(Store):
     def count(self, filter: models.Filter | None = None) -> int:
         condition = None if filter is None else to_edge(filter)
         return int(self._run(self._shard.count, edge.CountRequest(filter=condition)))
+
+    def index_documents(self) -> None:
+        if DOCUMENT_FIELD not in self._run(self._shard.info).payload_schema:
+            self._run(_index_documents, self._shard)
 
     def optimize(self) -> None:
         self._run(self._shard.flush)
@@ -158,8 +162,7 @@ class EdgeStore(Store):
             self._closed = True
 
     def _run(self, operation: Callable[..., Any], *arguments: Any) -> Any:
-        if self._closed:
-            raise StoreError(f"{self.location} is closed; open it again")
+        self.check_open()
         try:
             return operation(*arguments)
         except Exception as error:
@@ -177,27 +180,68 @@ def read_schema(directory: Path) -> Schema | None:
         return Schema.from_dict(json.loads(path.read_text(encoding="utf-8")), str(directory))
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, TypeError) as error:
-        raise StoreError(f"{path} is damaged ({error}); restore it from a backup") from error
+    except OSError as error:
+        raise StoreError(
+            f"{path} could not be read: {error}; give a directory that you may read"
+        ) from error
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise damaged(path, error) from error
 
 
-def _open_shard(path: Path, schema: Schema) -> Any:
+def _create(directory: Path, schema: Schema) -> Schema:
+    """Make a collection, unless another process just has, and return its schema.
+
+    It is made beside its place and moved there whole: a process killed in between leaves no
+    half of one, and two processes cannot mix theirs.
+    """
+    draft = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
     try:
-        if (path / "segments").is_dir():
-            return edge.EdgeShard.load(str(path))
-        path.mkdir(exist_ok=True)
-        shard = edge.EdgeShard.create(str(path), _config(schema))
-        # Ingest looks passages up by document.
-        keyword = edge.PayloadSchemaType.Keyword
-        shard.update(edge.UpdateOperation.create_field_index("doc_id", keyword))
-        return shard
+        draft.mkdir(parents=True)
+        text = json.dumps(schema.to_dict(), indent=2)
+        (draft / SCHEMA_FILE).write_text(text + "\n", encoding="utf-8")
+        shard = edge.EdgeShard.create(str(draft.absolute() / SHARD_DIR), _config(schema))
+        _index_documents(shard)
+        shard.flush()
+        shard.close()
+        draft.rename(directory)
+    except Exception as error:
+        if made_meanwhile := read_schema(directory):
+            return made_meanwhile
+        raise StoreError(
+            f"no collection could be made in {directory}: {error}. Give a directory that is new "
+            f"or empty, on a disk that can be written to"
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return schema
+
+
+def _index_documents(shard: Any) -> None:
+    keyword = edge.PayloadSchemaType.Keyword
+    shard.update(edge.UpdateOperation.create_field_index(DOCUMENT_FIELD, keyword))
+
+
+def _load_shard(directory: Path) -> Any:
+    path = directory.absolute() / SHARD_DIR
+    segments = path / "segments"
+    # Qdrant would make a new, empty shard of what is left.
+    if not segments.is_dir() or not any(segments.iterdir()):
+        raise StoreError(
+            f"{directory} has a schema, but {segments} is missing or empty: its passages are "
+            f"lost. Restore the directory from a backup, or delete it and ingest again"
+        )
+    try:
+        return edge.EdgeShard.load(str(path))
     except Exception as error:
         if "WouldBlock" in str(error):
             raise StoreLockedError(
-                f"{path.parent} is already open, here or in another process; close it there, "
+                f"{directory} is already open, here or in another process; close it there, "
                 f"or run a Qdrant server and open its URL to share a collection"
             ) from error
-        raise StoreError(f"{path} could not be opened: {error}") from error
+        raise StoreError(
+            f"{directory} could not be opened: {error}. Restore it from a backup, or delete it "
+            f"and ingest again"
+        ) from error
 
 
 def _config(schema: Schema) -> Any:

@@ -1,118 +1,101 @@
-"""Qdrant filters for the embedded store, which has classes of its own for them."""
+"""Filters on their way into any store: checked, and with the database's ids for the caller's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import date, datetime
+import math
 from typing import Any
 
-import numpy as np
-import qdrant_edge as edge
+from pydantic import BaseModel
 from qdrant_client import models
 
+from d2llm_vdb.checks import MAX_COUNT
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.store.columns import point_id
+
+_MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
+
+# Numbers that stores refuse in words of their own, or take for something else.
+_BOUNDS: dict[tuple[type, str], tuple[float, float]] = {
+    (models.GeoPoint, "lat"): (-90, 90),
+    (models.GeoPoint, "lon"): (-180, 180),
+    (models.GeoRadius, "radius"): (0, math.inf),
+    (models.MinShould, "min_count"): (1, MAX_COUNT),
+    **{(models.ValuesCount, name): (0, MAX_COUNT) for name in ("lt", "gt", "lte", "gte")},
+}
 
 
-def to_edge(condition: models.Filter) -> Any:
-    """Translate a filter, refusing by name what the embedded store cannot do.
+def database_filter(filter: models.Filter) -> models.Filter:
+    """Return a filter as every store takes it: `has_id` conditions get the database's own ids.
 
     Raises:
-        InputError: a condition has no counterpart; nothing is dropped silently.
+        InputError: it is not a filter, or a value in it cannot be; names the place.
     """
-    min_should = None
-    if condition.min_should is not None:
-        min_should = edge.MinShould(
-            _conditions(condition.min_should.conditions) or [], condition.min_should.min_count
-        )
-    return edge.Filter(
-        must=_conditions(condition.must),
-        should=_conditions(condition.should),
-        must_not=_conditions(condition.must_not),
-        min_should=min_should,
-    )
-
-
-def _conditions(conditions: Any) -> list[Any] | None:
-    if conditions is None:
-        return None
-    several = conditions if isinstance(conditions, Sequence) else [conditions]
-    return [_translate(condition) for condition in several]
-
-
-def _translate(value: Any) -> Any:
-    translate = _TRANSLATIONS.get(type(value))
-    if translate is None:
+    if not isinstance(filter, models.Filter):
         raise InputError(
-            f"filter condition {type(value).__name__} is not supported by the embedded store; "
-            f"use one of {', '.join(sorted(kind.__name__ for kind in _TRANSLATIONS))}, or a server"
+            f"filter is {type(filter).__name__}, expected qdrant_client.models.Filter; make one "
+            f"of JSON-like values with Filter.model_validate(...)"
         )
-    return translate(value)
+    prepared: models.Filter = _prepared(filter, "filter")
+    return prepared
 
 
-def _field(condition: models.FieldCondition) -> Any:
-    names = ("match", "range", "geo_bounding_box", "geo_radius", "geo_polygon", "values_count")
-    parts = {
-        name: _translate(part) for name in names if (part := getattr(condition, name)) is not None
-    }
-    return edge.FieldCondition(
-        condition.key, is_empty=condition.is_empty, is_null=condition.is_null, **parts
-    )
+def _prepared(value: Any, place: str) -> Any:
+    if isinstance(value, models.HasIdCondition):
+        return models.HasIdCondition(has_id=[_point_id(each, place) for each in value.has_id])
+    if isinstance(value, BaseModel):
+        given = {name: part for name, part in value if part is not None}
+        if isinstance(value, models.FieldCondition):
+            _check_one_condition(given, place)
+        for name, part in given.items():
+            _check_bounds(value, name, part, place)
+        parts = {name: _prepared(part, f"{place}.{name}") for name, part in given.items()}
+        return value.model_copy(update=parts)
+    if isinstance(value, list):
+        return [_prepared(part, f"{place}[{index}]") for index, part in enumerate(value)]
+    _check_value(value, place)
+    return value
 
 
-def _same_fields(target: Callable[..., Any], *names: str) -> Callable[[Any], Any]:
-    """Build a translation that hands over fields of the same names."""
-    return lambda value: target(**{name: getattr(value, name) for name in names})
+def _point_id(passage_id: Any, place: str) -> str:
+    if isinstance(passage_id, int):
+        raise InputError(
+            f"{place}.has_id holds {passage_id!r}, and ids are strings; write {str(passage_id)!r}"
+        )
+    return point_id(str(passage_id))
 
 
-def _match_value(value: models.MatchValue) -> Any:
-    # The binding takes a Python bool for an integer, and NumPy's for what it is.
-    plain: Any = np.bool_(value.value) if isinstance(value.value, bool) else value.value
-    return edge.MatchValue(plain)
+def _check_one_condition(given: dict[str, Any], place: str) -> None:
+    # Of several, the embedded store takes any and the in-memory one the first.
+    conditions = sorted(given.keys() - {"key"})
+    if len(conditions) != 1:
+        raise InputError(
+            f"{place} on {given['key']!r} sets {' and '.join(conditions) or 'no condition'}; give "
+            f"every FieldCondition exactly one of match, range, values_count, is_empty, is_null "
+            f"and the geo_ conditions"
+        )
 
 
-def _datetime_range(value: models.DatetimeRange) -> Any:
-    def text(bound: date | datetime | None) -> str | None:
-        return None if bound is None else bound.isoformat()
-
-    return edge.RangeDateTime(
-        gte=text(value.gte), gt=text(value.gt), lte=text(value.lte), lt=text(value.lt)
-    )
-
-
-def _geo(point: models.GeoPoint) -> Any:
-    return edge.GeoPoint(point.lon, point.lat)
+def _check_bounds(value: BaseModel, name: str, part: Any, place: str) -> None:
+    if name == "key" and not part.strip():
+        raise InputError(
+            f"{place}.key={part!r} is blank; name a field, as in 'doc_id' or 'metadata.year'"
+        )
+    least, most = _BOUNDS.get((type(value), name), (-math.inf, math.inf))
+    if isinstance(part, int | float) and (part < least or part > most):
+        raise InputError(f"{place}.{name}={part!r} must be between {least} and {most}")
 
 
-def _line(line: models.GeoLineString) -> list[Any]:
-    return [_geo(point) for point in line.points]
-
-
-_TRANSLATIONS: dict[type, Callable[[Any], Any]] = {
-    models.Filter: to_edge,
-    models.FieldCondition: _field,
-    models.IsEmptyCondition: lambda value: edge.IsEmptyCondition(value.is_empty.key),
-    models.IsNullCondition: lambda value: edge.IsNullCondition(value.is_null.key),
-    models.HasIdCondition: lambda value: edge.HasIdCondition(set(value.has_id)),
-    models.HasVectorCondition: lambda value: edge.HasVectorCondition(value.has_vector),
-    models.NestedCondition: lambda value: edge.NestedCondition(
-        value.nested.key, to_edge(value.nested.filter)
-    ),
-    models.MatchValue: _match_value,
-    models.MatchText: _same_fields(edge.MatchText, "text"),
-    models.MatchTextAny: _same_fields(edge.MatchTextAny, "text_any"),
-    models.MatchPhrase: _same_fields(edge.MatchPhrase, "phrase"),
-    models.MatchPrefix: _same_fields(edge.MatchPrefix, "prefix"),
-    models.MatchSubstring: _same_fields(edge.MatchSubstring, "substring"),
-    models.MatchAny: _same_fields(edge.MatchAny, "any"),
-    models.MatchExcept: lambda value: edge.MatchExcept(value.except_),
-    models.Range: _same_fields(edge.RangeFloat, "gte", "gt", "lte", "lt"),
-    models.DatetimeRange: _datetime_range,
-    models.ValuesCount: _same_fields(edge.ValuesCount, "lt", "gt", "lte", "gte"),
-    models.GeoBoundingBox: lambda value: edge.GeoBoundingBox(
-        _geo(value.top_left), _geo(value.bottom_right)
-    ),
-    models.GeoRadius: lambda value: edge.GeoRadius(_geo(value.center), value.radius),
-    models.GeoPolygon: lambda value: edge.GeoPolygon(
-        _line(value.exterior), [_line(line) for line in value.interiors or ()]
-    ),
-}
+def _check_value(value: Any, place: str) -> None:
+    if isinstance(value, int) and not _MIN_INTEGER <= value <= _MAX_INTEGER:
+        raise InputError(
+            f"{place}={value!r} does not fit in 64 bits; compare with range= (a float) instead"
+        )
+    if isinstance(value, float) and math.isnan(value):
+        raise InputError(f"{place} is NaN, which nothing equals; give a number or leave it out")
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{place}={value!r} is not valid Unicode; decode its bytes with the right encoding"
+            ) from error

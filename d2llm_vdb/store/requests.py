@@ -19,8 +19,17 @@ from d2llm_vdb.store.base import (
     StoredPoint,
     with_maxsim,
 )
-from d2llm_vdb.store.columns import Columns, point_id
-from d2llm_vdb.store.schema import IEM, PMA, RECALL, TOKENS, CollectionOptions, Schema
+from d2llm_vdb.store.columns import Columns, distinct_ids, point_id
+from d2llm_vdb.store.filters import database_filter
+from d2llm_vdb.store.schema import (
+    DOCUMENT_FIELD,
+    IEM,
+    PMA,
+    RECALL,
+    TOKENS,
+    CollectionOptions,
+    Schema,
+)
 
 T = TypeVar("T")
 
@@ -44,6 +53,11 @@ class Call(Generic[T]):
 
 def _ignore(_answer: Any) -> None:
     return None
+
+
+def collection_exists(name: str) -> Call[bool]:
+    """Ask whether there is such a collection."""
+    return Call("collection_exists", {"collection_name": name}, bool)
 
 
 def create_collection(name: str, schema: Schema, options: CollectionOptions) -> Call[None]:
@@ -95,7 +109,7 @@ def index_documents(name: str) -> Call[None]:
     """Index the payload field that ingest looks passages up by."""
     arguments = {
         "collection_name": name,
-        "field_name": "doc_id",
+        "field_name": DOCUMENT_FIELD,
         "field_schema": models.PayloadSchemaType.KEYWORD,
     }
     return Call("create_payload_index", arguments, _ignore)
@@ -116,7 +130,7 @@ def upsert(name: str, columns: Columns) -> Call[None]:
     if columns.tokens is not None:
         vectors[TOKENS] = [states.astype(np.float32).tolist() for states in columns.tokens]
     batch = models.Batch.model_construct(
-        ids=[point_id(passage_id) for passage_id in columns.ids],
+        ids=[point_id(each) for each in columns.ids],
         vectors=vectors,
         payloads=list(columns.payloads),
     )
@@ -132,7 +146,17 @@ def recall(name: str, request: RecallRequest, *, indexed: bool) -> Call[list[Can
         indexed: whether there is an index that search parameters could speak to.
     """
     params = _params(request) if indexed else None
-    nearest = [_nearest(request, row, params) for row in range(len(request.vectors))]
+    condition = None if request.filter is None else database_filter(request.filter)
+    nearest = [
+        {
+            "query": vector.tolist(),
+            "using": RECALL,
+            "filter": condition,
+            "limit": request.limit,
+            "params": params,
+        }
+        for vector in request.vectors
+    ]
     queries = [_recall_query(request, each) for each in nearest]
     if request.tokens is not None:
         queries += [
@@ -167,18 +191,6 @@ def _params(request: RecallRequest) -> models.SearchParams:
     )
 
 
-def _nearest(
-    request: RecallRequest, row: int, params: models.SearchParams | None
-) -> dict[str, Any]:
-    return {
-        "query": request.vectors[row].tolist(),
-        "using": RECALL,
-        "filter": request.filter,
-        "limit": request.limit,
-        "params": params,
-    }
-
-
 def _recall_query(request: RecallRequest, nearest: dict[str, Any]) -> models.QueryRequest:
     return models.QueryRequest(
         **nearest, with_payload=True, with_vector=[IEM] if request.with_iem else False
@@ -210,7 +222,7 @@ def retrieve(
     """Read points by the caller's ids."""
     arguments = {
         "collection_name": name,
-        "ids": [point_id(passage_id) for passage_id in ids],
+        "ids": [point_id(each) for each in distinct_ids(ids)],
         "with_payload": True if fields is None else list(fields),
         "with_vectors": list(vectors),
     }
@@ -230,7 +242,7 @@ def scroll_page(
         "collection_name": name,
         "offset": offset,
         "limit": limit,
-        "scroll_filter": filter,
+        "scroll_filter": None if filter is None else database_filter(filter),
         "with_payload": True if fields is None else list(fields),
         "with_vectors": list(vectors),
     }
@@ -253,12 +265,12 @@ def _stored(records: Sequence[models.Record]) -> list[StoredPoint]:
 
 def delete(name: str, ids: Sequence[str]) -> Call[None]:
     """Delete points by the caller's ids."""
-    return _delete(name, models.PointIdsList(points=[point_id(passage_id) for passage_id in ids]))
+    return _delete(name, models.PointIdsList(points=[point_id(each) for each in distinct_ids(ids)]))
 
 
 def delete_where(name: str, filter: models.Filter) -> Call[None]:
     """Delete the points that match."""
-    return _delete(name, models.FilterSelector(filter=filter))
+    return _delete(name, models.FilterSelector(filter=database_filter(filter)))
 
 
 def _delete(name: str, selector: models.PointsSelector) -> Call[None]:
@@ -268,5 +280,9 @@ def _delete(name: str, selector: models.PointsSelector) -> Call[None]:
 
 def count(name: str, filter: models.Filter | None) -> Call[int]:
     """Count points exactly."""
-    arguments = {"collection_name": name, "count_filter": filter, "exact": True}
+    arguments = {
+        "collection_name": name,
+        "count_filter": None if filter is None else database_filter(filter),
+        "exact": True,
+    }
     return Call("count", arguments, lambda answer: int(answer.count))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from d2llm_vdb.errors import FingerprintMismatchError, SchemaMismatchError
+from d2llm_vdb.checks import check_whole_number
+from d2llm_vdb.errors import FingerprintMismatchError, SchemaMismatchError, StoreError
 
 SCHEMA_VERSION = 1
 
 RECALL, IEM, PMA, TOKENS = "recall", "iem", "pma", "tokens"
+
+# The payload field that adding looks passages up by, and the only one with an index.
+DOCUMENT_FIELD = "doc_id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +41,29 @@ class Schema:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], location: str) -> Schema:
+    def from_dict(cls, values: Any, location: str) -> Schema:
         """Read a stored schema.
 
         Raises:
             SchemaMismatchError: it was written by another version of this library.
+            StoreError: it is damaged.
         """
+        if not isinstance(values, dict):
+            raise damaged(location, f"it is {type(values).__name__}, not a mapping")
         version = values.get("version")
         if version != SCHEMA_VERSION:
             raise SchemaMismatchError(
                 f"{location} has schema version {version!r}, this library writes "
                 f"{SCHEMA_VERSION}; ingest into a new collection or use the version that wrote it"
             )
-        return cls(**values)
+        try:
+            schema = cls(**values)
+            for name in ("recall_dim", "iem_dim", "pma_dim", "token_dim"):
+                if name != "token_dim" or schema.token_dim is not None:
+                    check_whole_number(name, getattr(schema, name))
+        except (TypeError, ValueError) as error:
+            raise damaged(location, error) from error
+        return schema
 
     def check_student(self, fingerprint: str, location: str) -> None:
         """Refuse a student other than the one that filled the collection.
@@ -66,6 +79,14 @@ class Schema:
             )
 
 
+def damaged(location: object, reason: object) -> StoreError:
+    """Return the error of a collection whose description cannot be read."""
+    return StoreError(
+        f"the schema of {location} is damaged: {reason}. Restore it from a backup, or delete the "
+        f"collection and ingest again"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class CollectionOptions:
     """How a new collection is laid out on a server; the embedded store has one shard.
@@ -77,3 +98,8 @@ class CollectionOptions:
 
     shard_number: int | None = None
     replication_factor: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value is not None:
+                check_whole_number(name, value)

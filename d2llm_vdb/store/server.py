@@ -6,12 +6,11 @@ import asyncio
 import logging
 import threading
 import warnings
-import weakref
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import grpc
 import httpx
@@ -19,12 +18,18 @@ from qdrant_client import AsyncQdrantClient, QdrantClient, models
 from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from d2llm_vdb.errors import CollectionNotFoundError, StoreError, StoreUnavailableError
+from d2llm_vdb.errors import (
+    CollectionNotFoundError,
+    InputError,
+    StoreError,
+    StoreUnavailableError,
+)
 from d2llm_vdb.store import requests
 from d2llm_vdb.store.base import Candidates, Page, RecallRequest, Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.columns import Columns
+from d2llm_vdb.store.loop_thread import LoopThread
 from d2llm_vdb.store.requests import METADATA_KEY, Call
-from d2llm_vdb.store.schema import CollectionOptions, Schema
+from d2llm_vdb.store.schema import DOCUMENT_FIELD, CollectionOptions, Schema
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +38,8 @@ C = TypeVar("C", QdrantClient, AsyncQdrantClient)
 
 MEMORY = ":memory:"
 GRPC_PORT = 6334
+
+CHECK_KEY = "Check the API key (api_key=) and what it permits"
 
 
 class ClientStore(Store):
@@ -53,19 +60,23 @@ class ClientStore(Store):
         with self._errors():
             return call.read(getattr(self._client, call.method)(**call.arguments))
 
-    def _open(self, create: Schema | None, options: CollectionOptions) -> bool:
-        """Read the collection's schema, creating it where needed; tells whether it did."""
-        with self._errors():
-            exists = self._client.collection_exists(self._collection)
-        if not exists:
+    def _open(self, create: Schema | None, options: CollectionOptions) -> None:
+        """Read the collection's schema, creating it where one is given and it does not exist."""
+        exists = requests.collection_exists(self._collection)
+        if not self._call(exists):
             if create is None:
                 raise CollectionNotFoundError(
                     f"no collection {self._collection!r} at {self.location}; ingest something "
                     f"into it first, or name another with collection="
                 )
-            self._call(requests.create_collection(self._collection, create, options))
+            try:
+                self._call(requests.create_collection(self._collection, create, options))
+            except StoreError:
+                if not self._call(exists):  # else another process made it since we looked
+                    raise
         self.schema = self._read_schema(self._call(requests.read_collection(self._collection)))
-        return not exists
+        if create is not None:
+            self.index_documents()
 
     def _read_schema(self, info: models.CollectionInfo) -> Schema:
         stored = (info.config.metadata or {}).get(METADATA_KEY)
@@ -109,6 +120,11 @@ class ClientStore(Store):
 
     def count(self, filter: models.Filter | None = None) -> int:
         return self._call(requests.count(self._collection, filter))
+
+    def index_documents(self) -> None:
+        info = self._call(requests.read_collection(self._collection))
+        if DOCUMENT_FIELD not in info.payload_schema:
+            self._call(requests.index_documents(self._collection))
 
     def optimize(self) -> None:
         """Do nothing: a server flushes and indexes by itself."""
@@ -158,30 +174,52 @@ class ClientStore(Store):
         return self._info(await self._acall(requests.read_collection(self._collection)))
 
     def close(self) -> None:
-        self._client.close()
+        if not self._closed:
+            self._closed = True
+            self._client.close()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         """Turn the client's many exceptions into two, without the request they quote."""
+        self.check_open()
         try:
             yield
         except UnexpectedResponse as error:
-            reason = error.content.decode(errors="replace")[:500]
-            raise StoreError(
-                f"{self.location} refused the request with status {error.status_code}: {reason}"
-            ) from error
+            raise self._refused(error) from error
         except grpc.RpcError as error:
             self._raise_grpc(error)
         except (ResponseHandlingException, httpx.HTTPError, OSError) as error:
+            if isinstance(getattr(error, "source", None), ValueError):
+                raise self._not_understood(error) from error
             raise self._unavailable(error) from error
         except QdrantException as error:
             raise StoreError(f"{self.location}: {error}") from error
+        except (ValueError, AssertionError) as error:  # not JSON, or not what Qdrant answers
+            raise self._not_understood(error) from error
+
+    def _refused(self, error: UnexpectedResponse) -> StoreError:
+        reason = f"status {error.status_code}: {error.content.decode(errors='replace')[:300]}"
+        if error.status_code in (401, 403):
+            return StoreError(f"{self.location} refused the request with {reason}. {CHECK_KEY}")
+        if b'"status"' not in error.content:
+            return self._not_understood(reason)
+        return StoreError(f"{self.location} refused the request with {reason}")
+
+    def _not_understood(self, reason: object) -> StoreError:
+        line = " ".join(str(reason).split())[:300]
+        return StoreError(
+            f"{self.location} does not answer as Qdrant does: {line}. Check that a "
+            f"Qdrant server, and not something else, listens at that URL and port"
+        )
 
     def _raise_grpc(self, error: Any) -> None:
         code, details = error.code(), error.details()
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             raise self._unavailable(details) from error
-        raise StoreError(f"{self.location} answered {code.name}: {details}") from error
+        denied = code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+        raise StoreError(
+            f"{self.location} answered {code.name}: {details}{f'. {CHECK_KEY}' if denied else ''}"
+        ) from error
 
     def _unavailable(self, reason: object) -> StoreUnavailableError:
         return StoreUnavailableError(
@@ -202,10 +240,9 @@ class ServerStore(ClientStore):
         )
         self._url = url
         self._connection = connection
-        # A channel belongs to the event loop it was made in, and a program may run several.
-        self._async_clients: weakref.WeakKeyDictionary[Any, AsyncQdrantClient] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._lock = threading.Lock()
+        self._loop: LoopThread | None = None
+        self._async_client: AsyncQdrantClient | None = None
 
     @classmethod
     def open(
@@ -243,25 +280,41 @@ class ServerStore(ClientStore):
             "timeout": timeout,
         }
         store = cls(url, collection, connection)
-        if store._open(create, options or CollectionOptions()):
-            store._call(requests.index_documents(collection))
+        try:
+            store._open(create, options or CollectionOptions())
+        except BaseException:
+            store.close()
+            raise
         return store
 
-    async def aclose(self) -> None:
-        """Close the connections of this event loop, and the blocking one."""
-        client = self._async_clients.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.close()
-        self.close()
+    def close(self) -> None:
+        super().close()
+        with self._lock:
+            if self._loop is not None:
+                self._loop.close(self._close_async_client())
+                self._loop = None
+
+    async def _close_async_client(self) -> None:
+        if self._async_client is not None:
+            await self._async_client.close()
 
     async def _acall(self, call: Call[T]) -> T:
-        loop = asyncio.get_running_loop()
-        client = self._async_clients.get(loop)
-        if client is None:
-            client = _connect(AsyncQdrantClient, self._url, self._connection)
-            self._async_clients[loop] = client
-        with self._errors():
-            return call.read(await getattr(client, call.method)(**call.arguments))
+        with self._lock:
+            self.check_open()
+            self._loop = self._loop or LoopThread(f"qdrant {self.location}")
+            work = self._loop.submit(self._make(call))
+        return await asyncio.wrap_future(work)
+
+    async def _make(self, call: Call[T]) -> T:
+        """Make a call in the loop thread, which the client belongs to."""
+        if self._async_client is None:
+            self._async_client = _connect(AsyncQdrantClient, self._url, self._connection)
+        try:
+            with self._errors():
+                return call.read(await getattr(self._async_client, call.method)(**call.arguments))
+        except asyncio.CancelledError:
+            self.check_open()  # closing cancels what runs, and its caller should hear why
+            raise
 
 
 class MemoryStore(ClientStore):
@@ -280,6 +333,9 @@ class MemoryStore(ClientStore):
         store._open(create, CollectionOptions())
         return store
 
+    def index_documents(self) -> None:
+        """Do nothing: every payload is read anyway."""
+
     def _call(self, call: Call[T]) -> T:
         with self._lock:
             return super()._call(call)
@@ -289,16 +345,24 @@ class MemoryStore(ClientStore):
 
 
 def _connect(client: type[C], url: str, connection: dict[str, Any]) -> C:
-    if connection.get("api_key") and url.startswith("http:") and not _is_loopback(url):
-        logger.warning("the API key goes to %s unencrypted; use https", hide_credentials(url))
-    with warnings.catch_warnings():
-        # Said above, and only where the key leaves the machine.
-        warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
-        return client(url=url, check_compatibility=False, **connection)
+    try:
+        parts = urlsplit(url)
+        if connection.get("api_key") and parts.scheme == "http" and not _is_loopback(parts):
+            logger.warning("the API key goes to %s unencrypted; use https", hide_credentials(url))
+        with warnings.catch_warnings():
+            # Said above, and only where the key leaves the machine.
+            warnings.filterwarnings("ignore", message="Api key is used with an insecure conn")
+            return client(url=url, check_compatibility=False, **connection)
+    except (ValueError, httpx.InvalidURL):
+        # Neither the URL nor the reason is quoted: a misplaced password may be in both.
+        raise InputError(
+            "the server's URL cannot be used; write it as https://HOST:PORT, with a port from 1 "
+            "to 65535 (6333 where none is given) and no blanks"
+        ) from None
 
 
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
+def _is_loopback(url: SplitResult) -> bool:
+    host = url.hostname or ""
     return host in ("localhost", "::1") or host.startswith("127.")
 
 

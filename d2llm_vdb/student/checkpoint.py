@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import uuid
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ CONFIG_FILE = "config.json"
 HEADS_FILE = "heads.safetensors"
 ADAPTER_DIR = "adapter"
 CARD_FILE = "README.md"
+STUDENT_FILES = (CONFIG_FILE, HEADS_FILE, ADAPTER_DIR, CARD_FILE)
+DRAFT_PREFIX = ".saving-"
 
 DEFAULT_STUDENT = Path(__file__).parent.parent / "students" / "minilm"
 
@@ -43,8 +47,14 @@ def read(path: Path) -> tuple[StudentConfig, dict[str, Tensor]]:
             f"{path} is not a student directory: it has no {Path(str(error.filename)).name}. "
             f"Make one with Student.save or `d2llm init`"
         ) from error
-    except (json.JSONDecodeError, SafetensorError) as error:
-        raise CheckpointError(f"student {path} is damaged: {error}") from error
+    except OSError as error:
+        raise CheckpointError(
+            f"student {path} cannot be read: {error}; give a student directory that you may read"
+        ) from error
+    except (ValueError, SafetensorError) as error:  # not JSON, not UTF-8, not safetensors
+        raise CheckpointError(
+            f"student {path} is damaged: {error}; save it again, or restore it from a backup"
+        ) from error
     return StudentConfig.from_dict(config), weights
 
 
@@ -62,16 +72,68 @@ def load_weights(heads: nn.Module, weights: dict[str, Tensor], path: Path) -> No
         ) from error
 
 
-def write(path: Path, config: StudentConfig, heads: nn.Module, backbone: Backbone) -> None:
-    """Write a student directory, creating it where needed."""
-    path.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(config.to_dict(), indent=2, ensure_ascii=False)
-    (path / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-    save_file(_state(heads), path / HEADS_FILE)
-    if isinstance(backbone.model, PeftModel):
-        backbone.model.save_pretrained(str(path / ADAPTER_DIR))
-    if not (path / CARD_FILE).exists():
-        (path / CARD_FILE).write_text(_model_card(config), encoding="utf-8")
+def write(
+    path: Path, config: StudentConfig, heads: nn.Module, backbone: Backbone, *, overwrite: bool
+) -> None:
+    """Write a student directory whole, then put it in the place of the old one.
+
+    Raises:
+        CheckpointError: what is there is not to be replaced, or it cannot be written.
+    """
+    _check_replaceable(path, overwrite)
+    # Inside the directory, so that it is on the same disk even where the directory is a mount.
+    draft = path / f"{DRAFT_PREFIX}{uuid.uuid4().hex}"
+    try:
+        draft.mkdir(parents=True)
+        text = json.dumps(config.to_dict(), indent=2, ensure_ascii=False)
+        (draft / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+        save_file(_state(heads), draft / HEADS_FILE)
+        if isinstance(backbone.model, PeftModel):
+            backbone.model.save_pretrained(str(draft / ADAPTER_DIR))
+        (draft / CARD_FILE).write_text(_model_card(config), encoding="utf-8")
+        _swap_in(draft, path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"the student could not be written to {path}: {error}; give a directory that you may "
+            f"write to, on a disk with room"
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _check_replaceable(path: Path, overwrite: bool) -> None:
+    if path.exists() and not path.is_dir():
+        raise CheckpointError(f"{path} is a file; give a directory to save the student to")
+    found = {each.name for each in path.iterdir()} if path.is_dir() else set()
+    found = {name for name in found if not name.startswith(DRAFT_PREFIX)}
+    if foreign := sorted(found - set(STUDENT_FILES)):
+        raise CheckpointError(
+            f"{path} is not a student's own directory: it holds {', '.join(foreign[:5])}. Give a "
+            f"new or empty directory, or move that away"
+        )
+    if found and HEADS_FILE not in found:
+        raise CheckpointError(
+            f"{path} is not empty and not a student directory: it has no {HEADS_FILE}. Give a new "
+            f"or empty directory, or delete it"
+        )
+    if found and not overwrite:
+        raise CheckpointError(
+            f"{path} holds a student already; give another directory, or overwrite=True to "
+            f"replace it. Collections made with it can then no longer be searched"
+        )
+
+
+def _swap_in(draft: Path, path: Path) -> None:
+    """Replace a student's files by the draft's.
+
+    The configuration goes first and comes last: a directory without one is refused when it is
+    loaded, so that no mixture of two students can be.
+    """
+    (path / CONFIG_FILE).unlink(missing_ok=True)
+    shutil.rmtree(path / ADAPTER_DIR, ignore_errors=True)
+    for name in reversed(STUDENT_FILES):
+        if (draft / name).exists():
+            (draft / name).replace(path / name)
 
 
 def fingerprint(config: StudentConfig, heads: nn.Module, backbone: Backbone) -> str:
@@ -100,11 +162,22 @@ def add_lora(backbone: Backbone, rank: int) -> None:
 
 
 def load_adapter(backbone: Backbone, path: Path) -> None:
-    """Wrap the backbone in the adapter saved with the student, if there is one."""
-    if (path / ADAPTER_DIR).is_dir():
-        backbone.model = PeftModel.from_pretrained(
-            backbone.model, str(path / ADAPTER_DIR), use_safetensors=True
-        ).eval()
+    """Wrap the backbone in the adapter saved with the student, if there is one.
+
+    Raises:
+        CheckpointError: the adapter is damaged or of another backbone.
+    """
+    adapter = path / ADAPTER_DIR
+    if not adapter.is_dir():
+        return
+    try:
+        model = PeftModel.from_pretrained(backbone.model, str(adapter), use_safetensors=True)
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{adapter} cannot be loaded into the backbone {backbone.source!r}: {error}; save the "
+            f"student again, or restore the adapter from a backup"
+        ) from error
+    backbone.model = model.eval()
 
 
 def _state(heads: nn.Module) -> dict[str, Tensor]:

@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast, get_args
 
+from d2llm_vdb.checks import check_choice, check_whole_number
 from d2llm_vdb.errors import CheckpointError, InputError
 
 AttentionScale = Literal["embedding_dim", "head_dim"]
 Interaction = Literal["product", "concat"]
 Task = Literal["asymmetric", "symmetric"]
 
-
-def check_choice(field_name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise `InputError` unless `value` is one of `choices`."""
-    if value not in choices:
-        raise InputError(f"{field_name}={value!r} is not one of {', '.join(choices)}")
+# Fewer leave no room for a text between the special tokens.
+MIN_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +33,7 @@ class PMAConfig:
     layer_norm: bool = False
 
     def __post_init__(self) -> None:
+        check_whole_number("pma.num_heads", self.num_heads)
         check_choice("pma.scale", self.scale, get_args(AttentionScale))
 
 
@@ -52,6 +51,7 @@ class IEMConfig:
     interaction: Interaction = "product"
 
     def __post_init__(self) -> None:
+        check_whole_number("iem.hidden_dim", self.hidden_dim)
         check_choice("iem.interaction", self.interaction, get_args(Interaction))
 
 
@@ -79,18 +79,22 @@ class StudentConfig:
     passage_prompt: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
-        if not 0 < self.recall_dim <= self.embedding_dim:
+        check_whole_number("embedding_dim", self.embedding_dim)
+        check_whole_number("recall_dim", self.recall_dim)
+        if self.recall_dim > self.embedding_dim:
             raise InputError(
-                f"recall_dim={self.recall_dim} must be between 1 and the backbone's embedding "
-                f"dimension {self.embedding_dim}"
+                f"recall_dim={self.recall_dim} is more than the backbone's embedding dimension "
+                f"{self.embedding_dim}; use that or less"
             )
-        if self.pma.num_heads < 1 or self.embedding_dim % self.pma.num_heads:
+        if self.embedding_dim % self.pma.num_heads:
             raise InputError(
                 f"pma.num_heads={self.pma.num_heads} must divide the embedding dimension "
                 f"{self.embedding_dim}"
             )
-        if self.max_tokens < 8:
-            raise InputError(f"max_tokens={self.max_tokens} leaves no room for a text; use >= 8")
+        check_whole_number("max_tokens", self.max_tokens, least=MIN_TOKENS)
+        for name in ("backbone", "query_prompt", "passage_prompt"):
+            if not isinstance(getattr(self, name), str):
+                raise InputError(f"{name}={getattr(self, name)!r} must be a string")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON-ready values."""
@@ -101,13 +105,13 @@ class StudentConfig:
         """Build a configuration from `to_dict`'s values.
 
         Raises:
-            CheckpointError: a field is missing or unknown.
+            CheckpointError: a field is missing, unknown or cannot be.
         """
         try:
             rest = dict(values)
             pma, iem = PMAConfig(**rest.pop("pma")), IEMConfig(**rest.pop("iem"))
             return cls(pma=pma, iem=iem, **rest)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"student config does not fit this version: {error}") from error
 
 

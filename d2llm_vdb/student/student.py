@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from d2llm_vdb.batching import batched
-from d2llm_vdb.errors import InputError
+from d2llm_vdb.checks import check_whole_number
+from d2llm_vdb.errors import CheckpointError, InputError
 from d2llm_vdb.student import checkpoint
-from d2llm_vdb.student.backbone import Backbone, DType, TokenBatch
+from d2llm_vdb.student.backbone import (
+    Backbone,
+    DType,
+    TokenBatch,
+    independent_of_directory,
+)
 from d2llm_vdb.student.columns import Float32, PassageVectors, QueryVectors
 from d2llm_vdb.student.config import IEMConfig, Interaction, PMAConfig, StudentConfig, Task
 from d2llm_vdb.student.iem import IEM, LateInteraction
@@ -31,6 +38,9 @@ WINDOW_BATCHES = 12
 # truncated SVD of MiniLM's embeddings loses 0.007 MRR@10 against the full cosine at 256
 # dimensions and 0.046 at 128.
 FITTED_RECALL_DIM = 256
+
+DEFAULT_MAX_TOKENS = 256
+WIDEST_IEM = 512
 
 
 class StudentHeads(nn.Module):
@@ -56,9 +66,13 @@ class Student:
         heads: float32 heads; moved to the backbone's device.
 
     `path` is the directory it was loaded from or last saved to, None for one never saved.
+
+    Raises:
+        InputError: the configuration does not fit the backbone.
     """
 
     def __init__(self, config: StudentConfig, backbone: Backbone, heads: StudentHeads) -> None:
+        _check_fit(config, backbone)
         self.config = config
         self.backbone = backbone
         self.heads = heads.to(backbone.device).eval()
@@ -68,14 +82,14 @@ class Student:
     @classmethod
     def from_backbone(
         cls,
-        source: str,
+        source: str | os.PathLike[str],
         *,
         sample_texts: Iterable[str] | None = None,
         recall_dim: int | None = None,
         interaction: Interaction = "product",
         iem_dim: int | None = None,
         layer_norm: bool = False,
-        max_tokens: int = 256,
+        max_tokens: int | None = None,
         query_prompt: str = "",
         passage_prompt: str = "",
         lora_rank: int | None = None,
@@ -97,7 +111,7 @@ class Student:
                 random until it is trained or loaded.
             iem_dim: width h of the IEM; the smaller of d and 512.
             layer_norm: normalise inside PMA, as the reference code can.
-            max_tokens: longest text in tokens.
+            max_tokens: longest text in tokens; 256, or what the backbone takes where that is less.
             query_prompt, passage_prompt: text put before every query or passage.
             lora_rank: add untrained LoRA adapters of this rank to the backbone.
             device, dtype, trust_remote_code: as `Backbone.load` takes them.
@@ -106,18 +120,26 @@ class Student:
             CheckpointError: the backbone cannot be loaded.
             InputError: an option does not fit the backbone.
         """
+        if lora_rank is not None:
+            check_whole_number("lora_rank", lora_rank)
+        source = os.fspath(source)
         backbone = Backbone.load(
             source, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
         dim = backbone.dim
-        limit = backbone.context_length
+        if recall_dim is None:
+            recall_dim = dim if sample_texts is None else min(FITTED_RECALL_DIM, dim)
+        if iem_dim is None:
+            iem_dim = min(dim, WIDEST_IEM)
+        if max_tokens is None:
+            max_tokens = min(DEFAULT_MAX_TOKENS, backbone.context_length or DEFAULT_MAX_TOKENS)
         config = StudentConfig(
-            backbone=source,
+            backbone=independent_of_directory(source),
             embedding_dim=dim,
-            recall_dim=recall_dim or _default_recall_dim(dim, sample_texts is not None),
+            recall_dim=recall_dim,
             pma=PMAConfig(num_heads=math.gcd(dim, 32), layer_norm=layer_norm),
-            iem=IEMConfig(hidden_dim=iem_dim or min(dim, 512), interaction=interaction),
-            max_tokens=min(max_tokens, limit) if limit else max_tokens,
+            iem=IEMConfig(hidden_dim=iem_dim, interaction=interaction),
+            max_tokens=max_tokens,
             query_prompt=query_prompt,
             passage_prompt=passage_prompt,
         )
@@ -154,13 +176,22 @@ class Student:
             CheckpointError: the directory is missing, incomplete, or its weights do not fit.
         """
         config, weights = checkpoint.read(Path(path))
-        backbone = Backbone.load(
-            config.backbone, device=device, dtype=dtype, trust_remote_code=trust_remote_code
-        )
+        try:
+            backbone = Backbone.load(
+                config.backbone, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+            )
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"student {path}: {error}. If the backbone lies elsewhere now, write its new "
+                f'place as "backbone" in {Path(path) / checkpoint.CONFIG_FILE}'
+            ) from error
         checkpoint.load_adapter(backbone, Path(path))
         heads = StudentHeads(config)
         checkpoint.load_weights(heads, weights, Path(path))
-        student = cls(config, backbone, heads)
+        try:
+            student = cls(config, backbone, heads)
+        except InputError as error:
+            raise CheckpointError(f"student {path}: {error}") from error
         student.path = Path(path).resolve()
         return student
 
@@ -169,9 +200,20 @@ class Student:
         """Load the student that ships with the package; options as `load` takes them."""
         return cls.load(checkpoint.DEFAULT_STUDENT, **options)
 
-    def save(self, path: str | Path) -> None:
-        """Write the student directory: config, heads, model card, and the adapter if any."""
-        checkpoint.write(Path(path), self.config, self.heads, self.backbone)
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the student directory: config, heads, model card, and the adapter if any.
+
+        It is written whole before the old one goes: a failure on the way leaves that as it was.
+
+        Args:
+            path: a new or empty directory, or with `overwrite` that of another student.
+            overwrite: replace the student that is there.
+
+        Raises:
+            CheckpointError: something else is there, a student is and `overwrite` is false, or
+                it cannot be written.
+        """
+        checkpoint.write(Path(path), self.config, self.heads, self.backbone, overwrite=overwrite)
         self.path = Path(path).resolve()
 
     @property
@@ -292,8 +334,26 @@ class Student:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.backbone.device)
 
 
-def _default_recall_dim(dim: int, fitted: bool) -> int:
-    return min(FITTED_RECALL_DIM, dim) if fitted else dim
+def _check_fit(config: StudentConfig, backbone: Backbone) -> None:
+    """Refuse a configuration that the backbone cannot serve."""
+    if config.embedding_dim != backbone.dim:
+        raise InputError(
+            f"embedding_dim={config.embedding_dim} is not the width {backbone.dim} of the "
+            f"backbone {backbone.source!r}; use the backbone the student was made with"
+        )
+    limit = backbone.context_length
+    if limit and config.max_tokens > limit:
+        raise InputError(
+            f"max_tokens={config.max_tokens} is more than the backbone {backbone.source!r} takes; "
+            f"use {limit} or less"
+        )
+    for name in ("query_prompt", "passage_prompt"):
+        prompt = getattr(config, name)
+        if prompt and backbone.tokenize([f"{prompt} text"], config.max_tokens)[1]:
+            raise InputError(
+                f"{name}={prompt[:40]!r}... leaves no room for a text in max_tokens="
+                f"{config.max_tokens}; shorten it or raise max_tokens"
+            )
 
 
 def _to_numpy(tensor: Tensor) -> Any:

@@ -13,7 +13,7 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict
 from qdrant_client import models
 
-from d2llm_vdb.index import Index
+from d2llm_vdb.index import Index, check_index
 from d2llm_vdb.search import Hit, Rerank, SearchChanges, SearchOptions, SearchResult
 from d2llm_vdb.student import Task
 
@@ -52,7 +52,8 @@ class D2LLMRetriever(BaseRetriever):
         name, tags, metadata: for tracing, as every LangChain retriever takes them.
 
     Raises:
-        InputError: an option cannot be used; raised here and, for one call's options, by it.
+        InputError: an option cannot be used or does not exist; raised here and, for one call's
+            options, by it.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -68,9 +69,12 @@ class D2LLMRetriever(BaseRetriever):
     def __init__(self, index: Index, **fields: Unpack[RetrieverFields]) -> None:
         # Checked before pydantic sees them: an InputError raised by a validator would come out
         # as a ValidationError.
+        check_index(index)
+        tracing = RetrieverFields.__annotations__.keys() - SearchChanges.__annotations__.keys()
+        SearchOptions.from_keywords(
+            {name: value for name, value in fields.items() if name not in tracing}
+        )
         given: dict[str, Any] = {"index": index, **fields}
-        options = SearchChanges.__annotations__
-        SearchOptions(**{name: value for name, value in given.items() if name in options})
         super().__init__(**given)
 
     def _get_relevant_documents(
@@ -80,7 +84,8 @@ class D2LLMRetriever(BaseRetriever):
         run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002
         **changes: Unpack[SearchChanges],
     ) -> list[Document]:
-        return _documents(self.index.search(query, **(self._options() | changes)))
+        [result] = self.index.search_many([query], self._options(changes))
+        return _documents(result)
 
     async def _aget_relevant_documents(
         self,
@@ -89,17 +94,12 @@ class D2LLMRetriever(BaseRetriever):
         run_manager: AsyncCallbackManagerForRetrieverRun,  # noqa: ARG002
         **changes: Unpack[SearchChanges],
     ) -> list[Document]:
-        return _documents(await self.index.asearch(query, **(self._options() | changes)))
+        [result] = await self.index.asearch_many([query], self._options(changes))
+        return _documents(result)
 
-    def _options(self) -> SearchChanges:
-        return {
-            "k": self.k,
-            "recall_k": self.recall_k,
-            "filter": self.filter,
-            "task": self.task,
-            "rerank": self.rerank,
-            "score_threshold": self.score_threshold,
-        }
+    def _options(self, changes: SearchChanges) -> SearchOptions:
+        own = {name: getattr(self, name) for name in SearchChanges.__annotations__}
+        return SearchOptions.from_keywords(own | changes)
 
 
 def _documents(result: SearchResult) -> list[Document]:

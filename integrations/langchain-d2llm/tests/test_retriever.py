@@ -155,17 +155,18 @@ async def test_an_option_that_does_not_exist_is_refused(
     index: Index, retriever: D2LLMRetriever
 ) -> None:
     unknown: dict[str, Any] = {"top_k": 3}
-    with pytest.raises(ValueError, match="top_k"):
+    message = "there is no search option 'top_k'; use k, recall_k"
+    with pytest.raises(InputError, match=message):
         D2LLMRetriever(index, **unknown)
-    with pytest.raises(TypeError, match="top_k"):
+    with pytest.raises(InputError, match=message):
         retriever.invoke(LOOP, **unknown)
-    with pytest.raises(TypeError, match="top_k"):
+    with pytest.raises(InputError, match=message):
         await retriever.ainvoke(LOOP, **unknown)
 
 
 def test_something_that_is_no_index_is_refused() -> None:
     path: Any = "my-db"
-    with pytest.raises(ValueError, match="index"):
+    with pytest.raises(InputError, match=r"index is str, expected .*Index; make"):
         D2LLMRetriever(path)
 
 

@@ -169,7 +169,7 @@ def test_an_option_that_does_not_exist_is_refused(index: Index, retriever: D2LLM
     unknown: dict[str, Any] = {"similarity_top_k": 3}
     with pytest.raises(TypeError, match="similarity_top_k"):
         D2LLMRetriever(index, **unknown)
-    with pytest.raises(TypeError, match="similarity_top_k"):
+    with pytest.raises(InputError, match="no search option 'similarity_top_k'; use k, recall_k"):
         retriever.with_options(**unknown)
 
 

@@ -16,8 +16,7 @@ from llama_index.core.schema import (
 )
 from qdrant_client import models
 
-from d2llm_vdb.errors import InputError
-from d2llm_vdb.index import Index
+from d2llm_vdb.index import Index, check_index
 from d2llm_vdb.search import Hit, Rerank, SearchChanges, SearchOptions, SearchResult
 from d2llm_vdb.student import Task
 
@@ -62,11 +61,7 @@ class D2LLMRetriever(BaseRetriever):
         score_threshold: float | None = None,
         callback_manager: CallbackManager | None = None,
     ) -> None:
-        if not isinstance(index, Index):
-            raise InputError(
-                f"index is {type(index).__name__}, expected d2llm_vdb.Index; make one with "
-                f"Index.open"
-            )
+        check_index(index)
         SearchOptions(k, recall_k, filter, task, rerank, score_threshold)
         super().__init__(callback_manager=callback_manager)
         self.index = index
@@ -85,28 +80,24 @@ class D2LLMRetriever(BaseRetriever):
         costs nothing.
 
         Raises:
-            InputError: an option cannot be used.
+            InputError: an option cannot be used or does not exist.
         """
-        SearchOptions(**(self._options() | changes))
+        self._options(changes)
         changed = copy(self)
         vars(changed).update(changes)
         return changed
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return _nodes(self.index.search(query_bundle.query_str, **self._options()))
+        [result] = self.index.search_many([query_bundle.query_str], self._options())
+        return _nodes(result)
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return _nodes(await self.index.asearch(query_bundle.query_str, **self._options()))
+        [result] = await self.index.asearch_many([query_bundle.query_str], self._options())
+        return _nodes(result)
 
-    def _options(self) -> SearchChanges:
-        return {
-            "k": self.k,
-            "recall_k": self.recall_k,
-            "filter": self.filter,
-            "task": self.task,
-            "rerank": self.rerank,
-            "score_threshold": self.score_threshold,
-        }
+    def _options(self, changes: SearchChanges | None = None) -> SearchOptions:
+        own = {name: getattr(self, name) for name in SearchChanges.__annotations__}
+        return SearchOptions.from_keywords(own | (changes or {}))
 
 
 def _nodes(result: SearchResult) -> list[NodeWithScore]:

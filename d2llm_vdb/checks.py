@@ -1,0 +1,24 @@
+"""Checks of plain arguments: each error names the field, the value and what would do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from d2llm_vdb.errors import InputError
+
+# Beyond any count or size there is, and within what every wire format and binding takes.
+MAX_COUNT = 2**31 - 1
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise `InputError` unless `value` is one of `choices`."""
+    if value not in choices:
+        raise InputError(f"{name}={value!r} is not one of {', '.join(choices)}")
+
+
+def check_whole_number(name: str, value: Any, least: int = 1, most: int = MAX_COUNT) -> None:
+    """Raise `InputError` unless `value` is an int between `least` and `most`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name}={value!r} must be a whole number of at least {least}")
+    if value > most:
+        raise InputError(f"{name}={value!r} must be at most {most}")

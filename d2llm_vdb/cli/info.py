@@ -1,0 +1,35 @@
+"""`d2llm info`."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import asdict
+
+from d2llm_vdb.cli import options
+from d2llm_vdb.cli.terminal import failing_clearly, print_json, waiting
+
+
+@failing_clearly()
+def info(
+    db: options.Db = None,
+    url: options.Url = None,
+    collection: options.Collection = "d2llm",
+    api_key: options.ApiKey = None,
+    grpc: options.Grpc = True,
+    grpc_port: options.GrpcPort = 6334,
+    as_json: options.Json = False,
+    _verbose: options.Verbose = False,
+) -> None:
+    """Show what a collection holds and which student made it."""
+    location = options.location(db, url)
+    with waiting("starting"):
+        from d2llm_vdb.cli.results import show_info
+        from d2llm_vdb.connection import Connection
+
+    connection = Connection(location, collection, api_key, grpc, grpc_port)
+    with closing(connection.open(None)) as store:
+        found = store.info()
+    if as_json:
+        print_json(asdict(found))
+    else:
+        show_info(found)

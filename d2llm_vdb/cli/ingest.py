@@ -1,0 +1,168 @@
+"""`d2llm ingest`."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from d2llm_vdb.cli import options
+from d2llm_vdb.cli.opening import load_student, open_index
+from d2llm_vdb.cli.terminal import (
+    EXIT_REJECTS,
+    errors,
+    failing_clearly,
+    print_json,
+    printable,
+    waiting,
+)
+from d2llm_vdb.errors import CollectionNotFoundError
+
+
+@failing_clearly("interrupted; run the same command again to go on")
+def ingest(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files and folders (.txt .md .html .pdf .jsonl .csv, also .gz), or - for "
+            "standard input."
+        ),
+    ],
+    db: options.Db = None,
+    url: options.Url = None,
+    collection: options.Collection = "d2llm",
+    api_key: options.ApiKey = None,
+    grpc: options.Grpc = True,
+    grpc_port: options.GrpcPort = 6334,
+    student: options.StudentPath = None,
+    tokens: Annotated[
+        Literal["raw", "none"] | None,
+        typer.Option(
+            help="Store token states for --rerank tokens. A new collection stores none unless "
+            "asked to.",
+            show_default=False,
+        ),
+    ] = None,
+    format: Annotated[
+        Literal["txt", "md", "html", "pdf", "jsonl", "csv"] | None,
+        typer.Option(
+            help="Read every source as this kind; by file name if left out, and standard input "
+            "as jsonl."
+        ),
+    ] = None,
+    text_field: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Record field with the text (default: text, content, page_content or body).",
+        ),
+    ] = None,
+    id_field: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Record field with the id (default: _id, id or doc_id; else file and line).",
+        ),
+    ] = None,
+    title_field: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Record field put before every passage and embedded with it (default: title).",
+        ),
+    ] = None,
+    metadata_field: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Record field to keep as metadata; repeat for more (default: title, and all "
+            "fields without another use).",
+        ),
+    ] = None,
+    id_prefix: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT",
+            help="Put before every id, to keep sources with the same ids apart.",
+            show_default=False,
+        ),
+    ] = "",
+    chunk_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Tokens in a passage at most (default: the student's longest text)."
+        ),
+    ] = None,
+    overlap: Annotated[int, typer.Option(min=0, help="Tokens two passages in a row share.")] = 32,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete stored documents that are not in SOURCES.")
+    ] = False,
+    rejects: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="Where records that cannot be ingested go, with reasons."
+        ),
+    ] = Path("d2llm-rejects.jsonl"),
+    shards: Annotated[
+        int | None, typer.Option(min=1, help="Shards of a collection created on a server.")
+    ] = None,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="Replicas of a collection created on a server.")
+    ] = None,
+    as_json: options.Json = False,
+    _verbose: options.Verbose = False,
+) -> None:
+    """Read documents, cut them into passages, embed and store them.
+
+    Safe to run again: what has not changed is not encoded, what has changed is replaced, and
+    after a kill it takes up where it was.
+    """
+    location = options.location(db, url)
+    with waiting("starting"):
+        from d2llm_vdb.cli.progress import show_summary, track
+        from d2llm_vdb.ingest.chunking import Chunker
+        from d2llm_vdb.ingest.files import SourceReader
+        from d2llm_vdb.ingest.pipeline import ingest as run
+        from d2llm_vdb.ingest.records import Fields
+        from d2llm_vdb.ingest.rejects import RejectsFile
+
+    fields = Fields(text_field, id_field, title_field, _tuple(metadata_field))
+    rejects_file = RejectsFile(rejects)
+    reader = SourceReader(sources, fields, format, id_prefix=id_prefix, rejects=rejects_file)
+    connect = partial(
+        open_index,
+        location,
+        collection=collection,
+        api_key=api_key,
+        prefer_grpc=grpc,
+        grpc_port=grpc_port,
+        tokens=tokens,
+        shard_number=shards,
+        replication_factor=replicas,
+    )
+    with rejects_file:
+        try:
+            index = connect(student, create=False)
+        except CollectionNotFoundError:
+            made_with = load_student(student)
+            Chunker(made_with, chunk_tokens, overlap)  # sizes that do not fit create nothing
+            index = connect(made_with)
+        with index, track(reader, errors) as on_progress:
+            chunker = Chunker(index.student, chunk_tokens, overlap)
+            report = run(
+                index, reader, rejects_file, chunker=chunker, prune=prune, on_progress=on_progress
+            )
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        show_summary(report, index.store.location)
+    if report.rejected:
+        where = printable(str(rejects))
+        errors.print(f"{report.rejected:,} rejected, with reasons, in {where}", soft_wrap=True)
+        raise typer.Exit(EXIT_REJECTS)
+
+
+def _tuple(values: list[str] | None) -> tuple[str, ...] | None:
+    return tuple(values) if values else None

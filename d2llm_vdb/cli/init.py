@@ -1,0 +1,94 @@
+"""`d2llm init`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from d2llm_vdb.cli import options
+from d2llm_vdb.cli.terminal import errors, failing_clearly, output, printable, waiting
+
+
+@failing_clearly()
+def init(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Directory to write the student to.")],
+    backbone: Annotated[
+        str,
+        typer.Option(metavar="MODEL", help="Hub id, directory, .gguf file, or package:NAME."),
+    ] = "sentence-transformers/all-MiniLM-L6-v2",
+    samples: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH",
+            help="Texts like yours, in any form ingest reads; fits the recall vector. Repeat for "
+            "more.",
+        ),
+    ] = None,
+    sample_size: Annotated[
+        int, typer.Option(min=1, help="Documents of each of --samples to use at most.")
+    ] = 5_000,
+    recall_dim: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Size of the recall vector (default: 256 with --samples, else the backbone's).",
+        ),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=8, help="Longest text in tokens.")] = 256,
+    query_prompt: Annotated[
+        str, typer.Option(metavar="TEXT", help="Text put before every query.")
+    ] = "",
+    passage_prompt: Annotated[
+        str, typer.Option(metavar="TEXT", help="Text put before every passage.")
+    ] = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the student that is there.")
+    ] = False,
+    _verbose: options.Verbose = False,
+) -> None:
+    """Make an untrained student from a backbone.
+
+    It searches as the backbone does, until it is trained.
+    """
+    _check_free(out, force)
+    with waiting("starting"):
+        from d2llm_vdb.cli.progress import track_samples
+        from d2llm_vdb.cli.samples import Samples
+        from d2llm_vdb.student import Student
+
+    texts = Samples(samples, sample_size) if samples else None
+    with track_samples(texts, errors):
+        made = Student.from_backbone(
+            backbone,
+            sample_texts=texts,
+            recall_dim=recall_dim,
+            max_tokens=max_tokens,
+            query_prompt=query_prompt,
+            passage_prompt=passage_prompt,
+        )
+    made.save(out, overwrite=force)
+    if texts is not None and texts.rejected:
+        errors.print(f"{texts.rejected:,} of the samples hold no text that can be used")
+    fitted = "" if texts is None else f" fitted to {texts.used:,} sample texts"
+    output.print(
+        printable(
+            f"{out}: {backbone}, texts of up to {made.config.max_tokens} tokens, recall vector of "
+            f"{made.config.recall_dim} dimensions{fitted}"
+        ),
+        soft_wrap=True,
+    )
+
+
+def _check_free(out: Path, force: bool) -> None:
+    """Refuse before the slow work what saving would refuse after it."""
+    if out.exists() and not out.is_dir():
+        problem = f"{str(out)!r} is a file; name a directory, which is made where there is none"
+    elif out.is_dir() and any(out.iterdir()) and not (out / "config.json").exists():
+        problem = f"{str(out)!r} is not empty and holds no student; name another directory"
+    elif out.is_dir() and any(out.iterdir()) and not force:
+        problem = f"{str(out)!r} holds a student; name another directory, or give --force"
+    else:
+        return
+    raise typer.BadParameter(problem, param_hint="DIR")

@@ -1,0 +1,89 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def _log_what_happens(verbose: bool) -> None:
+    if verbose:  # without it Python itself shows warnings, and each of them once
+        logging.basicConfig(level=logging.INFO)
+
+
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Log what happens.", callback=_log_what_happens),
+]
+Db = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR", help="Directory of the embedded database; one process at a time may use it."
+    ),
+]
+Url = Annotated[
+    str | None, typer.Option(metavar="URL", help="URL of a Qdrant server, in place of --db.")
+]
+Collection = Annotated[str, typer.Option("--collection", "-c", help="Collection to use.")]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        envvar="QDRANT_API_KEY",
+        help="API key of the server; better given by the environment.",
+        show_default=False,
+    ),
+]
+Grpc = Annotated[
+    bool,
+    typer.Option(
+        "--grpc/--rest", help="How to speak to a server; --rest where only its REST port is open."
+    ),
+]
+GrpcPort = Annotated[int, typer.Option(min=1, max=65535, help="Where the server speaks gRPC.")]
+StudentPath = Annotated[
+    str | None,
+    typer.Option(
+        "--student",
+        metavar="DIR",
+        help="Student directory, or 'default'. The collection remembers its own.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+def location(db: str | None, url: str | None) -> str:
+    """Return where the database is, given by exactly one of --db and --url.
+
+    Raises:
+        BadParameter: none or both are given, or the one given cannot be a location.
+    """
+    if url is None and db is not None:
+        _check_directory(db)
+        return db
+    if db is None and url is not None:
+        if not url.startswith(("http://", "https://")):
+            raise typer.BadParameter(
+                "must begin with http:// or https://; a directory goes to --db", param_hint="--url"
+            )
+        return url
+    raise typer.BadParameter("give either --db DIR or --url URL")
+
+
+def _check_directory(db: str) -> None:
+    if not db.strip():
+        problem = f"{db!r} names no directory; give one, such as my-db"
+    elif db == ":memory:":
+        problem = (
+            "':memory:' would be gone when the command ends; give a directory, or use :memory: "
+            "in Python"
+        )
+    elif db.startswith(("http://", "https://")):
+        problem = "that is a URL; give it with --url"
+    elif Path(db).expanduser().exists() and not Path(db).expanduser().is_dir():
+        problem = f"{db!r} is a file; give a directory, which is made where there is none"
+    else:
+        return
+    raise typer.BadParameter(problem, param_hint="--db")

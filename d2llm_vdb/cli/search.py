@@ -1,0 +1,113 @@
+"""`d2llm search`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from d2llm_vdb.cli import options
+from d2llm_vdb.cli.opening import open_index
+from d2llm_vdb.cli.terminal import exit_code, failing_clearly, print_error, print_json, waiting
+from d2llm_vdb.errors import D2LLMError, InputError
+
+if TYPE_CHECKING:
+    from d2llm_vdb.index import Index
+    from d2llm_vdb.search import SearchOptions
+
+
+@failing_clearly()
+def search(
+    query: Annotated[
+        str | None, typer.Argument(help="What to look for; left out, it is asked for.")
+    ] = None,
+    db: options.Db = None,
+    url: options.Url = None,
+    collection: options.Collection = "d2llm",
+    api_key: options.ApiKey = None,
+    grpc: options.Grpc = True,
+    grpc_port: options.GrpcPort = 6334,
+    student: options.StudentPath = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Hits to show.")] = 5,
+    recall_k: Annotated[int, typer.Option(min=1, help="Candidates to recall and rerank.")] = 100,
+    rerank: Annotated[
+        Literal["iem", "tokens", "none"], typer.Option(help="What orders the hits.")
+    ] = "iem",
+    task: Annotated[
+        Literal["asymmetric", "symmetric"],
+        typer.Option(help="Does the passage answer, or mean the same?"),
+    ] = "asymmetric",
+    filter: Annotated[
+        str | None,
+        typer.Option(
+            help="A Qdrant filter as JSON, e.g. "
+            '\'{"must": [{"key": "metadata.year", "range": {"gte": 2020}}]}\'.'
+        ),
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="Leave out lower scores.")] = None,
+    as_json: options.Json = False,
+    _verbose: options.Verbose = False,
+) -> None:
+    """Search a collection.
+
+    Without a QUERY they are typed one after the other, until a blank line; from a file or pipe
+    every line is one. --json then prints an object a line.
+    """
+    location = options.location(db, url)
+    with waiting("starting"):
+        from d2llm_vdb.cli.prompt import queries
+        from d2llm_vdb.search import SearchOptions
+
+    search_options = SearchOptions(k, recall_k, _filter(filter), task, rerank, threshold)
+    with open_index(
+        location,
+        student,
+        collection=collection,
+        api_key=api_key,
+        prefer_grpc=grpc,
+        grpc_port=grpc_port,
+        create=False,
+    ) as index:
+        if query is not None:
+            _answer(index, query, search_options, as_json)
+        else:
+            raise typer.Exit(_answer_each(index, queries(), search_options, as_json))
+
+
+def _answer(index: Index, text: str, search_options: SearchOptions, as_json: bool) -> None:
+    from d2llm_vdb.cli.results import show_result
+
+    [result] = index.search_many([text], search_options)
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        show_result(result)
+
+
+def _answer_each(
+    index: Index, texts: Iterable[str], search_options: SearchOptions, as_json: bool
+) -> int:
+    """Answer queries one by one and return the exit code; a bad one does not end the session."""
+    code = 0
+    for text in texts:
+        try:
+            _answer(index, text, search_options, as_json)
+        except D2LLMError as error:
+            print_error(error)
+            code = exit_code(error)
+    return code
+
+
+def _filter(text: str | None) -> Any:
+    from pydantic import ValidationError
+    from qdrant_client import models
+
+    try:
+        return None if text is None else models.Filter.model_validate_json(text)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        # pydantic names the types it tried among the keys and positions
+        place = ".".join(str(part) for part in problem["loc"] if "[" not in str(part))
+        where = f" at {place}" if place else ""
+        raise InputError(f"filter is not a Qdrant filter: {problem['msg']}{where}") from error

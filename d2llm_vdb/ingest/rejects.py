@@ -1,0 +1,84 @@
+"""The rejects file: what was not ingested, and why."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+from types import TracebackType
+
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.ingest.documents import Reject
+
+
+class RejectsFile:
+    """A JSON-lines file of rejects, written as they come.
+
+    While the run lasts it is written beside its place, as `NAME.unfinished`, from the start, so
+    that a path that cannot be written fails before anything else. At the end it takes its name; a
+    run without rejects leaves no file. A run that fails or is killed leaves the file of the run
+    before it as it was.
+
+    Args:
+        path: where the rejects of a finished run lie. A file there that holds anything but
+            rejects is never overwritten.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.unfinished = path.with_name(f"{path.name}.unfinished")
+        self.count = 0
+
+    def write(self, reject: Reject) -> None:
+        """Write one reject."""
+        json.dump(asdict(reject), self._file, ensure_ascii=False)
+        self._file.write("\n")
+        self._file.flush()
+        self.count += 1
+
+    def __enter__(self) -> RejectsFile:
+        try:
+            if self.path.exists() and not _holds_rejects(self.path):
+                raise InputError(
+                    f"rejects file {self.path} exists and holds something else, which would be "
+                    f"lost; name another file with --rejects"
+                )
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.unfinished.open("w", encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise InputError(
+                f"rejects file {self.path} cannot be written: {error}; name another file with "
+                f"--rejects"
+            ) from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        if not self.count:
+            self.unfinished.unlink(missing_ok=True)
+        if error is not None:
+            return
+        if self.count:
+            self.unfinished.replace(self.path)
+        else:
+            self.path.unlink(missing_ok=True)
+
+
+def _holds_rejects(path: Path) -> bool:
+    """Tell by its first line whether a file may be replaced; an empty one may."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        line = file.readline()
+    try:
+        first = json.loads(line or "{}")
+    except (ValueError, RecursionError):
+        return False
+    return not line or (
+        isinstance(first, dict) and set(first) == {field.name for field in fields(Reject)}
+    )
