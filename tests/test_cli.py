@@ -166,7 +166,7 @@ def test_a_document_of_one_long_line_is_taken_whole(in_tmp: Path) -> None:
         (["search", "x", "--db", "db", "--threshold", "nan"], 2, "score_threshold=nan"),
         (["info", "--db", "db"], 1, "no collection in"),
         (["init", "a-file"], 2, "'a-file' is a file; name a directory"),
-        (["init", "full"], 2, "'full' is not empty; name another directory, or overwrite it"),
+        (["init", "full"], 2, "'full' is not empty and holds no student; name another directory"),
     ],
 )
 def test_failures_are_one_clear_line_and_an_exit_code(

@@ -65,6 +65,6 @@ def test_every_weight_of_both_branches_is_trained() -> None:
 
 
 def test_untrained_late_interaction_orders_as_maxsim() -> None:
-    late = LateInteraction()
+    late = LateInteraction(8)
     maxsim, recall = torch.tensor([0.1, 0.7, 0.4]), torch.tensor([0.9, 0.1, 0.5])
     assert late(maxsim, recall).argsort().tolist() == maxsim.argsort().tolist()

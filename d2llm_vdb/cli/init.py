@@ -36,7 +36,12 @@ def init(
             help="Size of the recall vector (default: 256 with --samples, else the backbone's).",
         ),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=8, help="Longest text in tokens.")] = 256,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=8, help="Longest text in tokens (default: 256, or what the backbone reads)."
+        ),
+    ] = None,
     query_prompt: Annotated[
         str, typer.Option(metavar="TEXT", help="Text put before every query.")
     ] = "",

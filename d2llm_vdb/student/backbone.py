@@ -68,7 +68,7 @@ class Backbone:
         self.model.train(False)
         self.tokenizer = tokenizer
         self.batch_tokens = batch_tokens or BATCH_TOKENS[self.device.type == "cpu"]
-        self.identity = _weights_identity(model)
+        self.identity = weights_identity(model)
         self._tokenizer_lock = threading.Lock()
 
     @classmethod
@@ -172,7 +172,7 @@ class Backbone:
         lengths = [len(ids) for ids in token_ids]
         for positions, length in length_batches(lengths, self.batch_tokens, self.context_length):
             shape = (len(positions), length)
-            padded = torch.full(shape, self._padding_id, dtype=torch.long)
+            padded = torch.full(shape, self.padding_id, dtype=torch.long)
             mask = torch.zeros(shape, dtype=torch.bool)
             for row, position in enumerate(positions):
                 ids = token_ids[position]
@@ -183,7 +183,7 @@ class Backbone:
             yield TokenBatch(positions, output.last_hidden_state.float(), mask)
 
     @property
-    def _padding_id(self) -> int:
+    def padding_id(self) -> int:
         """Any id the model knows will do, since padding is masked; its own where it has one."""
         own = self.tokenizer.pad_token_id
         size = self.model.config.get_text_config().vocab_size
@@ -287,7 +287,7 @@ def _locate_in_package(package: str) -> tuple[str, str | None]:
     )
 
 
-def _weights_identity(model: PreTrainedModel, samples: int = 64) -> str:
+def weights_identity(model: PreTrainedModel, samples: int = 64) -> str:
     """Hash a sample of every weight, so that the same model has one identity wherever it lies.
 
     Values are rounded to bfloat16 first: loading in float32 or bfloat16 gives the same identity.

@@ -22,7 +22,7 @@ class PassageVectors:
         pma: PMA embeddings, float16 (n, d).
         tokens: for each passage its unit-length token states with their norms as the last
             column, float16 (L, d + 1); None where they were not asked for. The norm makes the
-            raw states recoverable; a query has 0 in that column.
+            raw states recoverable.
         truncated: how many of the passages were cut at the student's `max_tokens`.
     """
 
@@ -43,9 +43,9 @@ class QueryVectors:
     Args:
         recall: unit-length recall vectors, float32 (m, r).
         iem: query halves of the IEM, float32 (m, h).
-        tokens: for each query its unit-length token states scaled by the attention PMA pays
-            them, with a last column of 0, float32 (L, d + 1): the inner-product MaxSim with a
-            passage's stored tokens is the weighted MaxSim of cosines.
+        tokens: for each query its unit-length token states, mapped by the late interaction and
+            scaled by the attention PMA pays them, float32 (L, d + 1): the inner-product MaxSim
+            with a passage's stored tokens is the weighted sum.
     """
 
     recall: Float32

@@ -119,22 +119,50 @@ class IEM(nn.Module):
 
 
 class LateInteraction(nn.Module):
-    """Score token states by weighted MaxSim, mixed with the recall score.
+    """Score token states by weighted, learned MaxSim, mixed with the recall score.
 
-    logit = scale * sum_i w_i max_j cos(q_i, p_j) + recall_scale * recall + bias
+    logit = scale * sum_i w_i max_j (M q_i) . p_j + recall_scale * recall + bias
 
-    w is the attention that PMA pays to the query's tokens; it sums to one. An untrained student
-    pays all the same and has recall_scale 0, so that it ranks exactly as MaxSim.
+    w is the attention that PMA pays to the query's tokens; it sums to one. q_i is a unit-length
+    token state, p_j a stored one: unit length, and its norm in one more column, which M can weigh
+    in. M works on the query alone, so that what is stored serves any student on the same
+    backbone. An untrained student pays all the same, M leaves tokens as they are and
+    recall_scale is 0, so that it ranks exactly as MaxSim.
 
     Source: Khattab and Zaharia (SIGIR 2020), equation 3, for the MaxSim sum.
+
+    Args:
+        dim: width d of the token states.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
+        self.query_map = nn.Linear(dim, dim + 1, bias=False)
         self.scale = nn.Parameter(torch.tensor(INITIAL_SCALE))
         self.recall_scale = nn.Parameter(torch.tensor(0.0))
         self.bias = nn.Parameter(torch.tensor(INITIAL_BIAS))
+        nn.init.eye_(self.query_map.weight)
+
+    def query_tokens(self, states: Tensor, attention: Tensor) -> Tensor:
+        """Return what a query's tokens are compared with stored ones by.
+
+        Args:
+            states: token states, float32 (..., L, d).
+            attention: what PMA paid each token, float32 (..., L).
+
+        Returns:
+            w_i M q_i, float32 (..., L, d + 1): its inner-product MaxSim with stored tokens is the
+            weighted sum.
+        """
+        mapped: Tensor = self.query_map(functional.normalize(states, dim=-1))
+        return mapped * attention.unsqueeze(-1)
 
     def forward(self, maxsim: Tensor, recall: Tensor) -> Tensor:
         """Return logits of weighted MaxSim sums and recall scores, all float32 (n,)."""
         return self.scale * maxsim + self.recall_scale * recall + self.bias
+
+
+def stored_tokens(states: Tensor) -> Tensor:
+    """Return token states, float32 (..., d), as they are stored: at unit length, norm appended."""
+    norms = states.norm(dim=-1, keepdim=True)
+    return torch.cat([states / norms.clamp_min(1e-12), norms], dim=-1)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from d2llm_vdb.batching import batched
 from d2llm_vdb.checks import check_whole_number
@@ -25,7 +24,7 @@ from d2llm_vdb.student.backbone import (
 )
 from d2llm_vdb.student.columns import Float32, PassageVectors, QueryVectors
 from d2llm_vdb.student.config import IEMConfig, Interaction, PMAConfig, StudentConfig, Task
-from d2llm_vdb.student.iem import IEM, LateInteraction
+from d2llm_vdb.student.iem import IEM, LateInteraction, stored_tokens
 from d2llm_vdb.student.pma import PMA
 from d2llm_vdb.student.projection import RecallProjection
 
@@ -50,7 +49,7 @@ class StudentHeads(nn.Module):
         super().__init__()
         self.mha_pma = PMA(config.embedding_dim, config.pma)
         self.iem = IEM(config.embedding_dim, config.iem)
-        self.late = LateInteraction()
+        self.late = LateInteraction(config.embedding_dim)
         self.recall = RecallProjection(config.embedding_dim, config.recall_dim)
 
 
@@ -304,9 +303,7 @@ class Student:
             iem[batch.positions] = _to_numpy(self.heads.iem.passage_half(embedding))
             pma[batch.positions] = _to_numpy(embedding)
             if with_tokens:
-                norms = batch.states.norm(dim=-1, keepdim=True)
-                unit = batch.states / norms.clamp_min(1e-12)
-                self._scatter(tokens, batch, torch.cat([unit, norms], dim=-1).half())
+                self._scatter(tokens, batch, stored_tokens(batch.states).half())
         return PassageVectors(recall, iem, pma, tokens if with_tokens else None, truncated)
 
     @torch.inference_mode()
@@ -319,8 +316,7 @@ class Student:
             embedding, attention = self.heads.mha_pma(batch.states, batch.mask)
             recall[batch.positions] = _to_numpy(self.heads.recall(embedding))
             iem[batch.positions] = _to_numpy(self.heads.iem.query_half(embedding))
-            weighted = functional.normalize(batch.states, dim=-1) * attention.unsqueeze(-1)
-            self._scatter(tokens, batch, functional.pad(weighted, (0, 1)))
+            self._scatter(tokens, batch, self.heads.late.query_tokens(batch.states, attention))
         return QueryVectors(recall, iem, tokens)
 
     def _scatter(self, rows: list[Any], batch: TokenBatch, values: Tensor) -> None:
