@@ -14,6 +14,7 @@ PACKAGE = ROOT / "d2llm_vdb"
 ALLOWED = {
     "errors": set(),
     "batching": set(),
+    "progress": set(),
     "checks": {"errors"},
     "student": {"errors", "batching", "checks"},
     "store": {"errors", "batching", "checks"},
@@ -25,7 +26,20 @@ ALLOWED = {
     "index": {"errors", "connection", "opening", "passages", "search", "add", "student", "store"},
     "ingest": {"errors", "batching", "passages", "add", "index", "student", "cli"},
     "teacher": {"errors", "batching", "student"},
+    "evaluate": {
+        "progress",
+        "errors",
+        "checks",
+        "batching",
+        "passages",
+        "search",
+        "index",
+        "student",
+        "teacher",
+        "cli",
+    },
     "distill": {
+        "progress",
         "errors",
         "batching",
         "passages",
@@ -36,12 +50,24 @@ ALLOWED = {
         "evaluate",
         "cli",
     },
-    "cli": {"errors", "connection", "index", "ingest", "search", "store", "student"},
+    "cli": {
+        "progress",
+        "errors",
+        "connection",
+        "distill",
+        "evaluate",
+        "index",
+        "ingest",
+        "search",
+        "store",
+        "student",
+        "teacher",
+    },
 }
 
 # Heavy libraries and the only parts that may know them.
 OWNERS = {
-    "torch": {"student", "teacher", "distill"},
+    "torch": {"student", "teacher", "evaluate", "distill"},
     "transformers": {"student", "teacher", "distill"},
     "peft": {"student", "distill"},
     "qdrant_edge": {"store"},

@@ -27,7 +27,7 @@ def test_the_readmes_python_runs_from_top_to_bottom_and_the_docs_after_it(
     assert len(namespace["documents"]) == len(namespace["nodes"]) == 1
 
 
-@pytest.mark.parametrize("command", ["ingest", "search", "info", "init"])
+@pytest.mark.parametrize("command", ["ingest", "search", "evaluate", "info", "init"])
 def test_every_option_in_the_docs_exists(command: str) -> None:
     from typer.main import get_command
 

@@ -12,9 +12,9 @@ def main() -> None:
     _run("d2llm")
 
 
-def ingest_main() -> None:
-    """Run `python -m d2llm_vdb.ingest`."""
-    _run("python -m d2llm_vdb.ingest", "ingest")
+def module_main(command: str) -> None:
+    """Run `python -m d2llm_vdb.COMMAND`, which is `d2llm COMMAND`."""
+    _run(f"python -m d2llm_vdb.{command}", command)
 
 
 def _run(program: str, *command: str) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import typer
 
 from d2llm_vdb.cli import options
+from d2llm_vdb.cli.distill import distill, teach
+from d2llm_vdb.cli.evaluate import evaluate
 from d2llm_vdb.cli.info import info
 from d2llm_vdb.cli.ingest import ingest
 from d2llm_vdb.cli.init import init
@@ -29,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (ingest, search, info, init):
+for command in (ingest, search, evaluate, info, init, distill, teach):
     app.command(epilog=EXIT_CODES)(command)
 
 

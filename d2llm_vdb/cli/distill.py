@@ -10,9 +10,10 @@ import typer
 from rich.table import Table
 
 from d2llm_vdb.cli import options
-from d2llm_vdb.cli.opening import load_student
+from d2llm_vdb.cli.opening import check_free, load_student
 from d2llm_vdb.cli.steps import track_steps
 from d2llm_vdb.cli.terminal import errors, failing_clearly, output, printable, waiting
+from d2llm_vdb.progress import Progress
 
 if TYPE_CHECKING:
     from d2llm_vdb.distill.data import TrainingSet
@@ -62,13 +63,14 @@ def load_sets(sources: list[str], split: str, limit: int | None = None) -> list[
 
     named = [source.rpartition(":") for source in sources]
     places = [
-        (Path(directory), part) if directory and not Path(source).exists() else (Path(source), split)
+        (Path(directory), part)
+        if directory and not Path(source).exists()
+        else (Path(source), split)
         for source, (directory, _, part) in zip(sources, named, strict=True)
     ]
     names = distinct_names([path for path, _ in places])
     return [
-        load_set(path, part, limit, name)
-        for (path, part), name in zip(places, names, strict=True)
+        load_set(path, part, limit, name) for (path, part), name in zip(places, names, strict=True)
     ]
 
 
@@ -128,7 +130,6 @@ def distill(
     is kept. Run again after a kill, it goes on from its last checkpoint.
     """
     with waiting("starting"):
-        from d2llm_vdb.cli.opening import check_free
         from d2llm_vdb.distill.config import DistillConfig
         from d2llm_vdb.distill.distiller import distill as run
         from d2llm_vdb.distill.plot import save_losses_plot
@@ -136,7 +137,7 @@ def distill(
 
     check_free(out, force)
     settings = DistillConfig.read(config) if config else DistillConfig()
-    given = {
+    given: dict[str, Any] = {
         "steps": steps,
         "batch_queries": batch_queries,
         "learning_rate": learning_rate,
@@ -207,7 +208,7 @@ def teach(
     """
     with waiting("starting"):
         from d2llm_vdb.distill.config import DistillConfig
-        from d2llm_vdb.distill.lessons import Progress, with_negatives
+        from d2llm_vdb.distill.lessons import with_negatives
         from d2llm_vdb.distill.teach import TeachConfig
         from d2llm_vdb.distill.teach import teach as run
         from d2llm_vdb.teacher import PROMPTS, load_teacher

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from d2llm_vdb.cli import options
+from d2llm_vdb.cli.opening import check_free
 from d2llm_vdb.cli.terminal import errors, failing_clearly, output, printable, waiting
 
 
@@ -57,7 +58,7 @@ def init(
 
     It searches as the backbone does, until it is trained.
     """
-    _check_free(out, force)
+    check_free(out, force)
     with waiting("starting"):
         from d2llm_vdb.cli.progress import track_samples
         from d2llm_vdb.cli.samples import Samples
@@ -84,16 +85,3 @@ def init(
         ),
         soft_wrap=True,
     )
-
-
-def _check_free(out: Path, force: bool) -> None:
-    """Refuse before the slow work what saving would refuse after it."""
-    if out.exists() and not out.is_dir():
-        problem = f"{str(out)!r} is a file; name a directory, which is made where there is none"
-    elif out.is_dir() and any(out.iterdir()) and not (out / "config.json").exists():
-        problem = f"{str(out)!r} is not empty and holds no student; name another directory"
-    elif out.is_dir() and any(out.iterdir()) and not force:
-        problem = f"{str(out)!r} holds a student; name another directory, or give --force"
-    else:
-        return
-    raise typer.BadParameter(problem, param_hint="DIR")

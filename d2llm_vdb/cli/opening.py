@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 from d2llm_vdb.cli.terminal import waiting
 from d2llm_vdb.errors import InputError
@@ -40,3 +43,16 @@ def load_student(student: str | None) -> Student:
         from d2llm_vdb.student import Student
 
         return Student.default() if student in (None, "default") else Student.load(student)
+
+
+def check_free(out: Path, force: bool) -> None:
+    """Refuse a student's directory before the slow work, as saving would after it."""
+    if out.exists() and not out.is_dir():
+        problem = f"{str(out)!r} is a file; name a directory, which is made where there is none"
+    elif out.is_dir() and any(out.iterdir()) and not (out / "config.json").exists():
+        problem = f"{str(out)!r} is not empty and holds no student; name another directory"
+    elif out.is_dir() and any(out.iterdir()) and not force:
+        problem = f"{str(out)!r} holds a student; name another directory, or give --force"
+    else:
+        return
+    raise typer.BadParameter(problem, param_hint="DIR")

@@ -20,13 +20,15 @@ from d2llm_vdb.distill.batches import gather, plan
 from d2llm_vdb.distill.config import DistillConfig
 from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.distill.dev import DevSet, overall
-from d2llm_vdb.distill.lessons import Lesson, OnProgress, Progress, dev_set, prepare
+from d2llm_vdb.distill.lessons import Lesson, dev_set, prepare
 from d2llm_vdb.distill.model import DistillationModel
 from d2llm_vdb.distill.training import LOSSES_FILE, run, training_arguments
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
+from d2llm_vdb.progress import OnProgress, Progress
 from d2llm_vdb.student import Student
 from d2llm_vdb.teacher import Teacher
+
 
 @dataclass(frozen=True, slots=True)
 class Distilled:

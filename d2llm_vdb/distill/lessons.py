@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,30 +16,12 @@ from d2llm_vdb.distill.negatives import mine
 from d2llm_vdb.distill.states import Texts, TokenIds, TokenStates
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
+from d2llm_vdb.progress import OnProgress, Progress
 from d2llm_vdb.student import Student
 from d2llm_vdb.teacher import ScoreCache, Teacher
 
 SCORES_FILE = "scores.db"
 STATES_DIR = "states"
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far one step of the preparation or the training is.
-
-    Args:
-        set: which set it is about.
-        step: what is being done.
-        done, total: texts, pairs or optimizer steps.
-    """
-
-    set: str
-    step: str
-    done: int
-    total: int
-
-
-OnProgress = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ class DistillationModel(nn.Module):
         self.heads = heads
         self.config = config
         self.backbone = backbone
-        self.register_state_dict_post_hook(_keep_what_learns)
+        self.register_state_dict_post_hook(_keep_what_learns)  # type: ignore[no-untyped-call]
 
     def forward(
         self, queries: TextBatch, passages: TextBatch, lists: Lists, task: Task

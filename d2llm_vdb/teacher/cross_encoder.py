@@ -19,6 +19,10 @@ class CrossEncoderTeacher(Teacher):
 
     feature_position = 0
 
+    def __init__(self, model: Any, tokenizer: Any, max_tokens: int) -> None:
+        super().__init__(model, tokenizer, min(max_tokens, tokenizer.model_max_length))
+        self._yes = _yes_class(model.config.id2label)
+
     @property
     def identity(self) -> str:
         """The model's weights and where passages are cut; both tasks are asked the same way."""
@@ -46,18 +50,17 @@ class CrossEncoderTeacher(Teacher):
         scores: Tensor = output.logits.float()
         if scores.shape[1] == 1:
             return scores[:, 0]
-        yes = self._yes_class()
-        others = [column for column in range(scores.shape[1]) if column != yes]
-        return scores[:, yes] - torch.logsumexp(scores[:, others], dim=1)
+        others = [column for column in range(scores.shape[1]) if column != self._yes]
+        return scores[:, self._yes] - torch.logsumexp(scores[:, others], dim=1)
 
-    def _yes_class(self) -> int:
-        labels: dict[int, str] = self.model.config.id2label
-        for column, label in labels.items():
-            if "entail" in label.lower() and "not" not in label.lower():
-                return int(column)
-        if len(labels) == 2:
-            return 1
-        raise CheckpointError(
-            f"the cross-encoder has the classes {list(labels.values())}, none of which says yes; "
-            f"use a model with one score, two classes, or an 'entailment' class"
-        )
+
+def _yes_class(labels: dict[int, str]) -> int:
+    for column, label in labels.items():
+        if "entail" in label.lower() and "not" not in label.lower():
+            return int(column)
+    if len(labels) <= 2:  # one score, or no and yes
+        return len(labels) - 1
+    raise CheckpointError(
+        f"the cross-encoder has the classes {list(labels.values())}, none of which says yes; "
+        f"use a model with one score, two classes, or an 'entailment' class"
+    )

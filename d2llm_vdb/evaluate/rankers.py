@@ -1,0 +1,111 @@
+"""The student's modes: what a search through an index answers, and the IEM over everything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from qdrant_client import models
+
+from d2llm_vdb.index import Index
+from d2llm_vdb.search import Rerank, Stopwatch, Timings
+
+# Documents in a ranking: as far as recall@100 looks.
+DEPTH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The ids of at most `DEPTH` documents, best first, and the time it took to find them."""
+
+    ids: list[str]
+    timings: Timings
+
+
+class Ranker(Protocol):
+    """Ranks the documents of one corpus."""
+
+    def rank(self, query: str, leave_out: str | None) -> Ranking:
+        """Rank for a query, as if the document `leave_out` did not exist."""
+
+
+class IndexRanker:
+    """Search as users do.
+
+    Args:
+        index: holds the corpus.
+        rerank: how candidates are reordered.
+        recall_k: how many of them.
+    """
+
+    def __init__(self, index: Index, rerank: Rerank, recall_k: int) -> None:
+        self._index = index
+        self._rerank = rerank
+        self._recall_k = recall_k
+
+    def rank(self, query: str, leave_out: str | None) -> Ranking:
+        """Search for a query."""
+        others = None
+        if leave_out is not None:
+            itself = models.HasIdCondition(has_id=[leave_out])
+            others = models.Filter(must_not=[itself])
+        # A search recalls as many as it returns, so that fewer candidates need a shorter ranking.
+        k = DEPTH if self._rerank == "none" else min(DEPTH, self._recall_k)
+        result = self._index.search(
+            query, k, recall_k=self._recall_k, filter=others, rerank=self._rerank
+        )
+        return Ranking([hit.id for hit in result.hits], result.timings)
+
+
+class ExactRanker:
+    """Score every passage by the IEM: what recall costs is the difference to `iem`."""
+
+    def __init__(self, index: Index) -> None:
+        self._student = index.student
+        count = index.count()
+        self._ids: list[str] = []
+        self._halves = np.empty((count, index.store.schema.iem_dim), np.float32)
+        for row, point in enumerate(index.store.scroll(fields=["id"], vectors=["iem"])):
+            self._ids.append(point.payload["id"])
+            self._halves[row] = point.vectors["iem"]
+        self._rows: dict[str | None, int] = {key: row for row, key in enumerate(self._ids)}
+
+    def rank(self, query: str, leave_out: str | None) -> Ranking:
+        """Score all passages for a query."""
+        watch = Stopwatch()
+        with watch.stage("encode"):
+            [vectors] = self._student.encode_queries([query])
+        with watch.stage("rerank"):
+            scores = self._student.iem_scores(vectors.iem[0], self._halves, "asymmetric")
+            rows = best_rows(scores, DEPTH, self._rows.get(leave_out))
+        return Ranking(names(self._ids, rows), watch.timings(1))
+
+
+def best_rows(
+    scores: NDArray[np.float32], count: int, leave_out: int | None = None
+) -> NDArray[np.intp]:
+    """Return the rows of the largest scores, largest first, equal ones in their order.
+
+    Args:
+        scores: float32 (n,).
+        count: rows to return at most.
+        leave_out: a row that is never returned.
+    """
+    if leave_out is not None:
+        scores = scores.copy()
+        scores[leave_out] = -np.inf
+        count = min(count, len(scores) - 1)
+    if count < len(scores):
+        candidates = np.sort(np.argpartition(-scores, count)[:count])
+    else:
+        candidates = np.arange(len(scores))
+    order: NDArray[np.intp] = candidates[np.argsort(-scores[candidates], kind="stable")]
+    return order
+
+
+def names(ids: Sequence[str], rows: NDArray[np.intp]) -> list[str]:
+    """Return the ids at some rows."""
+    return [ids[row] for row in rows.tolist()]

@@ -1,0 +1,25 @@
+"""How long work that goes through named steps tells where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one step is.
+
+    Args:
+        set: what it works on, a set's name as a rule.
+        step: what is being done.
+        done, total: texts, pairs, queries or optimizer steps.
+    """
+
+    set: str
+    step: str
+    done: int
+    total: int
+
+
+OnProgress = Callable[[Progress], None]
