@@ -295,6 +295,6 @@ def test_sizes_that_do_not_fit_create_no_database(
     monkeypatch.chdir(tmp_path)
     Path("notes.md").write_text("notes")
     result = d2llm_ingest("notes.md", "--chunk-tokens", "9999")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "chunk_tokens=9999" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["notes.md"]

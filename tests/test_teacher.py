@@ -53,8 +53,11 @@ def test_a_yes_no_teacher_reads_the_next_token_of_the_prompt(
     model = AutoModelForCausalLM.from_pretrained(causal_lm)
     tokenizer = AutoTokenizer.from_pretrained(causal_lm)
     first = lambda word: tokenizer(word, add_special_tokens=False)["input_ids"][0]  # noqa: E731
-    yes = sorted({first(word) for word in ("yes", " yes", "Yes", " Yes")})
-    no = sorted({first(word) for word in ("no", " no", "No", " No")})
+    yes, no = (
+        {first(word) for word in (low, f" {low}", low.title(), f" {low.title()}")}
+        for low in ("yes", "no")
+    )
+    yes, no = sorted(yes - no), sorted(no - yes)  # a space alone says neither
     scores = llm_teacher.score(PAIRS, "asymmetric")
     for row, (query, passage) in enumerate(PAIRS):
         inputs = tokenizer(ENGLISH.ask("asymmetric", query, passage), return_tensors="pt")
