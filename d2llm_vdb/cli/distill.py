@@ -111,7 +111,10 @@ def distill(
     ] = None,
     limit: Limit = None,
     passages: Passages = None,
-    dev_limit: Annotated[int | None, typer.Option(min=1, help="Queries of each dev set.")] = None,
+    dev_limit: Annotated[int, typer.Option(min=1, help="Queries or pairs of each dev set.")] = 300,
+    dev_passages: Annotated[
+        int, typer.Option(min=1, help="Passages of each dev set: those judged, others to fill up.")
+    ] = 3000,
     work: Annotated[
         Path | None,
         typer.Option(
@@ -132,7 +135,9 @@ def distill(
     with waiting("starting"):
         from d2llm_vdb.distill.config import DistillConfig
         from d2llm_vdb.distill.distiller import distill as run
+        from d2llm_vdb.distill.lessons import with_fewer_documents
         from d2llm_vdb.distill.plot import save_losses_plot
+        from d2llm_vdb.evaluate.sets import RetrievalSet
         from d2llm_vdb.teacher import PROMPTS, load_teacher
 
     check_free(out, force)
@@ -144,11 +149,13 @@ def distill(
         "label_weight": label_weight if teacher else 1.0,
         "seed": seed,
     }
-    settings = replace(
-        settings, **{name: value for name, value in given.items() if value is not None}
-    )
+    changed = {name: value for name, value in given.items() if value is not None}
+    settings = replace(settings, **changed)
     sets = training_sets(train, limit, passages, seed)
-    dev_sets = load_sets(dev, "dev", dev_limit)
+    dev_sets = [
+        with_fewer_documents(one, dev_passages, seed) if isinstance(one, RetrievalSet) else one
+        for one in load_sets(dev, "dev", dev_limit)
+    ]
     start = load_student(student)
     with waiting("loading the teacher"):
         loaded = teacher and load_teacher(

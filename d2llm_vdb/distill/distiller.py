@@ -183,7 +183,14 @@ class _StudentTrainer(Trainer):
             config.seed,
         )
         optimizer = torch.optim.AdamW(_groups(model, config), weight_decay=0.0)
-        super().__init__(model, arguments, self._collate, self._plan, optimizers=(optimizer, None))
+        super().__init__(
+            model,
+            arguments,
+            self._collate,
+            self._plan,
+            eval_dataset=dev_sets,
+            optimizers=(optimizer, None),
+        )
         self._student_model = model
         self._lessons = lessons
         self._dev_sets = dev_sets

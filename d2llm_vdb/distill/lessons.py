@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -125,6 +126,19 @@ def dev_set(
             read(list(data.documents.values()), passage_prompt),
         )
     return PairDevSet(data, read(data.first, query_prompt), read(data.second, passage_prompt))
+
+
+def with_fewer_documents(data: RetrievalSet, count: int, seed: int) -> RetrievalSet:
+    """Return a set with its judged documents, and others drawn up to `count`.
+
+    A dev set is scored many times: a few thousand documents tell steps apart as well as all.
+    """
+    judged = {key for relevant in data.qrels.values() for key in relevant}
+    others = sorted(set(data.documents) - judged)
+    room = max(0, count - len(judged))
+    kept = judged | set(random.Random(seed).sample(others, min(room, len(others))))
+    documents = {key: text for key, text in data.documents.items() if key in kept}
+    return replace(data, documents=documents)
 
 
 class _Counter:

@@ -67,9 +67,16 @@ class DistillationModel(nn.Module):
     ) -> None:
         super().__init__()
         self.heads = heads
-        self.config = config
+        self.settings = config
         self.backbone = backbone
-        self.register_state_dict_post_hook(_keep_what_learns)  # type: ignore[no-untyped-call]
+        # A frozen backbone need not be in every checkpoint; the Trainer is told not to miss it.
+        self._keys_to_ignore_on_save = [
+            name for name, weight in self.named_parameters() if not weight.requires_grad
+        ]
+        self.register_state_dict_post_hook(_drop_ignored)  # type: ignore[no-untyped-call]
+
+    def tie_weights(self) -> None:
+        """Do nothing: the Trainer asks for it after loading, and no weights are tied."""
 
     def forward(
         self, queries: TextBatch, passages: TextBatch, lists: Lists, task: Task
@@ -83,7 +90,7 @@ class DistillationModel(nn.Module):
             task: which branch of the IEM answers.
         """
         query, passage = self.encode(queries), self.encode(passages)
-        return add_up(query, passage, self.score(query, passage, task), lists, self.config)
+        return add_up(query, passage, self.score(query, passage, task), lists, self.settings)
 
     def encode(self, texts: TextBatch) -> Encoded:
         """Run the heads that pool, after the backbone where it learns."""
@@ -109,13 +116,11 @@ class DistillationModel(nn.Module):
         return states
 
 
-def _keep_what_learns(
-    model: nn.Module, weights: dict[str, Any], prefix: str, _: dict[str, Any]
+def _drop_ignored(
+    model: DistillationModel, weights: dict[str, Any], prefix: str, _: dict[str, Any]
 ) -> None:
-    """Leave a frozen backbone out of checkpoints."""
-    for name, weight in model.named_parameters():
-        if not weight.requires_grad:
-            weights.pop(prefix + name, None)
+    for name in model._keys_to_ignore_on_save:
+        weights.pop(prefix + name, None)
 
 
 def maxsim(queries: Tensor, passages: Tensor, mask: Tensor) -> Tensor:

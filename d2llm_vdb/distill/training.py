@@ -23,6 +23,8 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
+from d2llm_vdb.student.backbone import no_progress_bars
+
 OnStep = Callable[[int, int, dict[str, float]], None]
 
 LOSSES_FILE = "losses.csv"
@@ -67,7 +69,8 @@ def run(trainer: Trainer, work: Path, on_step: OnStep | None) -> None:
     if on_step:
         trainer.add_callback(_Progress(on_step))
     last = get_last_checkpoint(str(work)) if work.is_dir() else None  # type: ignore[no-untyped-call]
-    trainer.train(resume_from_checkpoint=last)
+    with no_progress_bars():  # the command line draws its own
+        trainer.train(resume_from_checkpoint=last)
 
 
 class _Progress(TrainerCallback):

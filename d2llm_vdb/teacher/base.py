@@ -15,7 +15,7 @@ from torch import Tensor
 
 from d2llm_vdb.batching import length_batches
 from d2llm_vdb.student import Task
-from d2llm_vdb.student.backbone import BATCH_TOKENS
+from d2llm_vdb.student.backbone import BATCH_TOKENS, no_progress_bars
 from d2llm_vdb.student.columns import Float16, Float32
 
 Pair = tuple[str, str]
@@ -114,7 +114,8 @@ class Teacher(ABC):
 
     def save(self, path: Path) -> None:
         """Write model and tokenizer; `load_teacher(path)` reads them."""
-        self.model.save_pretrained(path, safe_serialization=True)
+        with no_progress_bars():
+            self.model.save_pretrained(path, safe_serialization=True)
         self.tokenizer.save_pretrained(path)
 
     @contextmanager
