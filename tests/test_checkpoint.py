@@ -94,6 +94,13 @@ def test_reference_parameter_names_load_into_a_concat_student(
     assert own == set(reference)
 
 
+def test_every_file_of_a_student_may_be_read_by_others(backbone: str, tmp_path: Path) -> None:
+    Student.from_backbone(backbone).save(tmp_path / "student")
+    (tmp_path / "plain").touch()
+    usual = (tmp_path / "plain").stat().st_mode
+    assert {path.stat().st_mode for path in (tmp_path / "student").iterdir()} == {usual}
+
+
 def test_a_missing_student_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"has no config\.json.*d2llm init"):
         Student.load(tmp_path)
@@ -158,7 +165,7 @@ def test_what_is_not_a_student_is_never_overwritten(
     student.save(tmp_path / "empty", overwrite=overwrite)
 
 
-@pytest.mark.parametrize("fails", ["save_file", "_model_card", "_swap_in"])
+@pytest.mark.parametrize("fails", ["serialize", "_model_card", "_swap_in"])
 def test_a_save_that_fails_leaves_the_old_student_as_it_was(
     backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:

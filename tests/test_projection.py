@@ -4,18 +4,33 @@ import pytest
 import torch
 
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.student.projection import RecallProjection
+from d2llm_vdb.student.projection import WHITENING, RecallProjection, principal_directions
 
 
-def test_fitted_projection_keeps_the_cosines_of_low_rank_samples() -> None:
+def test_principal_directions_keep_the_cosines_of_low_rank_samples() -> None:
     torch.manual_seed(0)
     samples = torch.randn(300, 8) @ torch.randn(8, 64)
-    projection = RecallProjection(64, 8)
-    projection.initialise_from(samples)
-    vectors = projection(samples)
-    torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(300))
+    directions, strengths = principal_directions(samples, 8)
+    torch.testing.assert_close(directions @ directions.T, torch.eye(8))
+    vectors = torch.nn.functional.normalize(samples @ directions.T, dim=-1)
     cosines = torch.cosine_similarity(samples[:1], samples)
     torch.testing.assert_close(vectors @ vectors[0], cosines, atol=1e-4, rtol=1e-4)
+    assert strengths.sum().item() == pytest.approx(1, abs=1e-4)
+    assert strengths.tolist() == sorted(strengths.tolist(), reverse=True)
+
+
+def test_a_fitted_projection_evens_its_directions_out_and_nearly_keeps_the_cosines() -> None:
+    torch.manual_seed(0)
+    samples = torch.randn(300, 8) @ (torch.randn(8, 64) * torch.arange(1.0, 9).unsqueeze(1))
+    projection = RecallProjection(64, 8)
+    projection.initialise_from(samples)
+    directions, strengths = principal_directions(samples, 8)
+    expected = directions * strengths.pow(-WHITENING).unsqueeze(1)
+    torch.testing.assert_close(projection.weight.detach(), expected)
+    vectors = projection(samples).detach()
+    torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(300))
+    cosines = torch.cosine_similarity(samples[:1], samples)
+    assert torch.corrcoef(torch.stack([vectors @ vectors[0], cosines]))[0, 1] > 0.95
 
 
 def test_projection_without_samples_is_the_identity() -> None:

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from d2llm_vdb.errors import CheckpointError
@@ -95,7 +96,8 @@ def write(
         draft.mkdir(parents=True)
         text = json.dumps(config.to_dict(), indent=2, ensure_ascii=False)
         (draft / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-        save_file(_state(heads), draft / HEADS_FILE)
+        # Not save_file, which lets nobody but the owner read what it writes.
+        (draft / HEADS_FILE).write_bytes(serialize(_state(heads)))
         if isinstance(backbone.model, PeftModel):
             backbone.model.save_pretrained(str(draft / ADAPTER_DIR))
         (draft / CARD_FILE).write_text(_model_card(config, record), encoding="utf-8")

