@@ -8,7 +8,6 @@ from torch.nn import functional
 
 from d2llm_vdb.errors import InputError
 
-
 # How far the recall vector's directions are evened out: each is divided by its strength to this
 # power. What few directions carry most of a cosine is topic; a little less of it finds more
 # (recall@100 on SQuAD, MedQuAD and Cranfield rises by 0.003 to 0.01 at 128 dimensions), much less
