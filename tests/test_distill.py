@@ -136,15 +136,19 @@ def test_fewer_passages_keep_every_candidate(mined: TrainingSet) -> None:
 
 
 def test_mined_negatives_are_hard_new_and_the_same_for_a_seed(
-    topics: TrainingSet, mined: TrainingSet, student: Student
+    tmp_path: Path, topics: TrainingSet, mined: TrainingSet, student: Student
 ) -> None:
     for row in range(len(topics)):
         assert mined.candidates[row][:1] == topics.candidates[row]
         assert len(set(mined.candidates[row])) == 4
         assert mined.labels[row] == [1.0, 0.0, 0.0, 0.0]
-    again = mine(topics, student, count=3, depth=10)
+    told: list[int] = []
+    again = mine(topics, student, count=3, depth=10, work=tmp_path, on_progress=told.append)
     assert again.candidates == mined.candidates
-    assert mine(topics, student, count=3, depth=10, seed=1).candidates != mined.candidates
+    other = mine(topics, student, count=3, depth=10, work=tmp_path, seed=1)
+    assert other.candidates != mined.candidates
+    assert sum(told) == len(topics.passages)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 class Judge:
@@ -392,7 +396,7 @@ def test_a_teacher_learns_labels_and_is_loaded_as_any_other(
 
     before = loss(teacher.score(pairs, "symmetric"))
     config = TeachConfig(epochs=20, batch_size=4, learning_rate=1e-2, lora_rank=lora_rank)
-    teach(teacher, [PAIRS], tmp_path / "taught", config)
+    teach(teacher, [PAIRS], tmp_path / "taught", config, work=tmp_path / "work")
     loaded = load_teacher(str(tmp_path / "taught"), dtype="float32")
     after = loaded.score(pairs, "symmetric")
     assert loss(after) < before - 0.05
@@ -407,4 +411,4 @@ def test_a_teacher_is_not_taught_from_positives_alone(
 ) -> None:
     teacher = load_teacher(str(save_causal_lm(tmp_path / "llm", texts)), dtype="float32")
     with pytest.raises(InputError, match="mine negatives first"):
-        teach(teacher, [topics], tmp_path / "out", TeachConfig())
+        teach(teacher, [topics], tmp_path / "out", TeachConfig(), work=tmp_path / "work")

@@ -220,6 +220,7 @@ def teach(
         from d2llm_vdb.distill.teach import teach as run
         from d2llm_vdb.teacher import PROMPTS, load_teacher
 
+    directory = out.with_name(f"{out.name}.work")
     sets = training_sets(train, limit, passages, seed)
     miner = load_student(student)
     settings = TeachConfig(epochs, batch_size, 1, learning_rate, lora_rank, seed=seed)
@@ -233,12 +234,13 @@ def teach(
             dtype="float32",
         )
     with track_steps(errors) as on_progress:
-        mined = [with_negatives(one, miner, mining, on_progress) for one in sets]
+        mined = [with_negatives(one, miner, mining, directory, on_progress) for one in sets]
         run(
             loaded,
             mined,
             out,
             settings,
+            work=directory / "training",
             on_step=lambda done, total, figures: on_progress(
                 Progress("teacher", f"training, loss {figures.get('loss', 0):.3f}", done, total)
             ),

@@ -23,6 +23,7 @@ from d2llm_vdb.teacher import ScoreCache, Teacher
 
 SCORES_FILE = "scores.db"
 STATES_DIR = "states"
+MINING_DIR = "mining"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def training_set(data: RetrievalSet | PairSet) -> TrainingSet:
 
 
 def with_negatives(
-    data: TrainingSet, student: Student, config: DistillConfig, on_progress: OnProgress
+    data: TrainingSet, student: Student, config: DistillConfig, work: Path, on_progress: OnProgress
 ) -> TrainingSet:
     """Mine hard negatives for a retrieval set; sentence pairs bring their own."""
     if data.task == "symmetric":
@@ -68,6 +69,7 @@ def with_negatives(
         count=config.negatives,
         depth=config.mining_depth,
         seed=config.seed,
+        work=work / MINING_DIR,
         on_progress=_Counter(on_progress, data.name, "mining negatives", len(data.passages)),
     )
 
@@ -86,15 +88,15 @@ def prepare(
         sets: what is learnt from.
         student: who learns.
         teacher: None learns from the labels alone.
-        work: directory of the teacher's scores and of token states, both used again if they are
-            there.
+        work: directory of mining indexes, the teacher's scores and token states, all of them used
+            again if they are there.
         config: of the training.
         on_progress: told after every step.
     """
     lessons = []
     with ScoreCache(work / SCORES_FILE) as cache:
         for data in sets:
-            mined = with_negatives(data, student, config, on_progress)
+            mined = with_negatives(data, student, config, work, on_progress)
             asked = sum(map(len, mined.candidates))
             counter = _Counter(on_progress, data.name, "asking the teacher", asked)
             taught = ask(mined, teacher, cache, config, counter)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.errors import MissingExtraError
@@ -22,6 +25,7 @@ def mine(
     count: int = 8,
     depth: int = 50,
     seed: int = 0,
+    work: Path | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> TrainingSet:
     """Add hard negatives to every query of a set.
@@ -36,12 +40,14 @@ def mine(
         count: negatives to add to a query.
         depth: how far down each ranking they may come from.
         seed: of the draw.
+        work: directory that keeps the index, so that mining the same passages again encodes
+            nothing; None makes it in a temporary one.
         on_progress: told how many passages were encoded since the last call.
 
     Returns:
         The set with candidates and labels (0) added; queries keep their order.
     """
-    own = _recalled(training_set, student, depth, on_progress)
+    own = _recalled(training_set, student, depth, work, on_progress)
     lexical = _bm25(training_set, depth)
     draw = random.Random(seed)
     candidates, labels = [], []
@@ -64,6 +70,7 @@ def _recalled(
     training_set: TrainingSet,
     student: Student,
     depth: int,
+    work: Path | None,
     on_progress: Callable[[int], None] | None,
 ) -> list[list[int]]:
     done = 0
@@ -76,14 +83,22 @@ def _recalled(
 
     passages = (Passage(str(row), text) for row, text in enumerate(training_set.passages))
     with (
-        tempfile.TemporaryDirectory() as directory,
-        Index.open(directory, student) as index,
+        nullcontext(work) if work else tempfile.TemporaryDirectory() as directory,
+        Index.open(directory, student, collection=_name(training_set, student)) as index,
     ):
-        index.add(passages, on_progress=lambda so_far: report(so_far.encoded))
+        index.add(passages, on_progress=lambda so_far: report(so_far.encoded + so_far.unchanged))
         index.optimize()
         options = SearchOptions(k=depth, rerank="none")
         found = index.search_many(training_set.queries, options)
     return [[int(hit.id) for hit in result.hits] for result in found]
+
+
+def _name(training_set: TrainingSet, student: Student) -> str:
+    """Name the collection of these passages and this student."""
+    digest = hashlib.blake2b(student.fingerprint.encode(), digest_size=8)
+    for text in training_set.passages:
+        digest.update(hashlib.blake2b(text.encode(), digest_size=8).digest())
+    return digest.hexdigest()
 
 
 def _bm25(training_set: TrainingSet, depth: int) -> list[list[int]]:

@@ -19,8 +19,6 @@ from d2llm_vdb.distill.training import OnStep, run, training_arguments
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.teacher import CrossEncoderTeacher, Teacher
 
-WORK_DIR = "training"
-
 
 @dataclass(frozen=True, slots=True)
 class TeachConfig:
@@ -56,6 +54,7 @@ def teach(
     out: Path,
     config: TeachConfig,
     *,
+    work: Path,
     on_step: OnStep | None = None,
 ) -> Teacher:
     """Fine-tune a teacher by the cross-entropy of P(yes) with the labels, and save it.
@@ -63,9 +62,10 @@ def teach(
     Args:
         teacher: a causal LM asked yes or no, or a cross-encoder; changed in place.
         sets: labelled candidates, hard negatives mined.
-        out: directory to write. Its folder `training` keeps checkpoints, and the same call goes
-            on from the last one after a kill.
+        out: directory to write.
         config: of the training.
+        work: directory of its checkpoints, from the last of which the same call goes on after a
+            kill.
         on_step: told steps done, steps in all, and the last figures logged.
 
     Returns:
@@ -84,7 +84,7 @@ def teach(
     if config.lora_rank is not None:
         teacher.model = get_peft_model(teacher.model, _lora(teacher, config.lora_rank))
     arguments = training_arguments(
-        out / WORK_DIR,
+        work,
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.accumulate,
@@ -93,7 +93,7 @@ def teach(
         seed=config.seed,
         train_sampling_strategy="group_by_length",
     )
-    run(_TeacherTrainer(teacher, arguments, pairs), out / WORK_DIR, on_step)
+    run(_TeacherTrainer(teacher, arguments, pairs), work, on_step)
     if config.lora_rank is not None:
         teacher.model = teacher.model.merge_and_unload()
     teacher.model.eval()
