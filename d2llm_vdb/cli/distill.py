@@ -133,6 +133,8 @@ def distill(
     is kept. Run again after a kill, it goes on from its last checkpoint.
     """
     with waiting("starting"):
+        from accelerate import PartialState
+
         from d2llm_vdb.distill.config import DistillConfig
         from d2llm_vdb.distill.distiller import distill as run
         from d2llm_vdb.distill.lessons import with_fewer_documents
@@ -172,6 +174,8 @@ def distill(
             config=settings,
             on_progress=on_progress,
         )
+    if not PartialState().is_main_process:
+        return
     distilled.student.save(out, overwrite=force, record=distilled.record)
     plot = directory / "losses.png"
     save_losses_plot(distilled.losses, plot)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 from transformers import EarlyStoppingCallback, Trainer
@@ -83,8 +84,9 @@ def distill(
     """
     config = config or DistillConfig()
     _check(train, dev, teacher, config, student)
-    lessons = prepare(train, student, teacher, work, config, on_progress)
-    dev_sets = [dev_set(one, student, work, config, on_progress) for one in dev]
+    with PartialState().main_process_first():  # the others find all of it in `work`
+        lessons = prepare(train, student, teacher, work, config, on_progress)
+        dev_sets = [dev_set(one, student, work, config, on_progress) for one in dev]
     adapters = config.lora_rank is not None
     model = DistillationModel(student.heads, config, student.backbone.model if adapters else None)
     directory = work / f"training-{_key(student, train, teacher, config)}"

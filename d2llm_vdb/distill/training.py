@@ -49,6 +49,7 @@ def training_arguments(work: Path, **options: Any) -> TrainingArguments:
         "save_total_limit": 2,
         "disable_tqdm": True,
         "report_to": "none",
+        "ddp_find_unused_parameters": True,  # a batch trains one branch of the IEM
         "remove_unused_columns": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
