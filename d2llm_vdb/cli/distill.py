@@ -103,9 +103,9 @@ def distill(
         Path | None,
         typer.Option(metavar="FILE", help="Settings as JSON; the options below go over them."),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps (2000).")] = None,
-    batch_queries: Annotated[int | None, typer.Option(min=2, help="Queries a batch (32).")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Highest one (0.001).")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps (1000).")] = None,
+    batch_queries: Annotated[int | None, typer.Option(min=2, help="Queries a batch (16).")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Highest one (0.0001).")] = None,
     label_weight: Annotated[
         float | None, typer.Option(help="Share of the labels, the rest being the teacher's (0).")
     ] = None,

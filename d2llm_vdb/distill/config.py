@@ -19,17 +19,18 @@ class LossWeights:
         rank_in_list: rank imitation over positives and hard negatives, alpha L_RI^PH.
         rank_in_batch: rank imitation of hard against in-batch negatives, beta L_RI^HI.
         feature: feature imitation, gamma L_FI; the IEM only.
-        geometry: projective distillation of the recall vector (HPD).
+        geometry: projective distillation of the recall vector (HPD). It is a mean square of
+            differences of cosines, and so a small number.
         recall: the recall vector's imitation of the IEM, so that ANN finds what the IEM would
-            rank first.
+            rank first. At full weight it forgets what the backbone knew of other subjects.
     """
 
     contrastive: float = 1.0
     rank_in_list: float = 1.0
     rank_in_batch: float = 0.01
     feature: float = 0.001
-    geometry: float = 1.0
-    recall: float = 1.0
+    geometry: float = 100.0
+    recall: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +68,12 @@ class DistillConfig:
     mining_depth: int = 50
     false_negative: float = 0.95
     lora_rank: int | None = None
-    steps: int = 2000
-    batch_queries: int = 32
+    steps: int = 1000
+    batch_queries: int = 16
     accumulate: int = 1
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-4
     lora_learning_rate: float = 1e-4
-    evaluate_steps: int = 200
+    evaluate_steps: int = 100
     patience: int = 5
     seed: int = 0
 
