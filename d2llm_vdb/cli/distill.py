@@ -148,7 +148,7 @@ def distill(
         "steps": steps,
         "batch_queries": batch_queries,
         "learning_rate": learning_rate,
-        "label_weight": label_weight if teacher else 1.0,
+        "label_weight": 1.0 if teacher is None and label_weight is None else label_weight,
         "seed": seed,
     }
     changed = {name: value for name, value in given.items() if value is not None}

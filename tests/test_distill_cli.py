@@ -1,0 +1,113 @@
+"""`d2llm teach` and `d2llm distill`, from sets on disk to a student that searches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import save_causal_lm
+from typer.testing import CliRunner, Result
+
+from d2llm_vdb import Index, Passage, Student
+from d2llm_vdb.cli.app import app
+from d2llm_vdb.student.checkpoint import RECORD_FILE
+
+
+def d2llm(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="module")
+def topics(tmp_path_factory: pytest.TempPathFactory, passages: list[Passage]) -> Path:
+    """Topics of the language reference as a retrieval set with a split to train on and a dev."""
+    path = tmp_path_factory.mktemp("sets") / "topics"
+    write_rows(path / "corpus.jsonl", [{"_id": one.id, "text": one.text} for one in passages])
+    write_rows(
+        path / "queries.jsonl",
+        [{"_id": one.id, "text": f"what is {one.id}?"} for one in passages],
+    )
+    (path / "qrels").mkdir()
+    for split, some in (("train", passages[:30]), ("dev", passages[30:50])):
+        lines = ["query-id\tcorpus-id\tscore", *(f"{one.id}\t{one.id}\t1" for one in some)]
+        (path / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def pairs(topics: Path) -> Path:
+    path = topics.parent / "pairs"
+    rows = [
+        ("a dog runs", "an animal runs", "entailment"),
+        ("a dog runs", "a dog sleeps", "contradiction"),
+        ("it rains", "water falls from the sky", "entailment"),
+        ("it rains", "the sun shines", "contradiction"),
+    ]
+    names = ("sentence1", "sentence2", "label")
+    for split in ("train", "dev"):
+        write_rows(path / f"{split}.jsonl", [dict(zip(names, row, strict=True)) for row in rows])
+    return path
+
+
+@pytest.mark.slow
+def test_a_taught_llm_is_distilled_into_a_student_that_searches(
+    tmp_path: Path, topics: Path, pairs: Path, texts: list[str]
+) -> None:
+    llm = save_causal_lm(tmp_path / "llm", texts)
+    taught = d2llm(
+        "teach", topics, pairs, "--teacher", llm, "--out", tmp_path / "teacher", "--negatives", 2,
+        "--passages", 40, "--teacher-tokens", 400,
+    )  # fmt: skip
+    assert taught.exit_code == 0, taught.stderr
+    assert json.loads((tmp_path / "teacher" / "teach.json").read_text())["pairs"] == 94
+
+    (tmp_path / "config.json").write_text(
+        '{"negatives": 2, "batch_queries": 4, "evaluate_steps": 2, "mining_depth": 10}'
+    )
+    arguments = (
+        "distill", topics, pairs, "--dev", topics, "--dev", pairs, "--teacher",
+        tmp_path / "teacher", "--teacher-tokens", 400, "--config", tmp_path / "config.json",
+        "--steps", 4, "--passages", 40, "--dev-passages", 30, "--out", tmp_path / "student",
+    )  # fmt: skip
+    distilled = d2llm(*arguments)
+    assert distilled.exit_code == 0, distilled.stderr
+    assert "topics iem_ndcg@10" in distilled.stdout
+    record = json.loads((tmp_path / "student" / RECORD_FILE).read_text())
+    assert record["config"]["steps"] == 4
+    assert record["sets"] == {"topics": 30, "pairs": 2}
+    assert (tmp_path / "student.work" / "losses.png").exists()
+    assert not list((tmp_path / "student").glob("training*/"))
+
+    student = Student.load(tmp_path / "student", dtype="float32")
+    with Index.open(tmp_path / "db", student, tokens="raw") as index:
+        index.add(Passage(str(row), text) for row, text in enumerate(texts[:20]))
+        assert "assert" in index.search("the assert statement", 1).hits[0].text.lower()
+
+    again = d2llm(*arguments)
+    assert again.exit_code == 2
+    assert "holds a student" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("{topics}", "--dev", "{topics}", "--config", "no.json"), "no.json is no configuration"),
+        (("{topics}:test", "--dev", "{topics}"), "'test'"),
+        (("{topics}", "--dev", "{topics}", "--teacher", "./no-model"), "no such directory"),
+        (("{topics}", "--dev", "{topics}", "--label-weight", "2"), "label_weight=2.0"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_clear_line(
+    tmp_path: Path, topics: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    filled = [argument.replace("{topics}", str(topics)) for argument in arguments]
+    result = d2llm("distill", *filled, "--out", tmp_path / "student")
+    assert result.exit_code in (1, 2)
+    assert message in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
