@@ -1,16 +1,14 @@
 """How well the untrained student searches: recall and reranks against exact cosine.
 
-    python benchmarks/untrained_student.py DEV --split dev --queries 1000 --samples TRAIN
+    python benchmarks/untrained_student.py ../shared/data/squad_v1.1/dev --split dev --queries 1000
 
 The baseline is the exact cosine of the backbone's mean-pooled states at full dimension, computed
-here with transformers and numpy alone. The student's modes run through an embedded index. Its
-recall vector is fitted to 4,000 documents and 4,000 queries of TRAIN.
+here with transformers and numpy alone. The student's modes run through an embedded index.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
 import tempfile
 from pathlib import Path
 
@@ -23,8 +21,6 @@ from transformers import AutoModel, AutoTokenizer
 
 from d2llm_vdb import Index, Passage, SearchOptions, Student
 from d2llm_vdb.student.backbone import locate
-
-SAMPLES = 4000
 
 MODES = ("none", "iem", "tokens")
 
@@ -63,27 +59,19 @@ def exact_cosine(collection: Collection, student: Student) -> dict[str, list[str
     }
 
 
-def untrained(samples: Path) -> Student:
-    """Make an untrained student over MiniLM."""
-    collection = load(samples, "train", SAMPLES)
-    documents = random.Random(0).sample(sorted(collection.texts.values()), SAMPLES)
-    texts = documents + list(collection.queries.values())
-    return Student.from_backbone("sentence-transformers/all-MiniLM-L6-v2", sample_texts=texts)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--split", default="dev")
     parser.add_argument("--queries", type=int, default=1000)
-    parser.add_argument("--samples", type=Path, required=True)
+    parser.add_argument("--student", default="default")
     arguments = parser.parse_args()
 
     collection = load(arguments.directory, arguments.split, arguments.queries)
     rankings: dict[str, dict[str, list[str]]] = {}
     with (
         tempfile.TemporaryDirectory() as directory,
-        Index.open(directory, untrained(arguments.samples), tokens="raw") as index,
+        Index.open(directory, arguments.student, tokens="raw") as index,
     ):
         index.add(Passage(key, text) for key, text in collection.texts.items())
         index.optimize()
