@@ -4,15 +4,20 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_DB := demo-db
+DATA ?= ../shared/data
+WORK ?= work
+STUDENT := d2llm_vdb/students/minilm
 INTEGRATIONS := integrations/langchain-d2llm integrations/llama-index-retrievers-d2llm
 
-.PHONY: help install demo test lint types unit format clean
+.PHONY: help install demo test lint types unit format student ablations results clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     ingest Python's own documentation and ask it questions"
 	@echo "make test     lint, types and the whole test suite"
 	@echo "make format   put the code into its form"
+	@echo "make student  train the default student again (DATA=collections, WORK=what is kept)"
+	@echo "make results  measure it, and write docs/results.md (make ablations: their table)"
 	@echo "make clean    remove the demo database and caches"
 
 # Rebuilt when a list of dependencies changes. torch comes first, alone, so that the constraint
@@ -42,7 +47,7 @@ lint: install
 	$(BIN)/ruff check .
 
 types: install
-	$(BIN)/mypy d2llm_vdb demo
+	$(BIN)/mypy d2llm_vdb demo recipes
 	$(BIN)/mypy -p langchain_d2llm -p llama_index.retrievers.d2llm
 
 unit: install
@@ -51,6 +56,15 @@ unit: install
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+student: install
+	$(BIN)/python recipes/default_student.py $(DATA) --work $(WORK) --out $(STUDENT)
+
+ablations: install
+	$(BIN)/python recipes/ablations.py $(DATA) --work $(WORK)
+
+results: install
+	$(BIN)/python recipes/results.py $(DATA) --work $(WORK) --teacher $(WORK)/teacher
 
 clean:
 	rm -rf $(DEMO_DB) .pytest_cache .mypy_cache .ruff_cache .hypothesis

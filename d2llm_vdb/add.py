@@ -206,6 +206,7 @@ class Adder:
             recall=vectors.recall,
             iem=vectors.iem,
             pma=vectors.pma,
+            segments=vectors.segments,
             tokens=vectors.tokens,
         )
         problems = columns.problems()

@@ -92,6 +92,7 @@ def _schema(student: Student, tokens: bool) -> Schema:
         recall_dim=config.recall_dim,
         iem_dim=config.iem.hidden_dim,
         pma_dim=config.embedding_dim,
+        segment_dim=config.segment_dim,
         token_dim=config.embedding_dim + 1 if tokens else None,
         fingerprint=student.fingerprint,
         student=DEFAULT_STUDENT_NAME if student.path == DEFAULT_STUDENT.resolve() else path,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypedDict, cast, get_args
@@ -20,6 +20,7 @@ from d2llm_vdb.errors import InputError
 from d2llm_vdb.store import Candidates, RecallRequest, Schema
 from d2llm_vdb.store.columns import Array
 from d2llm_vdb.store.filters import database_filter
+from d2llm_vdb.store.schema import SEGMENTS, TOKENS
 from d2llm_vdb.student import QueryVectors, Student, Task
 from d2llm_vdb.student.config import TASKS
 
@@ -86,12 +87,17 @@ class SearchOptions:
                 "rerank='tokens' needs token states, and this collection was made without; "
                 "ingest again into a new collection with tokens='raw', or use rerank='iem'"
             )
+        maxsim: dict[str, Sequence[Array]] = {}
+        if self.rerank != "none" and queries.segments is not None:
+            maxsim[SEGMENTS] = list(queries.segments[:, None])
+        if self.rerank == "tokens":
+            maxsim[TOKENS] = queries.tokens
         return RecallRequest(
             vectors=queries.recall,
             limit=self.k if self.rerank == "none" else max(self.k, self.recall_k),
             filter=self.filter,
             with_iem=self.rerank == "iem",
-            tokens=queries.tokens if self.rerank == "tokens" else None,
+            maxsim=maxsim,
         )
 
 
@@ -196,10 +202,11 @@ def rank(
 def _scores(
     student: Student, options: SearchOptions, query_half: Array, candidates: Candidates
 ) -> Array:
+    match = candidates.maxsim.get(SEGMENTS)
     if options.rerank == "iem" and candidates.iem is not None:
-        return student.iem_scores(query_half, candidates.iem, options.task)
-    if options.rerank == "tokens" and candidates.maxsim is not None:
-        return student.late_scores(candidates.maxsim, candidates.scores)
+        return student.iem_scores(query_half, candidates.iem, options.task, match)
+    if options.rerank == "tokens":
+        return student.late_scores(candidates.maxsim[TOKENS], candidates.scores, match)
     return candidates.scores
 
 

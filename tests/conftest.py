@@ -102,6 +102,7 @@ def encoded(student: Student, passages: list[Passage]) -> Columns:
         vectors.recall,
         vectors.iem,
         vectors.pma,
+        vectors.segments,
         vectors.tokens,
     )
 

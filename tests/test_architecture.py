@@ -41,6 +41,7 @@ ALLOWED = {
     "distill": {
         "progress",
         "errors",
+        "checks",
         "batching",
         "passages",
         "search",

@@ -26,6 +26,7 @@ from d2llm_vdb.distill.plot import save_losses_plot
 from d2llm_vdb.distill.states import TokenIds, TokenStates
 from d2llm_vdb.distill.teach import TeachConfig, teach
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.evaluate.rankers import StackedSegments
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
 from d2llm_vdb.progress import Progress
 from d2llm_vdb.student import checkpoint
@@ -233,7 +234,8 @@ def test_token_states_come_from_disk_as_the_backbone_gives_them(
         live = model.encode(ids.batch([3, 0]))
     cached = again.batch([3, 0])
     assert torch.equal(cached.mask, live.mask)
-    assert torch.allclose(cached.values, live.states * live.mask.unsqueeze(-1), atol=5e-3)
+    assert cached.states is not None
+    assert torch.allclose(cached.states, live.states * live.mask.unsqueeze(-1), atol=5e-3)
     assert len(states) == 5
 
 
@@ -264,8 +266,12 @@ def test_training_scores_pairs_as_search_does(
     [vectors] = student.encode_queries(queries)
     [stored] = student.encode_passages(passages, tokens=True)
     assert stored.tokens is not None
+    assert stored.segments is not None
+    assert vectors.segments is not None
+    segments, halves = StackedSegments(stored.segments), stored.iem.astype(np.float32)
     for row in range(2):
-        iem = student.iem_scores(vectors.iem[row], stored.iem.astype(np.float32), "asymmetric")
+        match = segments.match(vectors.segments[row])
+        iem = student.iem_scores(vectors.iem[row], halves, "asymmetric", match)
         assert torch.sigmoid(scores.iem[row]).numpy() == pytest.approx(iem, abs=2e-3)
         recall = stored.recall @ vectors.recall[row]
         assert scores.recall[row].numpy() == pytest.approx(recall, abs=2e-3)
@@ -273,7 +279,7 @@ def test_training_scores_pairs_as_search_does(
             [(vectors.tokens[row] @ own.astype(np.float32).T).max(axis=1).sum() for own in
              stored.tokens], np.float32,
         )  # fmt: skip
-        late = student.late_scores(maxsim, recall.astype(np.float32))
+        late = student.late_scores(maxsim, recall.astype(np.float32), match)
         assert torch.sigmoid(scores.tokens[row]).numpy() == pytest.approx(late, abs=2e-3)
 
 

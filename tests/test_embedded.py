@@ -61,7 +61,7 @@ import os
 from pathlib import Path
 from d2llm_vdb.store import Schema, edge
 {"" if "." in killed_before else "edge."}{killed_before} = lambda *_: os.kill(os.getpid(), 9)
-edge.EdgeStore.open(Path({str(tmp_path / "c")!r}), Schema(8, 6, 5, 4, "f", "s"))
+edge.EdgeStore.open(Path({str(tmp_path / "c")!r}), Schema(8, 6, 5, 3, 4, "f", "s"))
 """
     killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
     assert killed.returncode == -9, killed.stderr.decode()
@@ -151,7 +151,7 @@ def test_lost_files_are_not_replaced_by_an_empty_collection(
         (b"{", "damaged: Expecting .*Restore it from a backup"),
         (b"[]", "damaged: it is list, not a mapping. Restore"),
         (b"\xff\xfe", "damaged: .*utf-8.* Restore"),
-        (b'{"version": 1}', "damaged: .*recall_dim.* Restore"),
+        (b'{"version": 2}', "damaged: .*recall_dim.* Restore"),
         (b'{"version": 99}', "schema version 99"),
     ],
 )

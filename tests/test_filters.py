@@ -130,7 +130,7 @@ FILTERS = filters(st.recursive(CONDITIONS, filters, max_leaves=4))
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EdgeStore, MemoryStore]]:
-    schema = Schema(4, 2, 2, None, "f", "s")
+    schema = Schema(4, 2, 2, None, None, "f", "s")
     edge = EdgeStore.open(tmp_path_factory.mktemp("edge") / "c", schema)
     memory = MemoryStore.open("c", schema)
     ones = np.ones((len(PAYLOADS), 4), np.float32)

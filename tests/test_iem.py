@@ -39,7 +39,7 @@ def test_concat_is_the_papers_module_written_out() -> None:
 def test_an_untrained_product_module_ranks_as_the_cosine(hidden: int) -> None:
     torch.manual_seed(0)
     iem = IEM(16, IEMConfig(hidden, "product"))
-    iem.initialise_as_cosine(None)
+    iem.initialise(None, segments=False)
     query, passages = torch.randn(16), torch.randn(50, 16)
     logits, _ = iem(query, passages, "asymmetric")
     cosines = torch.cosine_similarity(query, passages)
@@ -50,21 +50,21 @@ def test_a_narrow_product_module_keeps_the_cosines_of_its_samples() -> None:
     torch.manual_seed(0)
     low_rank = torch.randn(200, 6) @ torch.randn(6, 32)
     iem = IEM(32, IEMConfig(6, "product"))
-    iem.initialise_as_cosine(low_rank)
+    iem.initialise(low_rank, segments=False)
     logits, _ = iem(low_rank[0], low_rank[1:], "symmetric")
     cosines = torch.cosine_similarity(low_rank[0], low_rank[1:])
-    torch.testing.assert_close((logits - iem.bias) / iem.scale, cosines, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close((logits - iem.bias[0]) / iem.scale[0], cosines, atol=1e-4, rtol=1e-4)
 
 
 def test_every_weight_of_both_branches_is_trained() -> None:
     iem = IEM(16, IEMConfig(8, "product"))
     for task in ("symmetric", "asymmetric"):
-        logit, _ = iem(torch.randn(4, 16), torch.randn(4, 16), task)
+        logit, _ = iem(torch.randn(4, 16), torch.randn(4, 16), task, torch.randn(4))
         logit.sum().backward()
     assert all(weight.grad is not None for weight in iem.parameters())
 
 
 def test_untrained_late_interaction_orders_as_maxsim() -> None:
-    late = LateInteraction(8)
+    late = LateInteraction(8, segments=False)
     maxsim, recall = torch.tensor([0.1, 0.7, 0.4]), torch.tensor([0.9, 0.1, 0.5])
     assert late(maxsim, recall).argsort().tolist() == maxsim.argsort().tolist()

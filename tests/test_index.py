@@ -26,6 +26,7 @@ from d2llm_vdb.errors import (
     InputError,
     SchemaMismatchError,
 )
+from d2llm_vdb.evaluate.rankers import StackedSegments
 from d2llm_vdb.store import Schema, Store
 
 QUESTION = "what does an assert statement do?"
@@ -61,7 +62,10 @@ def test_a_stored_passage_scores_as_a_fresh_one(index: Index, passages: list[Pas
     [query] = student.encode_queries([QUESTION])
     given = [passage for passage in passages if passage.id in hits]
     [fresh] = student.encode_passages(passage.text for passage in given)
-    scores = student.iem_scores(query.iem[0], fresh.iem.astype(np.float32), "asymmetric")
+    assert fresh.segments is not None
+    assert query.segments is not None
+    match = StackedSegments(fresh.segments).match(query.segments[0])
+    scores = student.iem_scores(query.iem[0], fresh.iem.astype(np.float32), "asymmetric", match)
     for passage, score in zip(given, scores, strict=True):
         assert hits[passage.id].score == pytest.approx(float(score), abs=2e-3)
 
@@ -75,10 +79,15 @@ def test_maxsim_reranking_equals_maxsim_computed_here(
     given = [passage for passage in passages if passage.id in hits]
     [fresh] = student.encode_passages((passage.text for passage in given), tokens=True)
     assert fresh.tokens is not None
-    for passage, states in zip(given, fresh.tokens, strict=True):
-        maxsim = (query.tokens[0] @ states.astype(np.float32).T).max(axis=1).sum()
-        recall = np.array([0.0], np.float32)
-        [score] = student.late_scores(np.array([maxsim], np.float32), recall)
+    assert fresh.segments is not None
+    assert query.segments is not None
+    maxsim = [
+        (query.tokens[0] @ states.astype(np.float32).T).max(axis=1).sum() for states in fresh.tokens
+    ]
+    match = StackedSegments(fresh.segments).match(query.segments[0])
+    recall = fresh.recall @ query.recall[0]
+    scores = student.late_scores(np.array(maxsim, np.float32), recall, match)
+    for passage, score in zip(given, scores, strict=True):
         assert hits[passage.id].score == pytest.approx(float(score), abs=2e-3)
 
 

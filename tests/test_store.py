@@ -19,7 +19,7 @@ from d2llm_vdb.errors import (
 from d2llm_vdb.store import Columns, RecallRequest, Schema, ServerStore, Store
 from d2llm_vdb.store.schema import CollectionOptions
 
-SCHEMA = Schema(8, 6, 5, 4, fingerprint="f", student="s")
+SCHEMA = Schema(8, 6, 5, 3, 4, fingerprint="f", student="s")
 
 
 def some_columns(count: int, seed: int = 0, tokens: bool = True) -> Columns:
@@ -37,6 +37,7 @@ def some_columns(count: int, seed: int = 0, tokens: bool = True) -> Columns:
         recall=normal(count, 8),
         iem=normal(count, 6),
         pma=normal(count, 5),
+        segments=[normal(1 + row % 3, 3) for row in range(count)],
         tokens=[normal(3 + row % 4, 4) for row in range(count)] if tokens else None,
     )
 

@@ -34,7 +34,7 @@ def init(
         int | None,
         typer.Option(
             min=1,
-            help="Size of the recall vector (default: 256 with --samples, else the backbone's).",
+            help="Size of the recall vector (default: 128 with --samples, else the backbone's).",
         ),
     ] = None,
     max_tokens: Annotated[

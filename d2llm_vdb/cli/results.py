@@ -61,6 +61,7 @@ def show_info(info: StoreInfo) -> None:
         "recall": f"{schema.recall_dim} dimensions",
         "iem": f"{schema.iem_dim} dimensions",
         "pma": f"{schema.pma_dim} dimensions",
+        "segments": f"{schema.segment_dim} a segment" if schema.segment_dim else "none",
         "tokens": f"{schema.token_dim} a token" if schema.token_dim else "not stored",
         "student": schema.student or "(never saved)",
         "fingerprint": schema.fingerprint,

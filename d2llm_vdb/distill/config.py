@@ -7,7 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from d2llm_vdb.checks import check_choice
 from d2llm_vdb.errors import InputError
+
+HEADS = ("mha_pma", "iem", "late", "recall", "segments")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class DistillConfig:
         mining_depth: how far down a ranking they may come from.
         false_negative: drop a negative whose probability is at least this share of the positive's
             (Moreira et al., 2024, "TopK-PercPos").
+        frozen: heads that stay as they are: of `mha_pma`, `iem`, `late`, `recall`, `segments`.
         lora_rank: train LoRA adapters of this rank in the backbone; None leaves it frozen, so
             that its token states are computed once.
         steps: optimizer steps.
@@ -67,6 +71,7 @@ class DistillConfig:
     negatives: int = 8
     mining_depth: int = 50
     false_negative: float = 0.95
+    frozen: tuple[str, ...] = ()
     lora_rank: int | None = None
     steps: int = 1000
     batch_queries: int = 16
@@ -81,6 +86,8 @@ class DistillConfig:
         for name in ("steps", "batch_queries", "accumulate", "evaluate_steps", "patience"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in self.frozen:
+            check_choice("frozen", name, HEADS)
         if not 0 <= self.label_weight <= 1:
             raise InputError(f"label_weight={self.label_weight} must be from 0 to 1")
         if self.batch_queries < 2:
@@ -98,7 +105,8 @@ class DistillConfig:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             weights = LossWeights(**values.pop("weights", {}))
-            return cls(weights=weights, **values)
+            frozen = tuple(values.pop("frozen", ()))
+            return cls(weights=weights, frozen=frozen, **values)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{path} is no configuration of a distillation: {error}; write a JSON object of "

@@ -85,9 +85,8 @@ class PairDevSet(DevSet):
     @torch.inference_mode()
     def score(self, model: DistillationModel) -> dict[str, float]:
         """Return `iem_ap` and `iem_spearman`, whichever the set has judgements for."""
-        first = torch.cat([one.embedding for one in _windows(model, self.first)])
-        second = torch.cat([one.embedding for one in _windows(model, self.second)])
-        logits = _both_ways(model, first, second).numpy()
+        windows = zip(_windows(model, self.first), _windows(model, self.second), strict=True)
+        logits = torch.cat([_both_ways(model, *window) for window in windows]).numpy()
         measures = {}
         if self.data.labels is not None:
             measures["iem_ap"] = binary_metrics(self.data.labels, logits)["ap"]
@@ -104,11 +103,15 @@ def overall(measures: Sequence[dict[str, float]]) -> float:
     return float(np.mean([np.mean(values) for values in reranked]))
 
 
-def _both_ways(model: DistillationModel, first: Tensor, second: Tensor) -> Tensor:
-    forth, _ = model.heads.iem(first, second, "symmetric")
-    back, _ = model.heads.iem(second, first, "symmetric")
-    mean: Tensor = (forth + back).cpu() / 2
-    return mean
+def _both_ways(model: DistillationModel, first: Encoded, second: Encoded) -> Tensor:
+    """Return the mean of the IEM's logits of pairs in both orders, float32 (n,)."""
+    total = torch.zeros(len(first.mask))
+    for query, passage in ((first, second), (second, first)):
+        match = model.match(query, passage)
+        own = None if match is None else match.diagonal()
+        logits, _ = model.heads.iem(query.embedding, passage.embedding, "symmetric", own)
+        total += logits.cpu() / 2
+    return total
 
 
 def _windows(model: DistillationModel, texts: Texts) -> list[Encoded]:

@@ -88,6 +88,9 @@ def distill(
         lessons = prepare(train, student, teacher, work, config, on_progress)
         dev_sets = [dev_set(one, student, work, config, on_progress) for one in dev]
     adapters = config.lora_rank is not None
+    for name, head in student.heads.named_children():
+        if name in config.frozen:
+            head.requires_grad_(False)
     model = DistillationModel(student.heads, config, student.backbone.model if adapters else None)
     directory = work / f"training-{_key(student, train, teacher, config)}"
     arguments = training_arguments(
@@ -250,7 +253,8 @@ class _StudentTrainer(Trainer):
 
 def _groups(model: DistillationModel, config: DistillConfig) -> list[dict[str, Any]]:
     """Adapters learn more slowly than heads."""
-    groups = [{"params": list(model.heads.parameters()), "lr": config.learning_rate}]
+    heads = [weight for weight in model.heads.parameters() if weight.requires_grad]
+    groups = [{"params": heads, "lr": config.learning_rate}]
     if model.backbone is not None:
         learning = [one for one in model.backbone.parameters() if one.requires_grad]
         groups.append({"params": learning, "lr": config.lora_learning_rate})

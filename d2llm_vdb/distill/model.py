@@ -13,8 +13,9 @@ from d2llm_vdb.distill.config import DistillConfig
 from d2llm_vdb.distill.objective import add_up
 from d2llm_vdb.distill.states import TextBatch
 from d2llm_vdb.student import Task
+from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.iem import stored_tokens
-from d2llm_vdb.student.student import StudentHeads
+from d2llm_vdb.student.segments import best_match
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Encoded:
     Args:
         states: token states, float32 (B, L, d).
         mask: bool (B, L).
+        token_ids: int64 (B, L).
         embedding: PMA embeddings, float32 (B, d).
         attention: what PMA paid each token, float32 (B, L).
         recall: recall vectors, float32 (B, r).
@@ -31,6 +33,7 @@ class Encoded:
 
     states: Tensor
     mask: Tensor
+    token_ids: Tensor
     embedding: Tensor
     attention: Tensor
     recall: Tensor
@@ -96,22 +99,34 @@ class DistillationModel(nn.Module):
         """Run the heads that pool, after the backbone where it learns."""
         states = self._states(texts)
         embedding, attention = self.heads.mha_pma(states, texts.mask)
-        return Encoded(states, texts.mask, embedding, attention, self.heads.recall(embedding))
+        recall = self.heads.recall(embedding)
+        return Encoded(states, texts.mask, texts.token_ids, embedding, attention, recall)
 
     def score(self, query: Encoded, passage: Encoded, task: Task) -> Scores:
         """Score every query against every passage."""
         heads = self.heads
-        iem, feature = heads.iem(query.embedding.unsqueeze(1), passage.embedding.unsqueeze(0), task)
+        match = self.match(query, passage)
+        iem, feature = heads.iem(
+            query.embedding.unsqueeze(1), passage.embedding.unsqueeze(0), task, match
+        )
         recall = query.recall @ passage.recall.T
         tokens = heads.late.query_tokens(query.states, query.attention)
         tokens = tokens.masked_fill(~query.mask.unsqueeze(-1), 0)
-        late = heads.late(maxsim(tokens, stored_tokens(passage.states), passage.mask), recall)
-        return Scores(recall, iem, late, feature)
+        sums = maxsim(tokens, stored_tokens(passage.states), passage.mask)
+        return Scores(recall, iem, heads.late(sums, recall, match), feature)
+
+    def match(self, query: Encoded, passage: Encoded) -> Tensor | None:
+        """Match every query with the passages' segments, float32 (B, U); None without any."""
+        rows = self.heads.query_rows(query.recall, query.token_ids, query.mask)
+        pieces = self.heads.passage_rows(passage.states, passage.token_ids, passage.mask)
+        return None if rows is None or pieces is None else best_match(rows, *pieces)
 
     def _states(self, texts: TextBatch) -> Tensor:
+        if texts.states is not None:
+            return texts.states
         if self.backbone is None:
-            return texts.values
-        output: Any = self.backbone(input_ids=texts.values, attention_mask=texts.mask.long())
+            raise RuntimeError("texts came without token states, and there is no backbone to run")
+        output: Any = self.backbone(input_ids=texts.token_ids, attention_mask=texts.mask.long())
         states: Tensor = output.last_hidden_state.float()
         return states
 

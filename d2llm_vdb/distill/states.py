@@ -11,6 +11,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,19 +30,20 @@ class TextBatch:
     """Some texts, padded.
 
     Args:
-        values: token states, float32 (B, L, d), or token ids, int64 (B, L).
+        token_ids: int64 (B, L).
         mask: bool (B, L), true where there is a token.
+        states: token states, float32 (B, L, d); None where the backbone is to run.
     """
 
-    values: Tensor
+    token_ids: Tensor
     mask: Tensor
+    states: Tensor | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> TextBatch:
         """Return the batch on another device."""
-        return TextBatch(
-            self.values.to(device, non_blocking=non_blocking),
-            self.mask.to(device, non_blocking=non_blocking),
-        )
+        move = partial(Tensor.to, device=device, non_blocking=non_blocking)
+        states = None if self.states is None else move(self.states)
+        return TextBatch(move(self.token_ids), move(self.mask), states)
 
 
 class Texts(ABC):
@@ -76,11 +78,7 @@ class TokenIds(Texts):
 
     def batch(self, rows: Sequence[int]) -> TextBatch:
         """Return the token ids of some texts, int64 (B, L)."""
-        ids = [self._ids[row] for row in rows]
-        length = max(map(len, ids))
-        values = [own + [self._padding_id] * (length - len(own)) for own in ids]
-        lengths = torch.tensor([len(own) for own in ids])
-        return TextBatch(torch.tensor(values), torch.arange(length) < lengths.unsqueeze(1))
+        return _padded([self._ids[row] for row in rows], self._padding_id)
 
 
 class TokenStates(Texts):
@@ -88,12 +86,13 @@ class TokenStates(Texts):
 
     Args:
         states: float16 (total tokens, d).
-        offsets: where each text begins, and the end, int64 (texts + 1,).
+        token_ids: of each text.
     """
 
-    def __init__(self, states: Float16, offsets: np.ndarray) -> None:
+    def __init__(self, states: Float16, token_ids: Sequence[Sequence[int]]) -> None:
         self._states = states
-        self._offsets = offsets
+        self._ids = token_ids
+        self._offsets = np.concatenate([[0], np.cumsum([len(row) for row in token_ids])])
 
     @classmethod
     def of(
@@ -118,23 +117,24 @@ class TokenStates(Texts):
         """
         path = directory / f"{_key(texts, backbone, max_tokens, prompt)}.npy"
         ids, _ = backbone.tokenize([prompt + text for text in texts], max_tokens)
-        offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])])
         if path.exists():
             if on_progress:
                 on_progress(len(texts))
-            return cls(np.load(path, mmap_mode="r"), offsets)
+            return cls(np.load(path, mmap_mode="r"), ids)
         directory.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".unfinished")
         states = np.lib.format.open_memmap(
-            unfinished, mode="w+", dtype=np.float16, shape=(int(offsets[-1]), backbone.dim)
+            unfinished, mode="w+", dtype=np.float16, shape=(sum(map(len, ids)), backbone.dim)
         )
-        for rows in batched(range(len(texts)), WINDOW_TEXTS):
-            _fill(states, offsets, rows, [ids[row] for row in rows], backbone)
+        start = 0
+        for window in batched(ids, WINDOW_TEXTS):
+            _fill(states[start : start + sum(map(len, window))], window, backbone)
+            start += sum(map(len, window))
             if on_progress:
-                on_progress(len(rows))
+                on_progress(len(window))
         states.flush()
         unfinished.rename(path)
-        return cls(np.load(path, mmap_mode="r"), offsets)
+        return cls(np.load(path, mmap_mode="r"), ids)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -144,28 +144,30 @@ class TokenStates(Texts):
 
     def batch(self, rows: Sequence[int]) -> TextBatch:
         """Return the token states of some texts, float32 (B, L, d)."""
-        lengths = self._offsets[np.asarray(rows) + 1] - self._offsets[rows]
-        states = np.zeros((len(rows), int(lengths.max()), self._states.shape[1]), np.float32)
+        batch = _padded([self._ids[row] for row in rows])
+        states = np.zeros((*batch.mask.shape, self._states.shape[1]), np.float32)
         for place, row in enumerate(rows):
-            states[place, : lengths[place]] = self[row]
-        mask = np.arange(states.shape[1]) < lengths[:, None]
-        return TextBatch(torch.from_numpy(states), torch.from_numpy(mask))
+            own = self[row]
+            states[place, : len(own)] = own
+        return TextBatch(batch.token_ids, batch.mask, torch.from_numpy(states))
+
+
+def _padded(ids: Sequence[Sequence[int]], padding_id: int = 0) -> TextBatch:
+    length = max(map(len, ids))
+    values = [[*own, *[padding_id] * (length - len(own))] for own in ids]
+    lengths = torch.tensor([len(own) for own in ids])
+    return TextBatch(torch.tensor(values), torch.arange(length) < lengths.unsqueeze(1))
 
 
 @torch.inference_mode()
-def _fill(
-    states: Float16,
-    offsets: np.ndarray,
-    rows: Sequence[int],
-    ids: Sequence[Sequence[int]],
-    backbone: Backbone,
-) -> None:
+def _fill(states: Float16, ids: Sequence[Sequence[int]], backbone: Backbone) -> None:
+    """Compute the states of some texts, one after the other, float16 (tokens, d)."""
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])])
     for batch in backbone.batches(ids):
         lengths = batch.mask.sum(dim=1).tolist()
         values = batch.states.half().cpu().numpy()
         for position, length, value in zip(batch.positions, lengths, values, strict=True):
-            start = offsets[rows[position]]
-            states[start : start + length] = value[:length]
+            states[offsets[position] : offsets[position] + length] = value[:length]
 
 
 def _key(texts: Sequence[str], backbone: Backbone, max_tokens: int, prompt: str) -> str:

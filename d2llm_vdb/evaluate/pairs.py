@@ -30,18 +30,26 @@ def student_scores(
     halves = np.concatenate([window.iem for window in windows]).astype(np.float32)
     states = [tokens for window in windows for tokens in window.tokens or ()]
 
+    segments = [rows for window in windows for rows in window.segments or ()]
+
     def cosine(one: Rows, other: Rows) -> Float32:
         cosines: Float32 = np.einsum("nr,nr->n", queries.recall[one], recall[other])
         return cosines
 
-    def iem(one: Rows, other: Rows) -> Float32:
+    def match(one: Rows, other: Rows) -> Float32 | None:
+        rows = queries.segments
+        if rows is None:
+            return None
         return _each(
             one,
             other,
-            lambda query, passage: student.iem_scores(
-                queries.iem[query], halves[passage][None], "symmetric"
-            )[0],
+            lambda query, passage: float(
+                (segments[passage].astype(np.float32) @ rows[query]).max()
+            ),
         )
+
+    def iem(one: Rows, other: Rows) -> Float32:
+        return student.iem_scores(queries.iem[one], halves[other], "symmetric", match(one, other))
 
     def tokens(one: Rows, other: Rows) -> Float32:
         sums = _each(
@@ -51,7 +59,7 @@ def student_scores(
                 queries.tokens[query], states[passage].astype(np.float32)
             ),
         )
-        return student.late_scores(sums, cosine(one, other))
+        return student.late_scores(sums, cosine(one, other), match(one, other))
 
     scorers = {"none": cosine, "iem": iem, "tokens": tokens}
     return {mode: _both(scorers[mode], left, right) for mode in modes}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from qdrant_client import models
 
 from d2llm_vdb.index import Index
 from d2llm_vdb.search import Rerank, Stopwatch, Timings
+from d2llm_vdb.student.columns import Float32
 
 # Documents in a ranking: as far as recall@100 looks.
 DEPTH = 100
@@ -67,10 +68,15 @@ class ExactRanker:
         self._student = index.student
         count = index.count()
         self._ids: list[str] = []
-        self._halves = np.empty((count, index.store.schema.iem_dim), np.float32)
-        for row, point in enumerate(index.store.scroll(fields=["id"], vectors=["iem"])):
+        schema = index.store.schema
+        self._halves = np.empty((count, schema.iem_dim), np.float32)
+        wanted = ["iem"] if schema.segment_dim is None else ["iem", "segments"]
+        segments = []
+        for row, point in enumerate(index.store.scroll(fields=["id"], vectors=wanted)):
             self._ids.append(point.payload["id"])
             self._halves[row] = point.vectors["iem"]
+            segments += [point.vectors[name] for name in wanted[1:]]
+        self._segments = StackedSegments(segments) if segments else None
         self._rows: dict[str | None, int] = {key: row for row, key in enumerate(self._ids)}
 
     def rank(self, query: str, leave_out: str | None) -> Ranking:
@@ -79,9 +85,30 @@ class ExactRanker:
         with watch.stage("encode"):
             [vectors] = self._student.encode_queries([query])
         with watch.stage("rerank"):
-            scores = self._student.iem_scores(vectors.iem[0], self._halves, "asymmetric")
+            match = None
+            if self._segments is not None and vectors.segments is not None:
+                match = self._segments.match(vectors.segments[0])
+            scores = self._student.iem_scores(vectors.iem[0], self._halves, "asymmetric", match)
             rows = best_rows(scores, DEPTH, self._rows.get(leave_out))
         return Ranking(names(self._ids, rows), watch.timings(1))
+
+
+class StackedSegments:
+    """Segments of many passages, to be matched with a query at once.
+
+    Args:
+        segments: of each passage, (k, r + w), k > 0.
+    """
+
+    def __init__(self, segments: Sequence[NDArray[Any]]) -> None:
+        self._rows = np.concatenate(segments).astype(np.float32)
+        counts = [len(rows) for rows in segments[:-1]]
+        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.intp)
+
+    def match(self, query: Float32) -> Float32:
+        """Return the match of every passage with a query's row, float32 (n,)."""
+        best: Float32 = np.maximum.reduceat(self._rows @ query, self._starts)
+        return best
 
 
 def best_rows(

@@ -1,15 +1,17 @@
 """What every store does: requests in, candidates out, and the protocol they share.
 
-One point is one passage. Its named vectors are `recall`, `iem`, `pma` and, where asked for,
-`tokens`; its payload is text, ids, offsets and the user's metadata.
+One point is one passage. Its named vectors are `recall`, `iem`, `pma`, `segments` where the
+student has them and `tokens` where asked for; its payload is text, ids, offsets and the user's
+metadata.
 """
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from qdrant_client import models
@@ -28,8 +30,8 @@ class RecallRequest:
         limit: candidates a query.
         filter: which points count.
         with_iem: return the passages' IEM halves.
-        tokens: for each query its weighted token states (L, token_dim), to have the candidates'
-            MaxSim computed where they are stored; None to leave it out.
+        maxsim: by the name of a multivector, for each query its own rows (L, width), to have the
+            candidates' MaxSim computed where they are stored.
         exact: search every point in place of the index.
     """
 
@@ -37,7 +39,7 @@ class RecallRequest:
     limit: int
     filter: models.Filter | None = None
     with_iem: bool = False
-    tokens: Sequence[Array] | None = None
+    maxsim: Mapping[str, Sequence[Array]] = field(default_factory=dict)
     exact: bool = False
 
     @property
@@ -54,13 +56,13 @@ class Candidates:
         payloads: n of them.
         scores: cosines of the recall vectors, float32 (n,).
         iem: passage halves, float32 (n, h), where asked for.
-        maxsim: float32 (n,), where asked for.
+        maxsim: float32 (n,), by the name of a multivector, where asked for.
     """
 
     payloads: list[Payload]
     scores: Array
     iem: Array | None = None
-    maxsim: Array | None = None
+    maxsim: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,21 +258,38 @@ class Store(ABC):
         return await asyncio.to_thread(self.info)
 
 
-def with_maxsim(
-    candidates: Candidates, points: Sequence[str], found: dict[str, float]
-) -> Candidates:
-    """Add MaxSim scores, which come in their own order, to recalled candidates.
+class Scored(Protocol):
+    """A point found, as either client has it."""
+
+    id: Any
+    score: Any
+
+
+Found = TypeVar("Found", bound=Scored)
+
+
+def read_legs(
+    request: RecallRequest,
+    answers: Sequence[Sequence[Found]],
+    read: Callable[[Sequence[Found]], Candidates],
+) -> list[Candidates]:
+    """Join the answers to one batch of queries: recall first, then every MaxSim leg.
 
     Args:
-        candidates: what the recall query returned.
-        points: its point ids, in its order.
-        found: MaxSim by point id. A candidate missing here was deleted between the two queries
-            and is left out.
+        request: what was searched, m queries.
+        answers: m of recall, then m of each entry of `request.maxsim`, which come in their own
+            order. A point missing in one of them was deleted between the queries and is left out.
+        read: makes candidates of an answer of recall.
     """
-    rows = [row for row, point in enumerate(points) if point in found]
-    return Candidates(
-        [candidates.payloads[row] for row in rows],
-        candidates.scores[rows],
-        None if candidates.iem is None else candidates.iem[rows],
-        np.array([found[points[row]] for row in rows], dtype=np.float32),
-    )
+    count = len(request.vectors)
+    scores = [{point.id: point.score for point in answer} for answer in answers]
+    joined = []
+    for place, points in enumerate(answers[:count]):
+        legs = dict(zip(request.maxsim, scores[count + place :: count], strict=True))
+        whole = [point for point in points if all(point.id in leg for leg in legs.values())]
+        maxsim = {
+            name: np.array([leg[point.id] for point in whole], dtype=np.float32)
+            for name, leg in legs.items()
+        }
+        joined.append(replace(read(whole), maxsim=maxsim))
+    return joined

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.store.schema import IEM, PMA, RECALL, TOKENS, Schema
+from d2llm_vdb.store.schema import IEM, PMA, RECALL, SEGMENTS, TOKENS, Schema
 
 # Qdrant refuses a multivector of this many floats or more; the embedded and in-memory stores
 # accept it, so the limit is enforced before anything is written.
@@ -59,7 +59,8 @@ class Columns:
         recall: float32 (n, r).
         iem: (n, h), stored in float16.
         pma: (n, d), stored in float16.
-        tokens: n arrays (L, token_dim), stored in float16; None where the schema has none.
+        segments: n arrays (k, segment_dim), stored in float16; None where the schema has none.
+        tokens: n arrays (L, token_dim), likewise.
     """
 
     ids: Sequence[str]
@@ -67,6 +68,7 @@ class Columns:
     recall: Array
     iem: Array
     pma: Array
+    segments: Sequence[Array] | None = None
     tokens: Sequence[Array] | None = None
 
     def __len__(self) -> int:
@@ -75,14 +77,15 @@ class Columns:
     def problems(self) -> dict[int, str]:
         """Say, by row, which passages the database must not hold, and what to do about it."""
         found: dict[int, str] = {}
-        for name, array in self._single_vectors():
+        for name, array in self.vectors.items():
             for row in np.flatnonzero(~np.isfinite(array).all(axis=1)).tolist():
                 found.setdefault(row, self._not_finite(name, row))
-        for row, states in enumerate(self.tokens or ()):
-            if states.size >= MULTIVECTOR_FLOAT_LIMIT:
-                found.setdefault(row, self._too_many_tokens(row, states))
-            elif not np.isfinite(states).all():
-                found.setdefault(row, self._not_finite(TOKENS, row))
+        for name, arrays in self.multivectors.items():
+            for row, array in enumerate(arrays):
+                if array.size >= MULTIVECTOR_FLOAT_LIMIT:
+                    found.setdefault(row, self._too_many_tokens(row, array))
+                elif not np.isfinite(array).all():
+                    found.setdefault(row, self._not_finite(name, row))
         return found
 
     def check(self, schema: Schema) -> None:
@@ -91,23 +94,24 @@ class Columns:
         Raises:
             InputError: naming the vector, the passage, the value and the fix.
         """
-        widths = {RECALL: schema.recall_dim, IEM: schema.iem_dim, PMA: schema.pma_dim}
-        for name, array in self._single_vectors():
-            expected = (len(self), widths[name])
+        for name, array in self.vectors.items():
+            expected = (len(self), schema.vectors[name])
             if array.shape != expected:
                 raise InputError(f"vector {name!r} has shape {array.shape}, expected {expected}")
-        if (self.tokens is None) != (schema.token_dim is None):
+        for name in self.multivectors.keys() ^ schema.multivectors.keys():
+            given = name in self.multivectors
             raise InputError(
-                f"vector 'tokens' is {'missing' if self.tokens is None else 'not in the schema'}; "
-                f"the collection was made with tokens="
-                f"{'none' if schema.token_dim is None else 'raw'}"
+                f"vector {name!r} is {'not in the schema' if given else 'missing'}; the collection "
+                f"was made {'without' if given else 'with'} it"
             )
-        for row, states in enumerate(self.tokens or ()):
-            if states.ndim != 2 or states.shape[1] != schema.token_dim or not len(states):
-                raise InputError(
-                    f"vector 'tokens' of passage {self.ids[row]!r} has shape {states.shape}, "
-                    f"expected (L, {schema.token_dim}) with L > 0"
-                )
+        for name, arrays in self.multivectors.items():
+            width = schema.multivectors[name]
+            for row, array in enumerate(arrays):
+                if array.ndim != 2 or array.shape[1] != width or not len(array):
+                    raise InputError(
+                        f"vector {name!r} of passage {self.ids[row]!r} has shape {array.shape}, "
+                        f"expected (n, {width}) with n > 0"
+                    )
         for reason in self.problems().values():
             raise InputError(reason)
 
@@ -120,16 +124,17 @@ class Columns:
             self.recall[index],
             self.iem[index],
             self.pma[index],
+            None if self.segments is None else [self.segments[row] for row in rows],
             None if self.tokens is None else [self.tokens[row] for row in rows],
         )
 
     def split(self, budget: int = UPSERT_BYTES) -> Iterator[Columns]:
         """Cut into consecutive parts of at most `budget` bytes on the wire."""
-        single = sum(array.shape[1] for _, array in self._single_vectors())
+        single = sum(array.shape[1] for array in self.vectors.values())
         rows: list[int] = []
         used = 0
         for row in range(len(self)):
-            floats = single + (0 if self.tokens is None else self.tokens[row].size)
+            floats = single + sum(arrays[row].size for arrays in self.multivectors.values())
             size = floats * WIRE_BYTES_PER_FLOAT + 2 * len(self.payloads[row].get("text", ""))
             if rows and used + size > budget:
                 yield self.take(rows)
@@ -139,8 +144,16 @@ class Columns:
         if rows:
             yield self.take(rows)
 
-    def _single_vectors(self) -> list[tuple[str, Array]]:
-        return [(RECALL, self.recall), (IEM, self.iem), (PMA, self.pma)]
+    @property
+    def vectors(self) -> dict[str, Array]:
+        """Arrays of the vectors of which a passage has one, by name."""
+        return {RECALL: self.recall, IEM: self.iem, PMA: self.pma}
+
+    @property
+    def multivectors(self) -> dict[str, Sequence[Array]]:
+        """Arrays of those of which it has several, by name."""
+        given = {SEGMENTS: self.segments, TOKENS: self.tokens}
+        return {name: arrays for name, arrays in given.items() if arrays is not None}
 
     def _not_finite(self, name: str, row: int) -> str:
         return (

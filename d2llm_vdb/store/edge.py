@@ -28,11 +28,11 @@ from d2llm_vdb.store.base import (
     Store,
     StoredPoint,
     StoreInfo,
-    with_maxsim,
+    read_legs,
 )
 from d2llm_vdb.store.columns import Array, Columns, distinct_ids, point_id
 from d2llm_vdb.store.edge_filters import to_edge
-from d2llm_vdb.store.schema import DOCUMENT_FIELD, IEM, PMA, RECALL, TOKENS, Schema, damaged
+from d2llm_vdb.store.schema import DOCUMENT_FIELD, IEM, RECALL, Schema, damaged
 
 SCHEMA_FILE = "d2llm.json"
 SHARD_DIR = "shard"
@@ -79,25 +79,12 @@ class EdgeStore(Store):
 
     def recall(self, request: RecallRequest) -> list[Candidates]:
         queries = [_recall_query(request, row) for row in range(len(request.vectors))]
-        if request.tokens is not None:
+        for name, matrices in request.maxsim.items():
             queries += [
-                _maxsim_query(request, row, states) for row, states in enumerate(request.tokens)
+                _maxsim_query(request, row, name, rows) for row, rows in enumerate(matrices)
             ]
         answers = self._run(self._shard.query_batch, edge.QueryBatchRequest(queries))
-        recalled = answers[: len(request.vectors)]
-        candidates = [_candidates(points, request.with_iem) for points in recalled]
-        if request.tokens is None:
-            return candidates
-        return [
-            with_maxsim(
-                found,
-                [str(point.id) for point in points],
-                {str(point.id): point.score for point in scored},
-            )
-            for found, points, scored in zip(
-                candidates, recalled, answers[len(request.vectors) :], strict=True
-            )
-        ]
+        return read_legs(request, answers, lambda points: _candidates(points, request.with_iem))
 
     def retrieve(
         self, ids: Sequence[str], fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
@@ -248,19 +235,17 @@ def _config(schema: Schema) -> Any:
     int8 = edge.ScalarQuantizationConfig(
         edge.ScalarType.Int8, quantile=0.99, memory=edge.Memory.Pinned
     )
-    vectors = {
-        RECALL: edge.EdgeVectorParams(
-            schema.recall_dim,
-            edge.Distance.Cosine,
-            quantization_config=int8,
-            memory=edge.Memory.Cold,
-        ),
-        IEM: _unindexed(schema.iem_dim),
-        PMA: _unindexed(schema.pma_dim),
+    maxsim = edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
+    vectors = {name: _unindexed(width) for name, width in schema.vectors.items()} | {
+        name: _unindexed(width, multivector_config=maxsim)
+        for name, width in schema.multivectors.items()
     }
-    if schema.token_dim is not None:
-        maxsim = edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
-        vectors[TOKENS] = _unindexed(schema.token_dim, multivector_config=maxsim)
+    vectors[RECALL] = edge.EdgeVectorParams(
+        schema.recall_dim,
+        edge.Distance.Cosine,
+        quantization_config=int8,
+        memory=edge.Memory.Cold,
+    )
     return edge.EdgeConfig(vectors=vectors)
 
 
@@ -280,10 +265,7 @@ def _unindexed(size: int, **options: Any) -> Any:
 
 
 def _vectors(columns: Columns, row: int) -> Any:
-    vectors = {RECALL: columns.recall[row], IEM: columns.iem[row], PMA: columns.pma[row]}
-    if columns.tokens is not None:
-        vectors[TOKENS] = columns.tokens[row]
-    return vectors
+    return {name: arrays[row] for name, arrays in (columns.vectors | columns.multivectors).items()}
 
 
 def _params(request: RecallRequest) -> Any:
@@ -305,7 +287,7 @@ def _recall_query(request: RecallRequest, row: int) -> Any:
     )
 
 
-def _maxsim_query(request: RecallRequest, row: int, states: Any) -> Any:
+def _maxsim_query(request: RecallRequest, row: int, name: str, rows: Any) -> Any:
     recall = edge.Prefetch(
         limit=request.limit,
         query=edge.Query.Nearest(request.vectors[row], using=RECALL),
@@ -315,7 +297,7 @@ def _maxsim_query(request: RecallRequest, row: int, states: Any) -> Any:
     return edge.QueryRequest(
         limit=request.limit,
         prefetches=[recall],
-        query=edge.Query.Nearest(states, using=TOKENS),
+        query=edge.Query.Nearest(rows, using=name),
         with_payload=False,
     )
 

@@ -17,16 +17,14 @@ from d2llm_vdb.store.base import (
     Page,
     RecallRequest,
     StoredPoint,
-    with_maxsim,
+    read_legs,
 )
-from d2llm_vdb.store.columns import Columns, distinct_ids, point_id
+from d2llm_vdb.store.columns import Array, Columns, distinct_ids, point_id
 from d2llm_vdb.store.filters import database_filter
 from d2llm_vdb.store.schema import (
     DOCUMENT_FIELD,
     IEM,
-    PMA,
     RECALL,
-    TOKENS,
     CollectionOptions,
     Schema,
 )
@@ -67,19 +65,17 @@ def create_collection(name: str, schema: Schema, options: CollectionOptions) -> 
             type=models.ScalarType.INT8, quantile=0.99, memory=models.Memory.PINNED
         )
     )
-    vectors = {
-        RECALL: models.VectorParams(
-            size=schema.recall_dim,
-            distance=models.Distance.COSINE,
-            quantization_config=int8,
-            memory=models.Memory.COLD,
-        ),
-        IEM: _unindexed(schema.iem_dim),
-        PMA: _unindexed(schema.pma_dim),
+    maxsim = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
+    vectors = {name: _unindexed(width) for name, width in schema.vectors.items()} | {
+        name: _unindexed(width, multivector_config=maxsim)
+        for name, width in schema.multivectors.items()
     }
-    if schema.token_dim is not None:
-        maxsim = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
-        vectors[TOKENS] = _unindexed(schema.token_dim, multivector_config=maxsim)
+    vectors[RECALL] = models.VectorParams(
+        size=schema.recall_dim,
+        distance=models.Distance.COSINE,
+        quantization_config=int8,
+        memory=models.Memory.COLD,
+    )
     arguments = {
         "collection_name": name,
         "vectors_config": vectors,
@@ -124,11 +120,11 @@ def upsert(name: str, columns: Columns) -> Call[None]:
     """Write passages and wait until they are stored."""
     # Both wire formats are built from Python floats; tolist makes them at C speed.
     vectors: dict[str, Any] = {
-        vector: array.astype(np.float32).tolist()
-        for vector, array in ((RECALL, columns.recall), (IEM, columns.iem), (PMA, columns.pma))
+        vector: array.astype(np.float32).tolist() for vector, array in columns.vectors.items()
+    } | {
+        vector: [array.astype(np.float32).tolist() for array in arrays]
+        for vector, arrays in columns.multivectors.items()
     }
-    if columns.tokens is not None:
-        vectors[TOKENS] = [states.astype(np.float32).tolist() for states in columns.tokens]
     batch = models.Batch.model_construct(
         ids=[point_id(each) for each in columns.ids],
         vectors=vectors,
@@ -158,27 +154,15 @@ def recall(name: str, request: RecallRequest, *, indexed: bool) -> Call[list[Can
         for vector in request.vectors
     ]
     queries = [_recall_query(request, each) for each in nearest]
-    if request.tokens is not None:
+    for multivector, matrices in request.maxsim.items():
         queries += [
-            _maxsim_query(each, states)
-            for each, states in zip(nearest, request.tokens, strict=True)
+            _maxsim_query(each, multivector, rows)
+            for each, rows in zip(nearest, matrices, strict=True)
         ]
 
     def read(answers: list[models.QueryResponse]) -> list[Candidates]:
-        points = [answer.points for answer in answers[: len(request.vectors)]]
-        found = [_candidates(some, request.with_iem) for some in points]
-        if request.tokens is None:
-            return found
-        return [
-            with_maxsim(
-                candidates,
-                [str(point.id) for point in some],
-                {str(point.id): point.score for point in answer.points},
-            )
-            for candidates, some, answer in zip(
-                found, points, answers[len(request.vectors) :], strict=True
-            )
-        ]
+        points = [answer.points for answer in answers]
+        return read_legs(request, points, lambda some: _candidates(some, request.with_iem))
 
     return Call("query_batch_points", {"collection_name": name, "requests": queries}, read)
 
@@ -197,11 +181,11 @@ def _recall_query(request: RecallRequest, nearest: dict[str, Any]) -> models.Que
     )
 
 
-def _maxsim_query(nearest: dict[str, Any], states: Any) -> models.QueryRequest:
+def _maxsim_query(nearest: dict[str, Any], name: str, rows: Array) -> models.QueryRequest:
     return models.QueryRequest(
         prefetch=models.Prefetch(**nearest),
-        query=states.tolist(),
-        using=TOKENS,
+        query=rows.tolist(),
+        using=name,
         limit=nearest["limit"],
         with_payload=False,
     )

@@ -8,9 +8,9 @@ from typing import Any
 from d2llm_vdb.checks import check_whole_number
 from d2llm_vdb.errors import FingerprintMismatchError, SchemaMismatchError, StoreError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-RECALL, IEM, PMA, TOKENS = "recall", "iem", "pma", "tokens"
+RECALL, IEM, PMA, SEGMENTS, TOKENS = "recall", "iem", "pma", "segments", "tokens"
 
 # The payload field that adding looks passages up by, and the only one with an index.
 DOCUMENT_FIELD = "doc_id"
@@ -22,6 +22,7 @@ class Schema:
 
     Args:
         recall_dim, iem_dim, pma_dim: widths of the single vectors.
+        segment_dim: width of one segment's row, or None where the student has no segments.
         token_dim: width of one token's vector, or None where tokens are not stored.
         fingerprint: of the student that fills it.
         student: where that student was loaded from, to find it again.
@@ -31,10 +32,22 @@ class Schema:
     recall_dim: int
     iem_dim: int
     pma_dim: int
+    segment_dim: int | None
     token_dim: int | None
     fingerprint: str
     student: str
     version: int = SCHEMA_VERSION
+
+    @property
+    def vectors(self) -> dict[str, int]:
+        """Widths of the vectors of which a passage has one, by name."""
+        return {RECALL: self.recall_dim, IEM: self.iem_dim, PMA: self.pma_dim}
+
+    @property
+    def multivectors(self) -> dict[str, int]:
+        """Widths of the rows of those of which it has several, by name."""
+        widths = {SEGMENTS: self.segment_dim, TOKENS: self.token_dim}
+        return {name: width for name, width in widths.items() if width is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the schema as JSON-ready values."""
@@ -58,9 +71,10 @@ class Schema:
             )
         try:
             schema = cls(**values)
-            for name in ("recall_dim", "iem_dim", "pma_dim", "token_dim"):
-                if name != "token_dim" or schema.token_dim is not None:
-                    check_whole_number(name, getattr(schema, name))
+            for name, width in asdict(schema).items():
+                optional = name in ("segment_dim", "token_dim") and width is None
+                if name.endswith("_dim") and not optional:
+                    check_whole_number(name, width)
         except (TypeError, ValueError) as error:
             raise damaged(location, error) from error
         return schema

@@ -39,11 +39,13 @@ class TokenBatch:
         positions: where the texts stood in the input.
         states: float32 (B, L, d), on the backbone's device.
         mask: bool (B, L), true where there is a token.
+        token_ids: int64 (B, L).
     """
 
     positions: list[int]
     states: Tensor
     mask: Tensor
+    token_ids: Tensor
 
 
 class Backbone:
@@ -178,9 +180,9 @@ class Backbone:
                 ids = token_ids[position]
                 padded[row, : len(ids)] = torch.as_tensor(ids)
                 mask[row, : len(ids)] = True
-            mask = mask.to(self.device)
-            output = self.model(input_ids=padded.to(self.device), attention_mask=mask.long())
-            yield TokenBatch(positions, output.last_hidden_state.float(), mask)
+            mask, padded = mask.to(self.device), padded.to(self.device)
+            output = self.model(input_ids=padded, attention_mask=mask.long())
+            yield TokenBatch(positions, output.last_hidden_state.float(), mask, padded)
 
     @property
     def padding_id(self) -> int:

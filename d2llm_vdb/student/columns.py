@@ -23,6 +23,8 @@ class PassageVectors:
         tokens: for each passage its unit-length token states with their norms as the last
             column, float16 (L, d + 1); None where they were not asked for. The norm makes the
             raw states recoverable.
+        segments: for each passage the rows of its pieces, float16 (k, r + w), fewer for a text
+            of few tokens; None for a student without segments.
         truncated: how many of the passages were cut at the student's `max_tokens`.
     """
 
@@ -30,6 +32,7 @@ class PassageVectors:
     iem: Float16
     pma: Float16
     tokens: list[Float16] | None
+    segments: list[Float16] | None
     truncated: int
 
     def __len__(self) -> int:
@@ -46,11 +49,14 @@ class QueryVectors:
         tokens: for each query its unit-length token states, mapped by the late interaction and
             scaled by the attention PMA pays them, float32 (L, d + 1): the inner-product MaxSim
             with a passage's stored tokens is the weighted sum.
+        segments: for each query the row that passages' pieces are matched with, float32
+            (m, r + w); None for a student without segments.
     """
 
     recall: Float32
     iem: Float32
     tokens: list[Float32]
+    segments: Float32 | None
 
     def __len__(self) -> int:
         return len(self.recall)
@@ -58,8 +64,10 @@ class QueryVectors:
     @classmethod
     def concatenate(cls, parts: Sequence[QueryVectors]) -> QueryVectors:
         """Join the windows of a stream."""
+        segments = [part.segments for part in parts if part.segments is not None]
         return cls(
             np.concatenate([part.recall for part in parts]),
             np.concatenate([part.iem for part in parts]),
             [states for part in parts for states in part.tokens],
+            np.concatenate(segments) if segments else None,
         )

@@ -15,6 +15,9 @@ Task = Literal["asymmetric", "symmetric"]
 # Fewer leave no room for a text between the special tokens.
 MIN_TOKENS = 8
 
+# A sketch's signs are the bits of one hash.
+MAX_WORDS_DIM = 512
+
 
 @dataclass(frozen=True, slots=True)
 class PMAConfig:
@@ -56,6 +59,31 @@ class IEMConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SegmentsConfig:
+    """Shape of the segments.
+
+    Args:
+        vocabulary: number of the backbone's token ids.
+        count: pieces k that a passage is cut into.
+        words_dim: width w of each piece's word sketch; a multiple of 8, 512 at most.
+    """
+
+    vocabulary: int
+    count: int = 8
+    words_dim: int = 128
+
+    def __post_init__(self) -> None:
+        check_whole_number("segments.vocabulary", self.vocabulary)
+        check_whole_number("segments.count", self.count)
+        check_whole_number("segments.words_dim", self.words_dim, least=8)
+        if self.words_dim % 8 or self.words_dim > MAX_WORDS_DIM:
+            raise InputError(
+                f"segments.words_dim={self.words_dim} must be a multiple of 8, {MAX_WORDS_DIM} "
+                f"at most"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class StudentConfig:
     """Everything but the weights.
 
@@ -65,6 +93,7 @@ class StudentConfig:
         embedding_dim: width d of the backbone's token states.
         recall_dim: width r of the recall vector.
         pma, iem: the shapes of the two heads.
+        segments: the shape of the segments; None for a student without.
         max_tokens: longest text in tokens, special tokens and prompt included.
         query_prompt, passage_prompt: text put before every query or passage.
     """
@@ -74,6 +103,7 @@ class StudentConfig:
     recall_dim: int
     pma: PMAConfig
     iem: IEMConfig
+    segments: SegmentsConfig | None = None
     max_tokens: int = 256
     query_prompt: str = field(default="", kw_only=True)
     passage_prompt: str = field(default="", kw_only=True)
@@ -96,6 +126,11 @@ class StudentConfig:
             if not isinstance(getattr(self, name), str):
                 raise InputError(f"{name}={getattr(self, name)!r} must be a string")
 
+    @property
+    def segment_dim(self) -> int | None:
+        """Width of a segment's row; None without segments."""
+        return None if self.segments is None else self.recall_dim + self.segments.words_dim
+
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON-ready values."""
         return asdict(self)
@@ -110,7 +145,9 @@ class StudentConfig:
         try:
             rest = dict(values)
             pma, iem = PMAConfig(**rest.pop("pma")), IEMConfig(**rest.pop("iem"))
-            return cls(pma=pma, iem=iem, **rest)
+            shape = rest.pop("segments", None)
+            segments = None if shape is None else SegmentsConfig(**shape)
+            return cls(pma=pma, iem=iem, segments=segments, **rest)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"student config does not fit this version: {error}") from error
 

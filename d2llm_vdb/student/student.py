@@ -6,11 +6,11 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from d2llm_vdb.batching import batched
 from d2llm_vdb.checks import check_whole_number
@@ -19,38 +19,32 @@ from d2llm_vdb.student import checkpoint
 from d2llm_vdb.student.backbone import (
     Backbone,
     DType,
-    TokenBatch,
     independent_of_directory,
 )
 from d2llm_vdb.student.columns import Float32, PassageVectors, QueryVectors
-from d2llm_vdb.student.config import IEMConfig, Interaction, PMAConfig, StudentConfig, Task
-from d2llm_vdb.student.iem import IEM, LateInteraction, stored_tokens
-from d2llm_vdb.student.pma import PMA
-from d2llm_vdb.student.projection import RecallProjection
+from d2llm_vdb.student.config import (
+    IEMConfig,
+    Interaction,
+    PMAConfig,
+    SegmentsConfig,
+    StudentConfig,
+    Task,
+)
+from d2llm_vdb.student.heads import StudentHeads
+from d2llm_vdb.student.iem import stored_tokens
 
 # Texts are encoded a window at a time: large enough to batch by length, small enough that the
 # token states of one window fit in memory beside the model and progress shows every few seconds.
 WINDOW_TEXTS = 1024
 WINDOW_BATCHES = 12
 
-# Size of a recall vector fitted to samples and not trained further. On SQuAD's questions the
-# truncated SVD of MiniLM's embeddings loses 0.007 MRR@10 against the full cosine at 256
-# dimensions and 0.046 at 128.
-FITTED_RECALL_DIM = 256
+# Size of a recall vector fitted to samples. At 128 dimensions MiniLM's recall@100 is that of the
+# full cosine, though not the order of what it finds: that is for reranking.
+FITTED_RECALL_DIM = 128
 
 DEFAULT_MAX_TOKENS = 256
 WIDEST_IEM = 512
-
-
-class StudentHeads(nn.Module):
-    """The trainable heads; parameter names of `mha_pma` and `iem` follow the reference code."""
-
-    def __init__(self, config: StudentConfig) -> None:
-        super().__init__()
-        self.mha_pma = PMA(config.embedding_dim, config.pma)
-        self.iem = IEM(config.embedding_dim, config.iem)
-        self.late = LateInteraction(config.embedding_dim)
-        self.recall = RecallProjection(config.embedding_dim, config.recall_dim)
+DEFAULT_SEGMENTS = 8
 
 
 class Student:
@@ -87,6 +81,7 @@ class Student:
         recall_dim: int | None = None,
         interaction: Interaction = "product",
         iem_dim: int | None = None,
+        segments: int | None = None,
         layer_norm: bool = False,
         max_tokens: int | None = None,
         query_prompt: str = "",
@@ -99,16 +94,18 @@ class Student:
         """Build an untrained student that searches like its backbone.
 
         Its PMA is mean pooling, its recall vectors keep the cosines of the pooled states, its
-        IEM ranks as the cosine does, and its late interaction is MaxSim.
+        IEM adds the best segment's match to the cosine, and its late interaction is MaxSim with
+        a little of both.
 
         Args:
             source: the backbone, as `Backbone.load` takes it.
             sample_texts: texts like those to be searched; the recall projection is fitted to
-                them (PCA). A few thousand are plenty.
-            recall_dim: width r of the recall vector; 256 with `sample_texts`, else d.
+                them (PCA), and words weigh by their rarity in them. A few thousand are plenty.
+            recall_dim: width r of the recall vector; 128 with `sample_texts`, else d.
             interaction: "product" starts from the cosine; "concat" is the paper's and ranks at
                 random until it is trained or loaded.
             iem_dim: width h of the IEM; the smaller of d and 512.
+            segments: pieces that a passage is cut into, 0 for none; 8, or none for "concat".
             layer_norm: normalise inside PMA, as the reference code can.
             max_tokens: longest text in tokens; 256, or what the backbone takes where that is less.
             query_prompt, passage_prompt: text put before every query or passage.
@@ -130,6 +127,8 @@ class Student:
             recall_dim = dim if sample_texts is None else min(FITTED_RECALL_DIM, dim)
         if iem_dim is None:
             iem_dim = min(dim, WIDEST_IEM)
+        if segments is None:
+            segments = 0 if interaction == "concat" else DEFAULT_SEGMENTS
         if max_tokens is None:
             max_tokens = min(DEFAULT_MAX_TOKENS, backbone.context_length or DEFAULT_MAX_TOKENS)
         config = StudentConfig(
@@ -138,6 +137,7 @@ class Student:
             recall_dim=recall_dim,
             pma=PMAConfig(num_heads=math.gcd(dim, 32), layer_norm=layer_norm),
             iem=IEMConfig(hidden_dim=iem_dim, interaction=interaction),
+            segments=SegmentsConfig(len(backbone.tokenizer), segments) if segments else None,
             max_tokens=max_tokens,
             query_prompt=query_prompt,
             passage_prompt=passage_prompt,
@@ -149,14 +149,13 @@ class Student:
                 checkpoint.add_lora(backbone, lora_rank)
         heads.mha_pma.initialise_as_mean()
         student = cls(config, backbone, heads)
-        samples = None
-        if sample_texts is not None:
-            pooled = [columns.pma for columns in student.encode_passages(sample_texts)]
-            if not pooled:
-                raise InputError("sample_texts is empty; pass texts or leave it out")
-            samples = torch.from_numpy(np.concatenate(pooled).astype(np.float32))
+        texts = None if sample_texts is None else list(sample_texts)
+        samples = None if texts is None else student._pooled(texts)
         heads.recall.initialise_from(samples)
-        heads.iem.initialise_as_cosine(samples)
+        heads.iem.initialise(samples, segments=heads.segments is not None)
+        if heads.segments is not None:
+            ids, _ = backbone.tokenize(texts, max_tokens) if texts else ([], 0)
+            heads.segments.words.weigh(ids, unweighted=backbone.tokenizer.all_special_ids)
         heads.to(backbone.device)
         return student
 
@@ -256,28 +255,44 @@ class Student:
             yield self._encode_query_window(token_ids)
 
     @torch.inference_mode()
-    def iem_scores(self, query_half: Float32, passage_halves: Float32, task: Task) -> Float32:
+    def iem_scores(
+        self,
+        query_half: Float32,
+        passage_halves: Float32,
+        task: Task,
+        match: Float32 | None = None,
+    ) -> Float32:
         """Score passages by their stored halves.
 
         Args:
-            query_half: one row of `QueryVectors.iem`, float32 (h,).
+            query_half: a row of `QueryVectors.iem`, float32 (h,), or one a passage, (n, h).
             passage_halves: what the store returned, float32 (n, h).
             task: "asymmetric" (does the passage answer?) or "symmetric" (same meaning?).
+            match: of the passages' segments, float32 (n,); None for a student without segments.
 
         Returns:
             Probabilities, float32 (n,).
         """
         query, passages = self._to_device(query_half), self._to_device(passage_halves)
-        logits, _ = self.heads.iem.combine(query, passages, task)
+        logits, _ = self.heads.iem.combine(query, passages, task, self._to_device(match))
         scores: Float32 = _to_numpy(torch.sigmoid(logits))
         return scores
 
     @torch.inference_mode()
-    def late_scores(self, maxsim: Float32, recall: Float32) -> Float32:
-        """Turn weighted MaxSim sums and recall scores, float32 (n,), into probabilities (n,)."""
-        logits = self.heads.late(self._to_device(maxsim), self._to_device(recall))
+    def late_scores(
+        self, maxsim: Float32, recall: Float32, match: Float32 | None = None
+    ) -> Float32:
+        """Turn MaxSim sums, recall scores and matches, float32 (n,), into probabilities (n,)."""
+        logits = self.heads.late(*map(self._to_device, (maxsim, recall, match)))
         scores: Float32 = _to_numpy(torch.sigmoid(logits))
         return scores
+
+    def _pooled(self, texts: Sequence[str]) -> Tensor:
+        """Return PMA embeddings of texts, float32 (n, d)."""
+        if not texts:
+            raise InputError("sample_texts is empty; pass texts or leave it out")
+        pooled = [columns.pma for columns in self.encode_passages(texts)]
+        return torch.from_numpy(np.concatenate(pooled).astype(np.float32))
 
     def _windows(self, texts: Iterable[str], prompt: str) -> Iterator[tuple[list[list[int]], int]]:
         """Yield token ids of consecutive texts, and how many of them were cut."""
@@ -306,14 +321,25 @@ class Student:
         iem = np.empty((count, config.iem.hidden_dim), np.float16)
         pma = np.empty((count, config.embedding_dim), np.float16)
         tokens: list[Any] = [None] * count
+        segments: list[Any] = [None] * count
         for batch in self.backbone.batches(token_ids):
             embedding, _ = self.heads.mha_pma(batch.states, batch.mask)
             recall[batch.positions] = _to_numpy(self.heads.recall(embedding))
             iem[batch.positions] = _to_numpy(self.heads.iem.passage_half(embedding))
             pma[batch.positions] = _to_numpy(embedding)
             if with_tokens:
-                self._scatter(tokens, batch, stored_tokens(batch.states).half())
-        return PassageVectors(recall, iem, pma, tokens if with_tokens else None, truncated)
+                _scatter(tokens, batch.positions, stored_tokens(batch.states).half(), batch.mask)
+            rows = self.heads.passage_rows(batch.states, batch.token_ids, batch.mask)
+            if rows is not None:
+                _scatter(segments, batch.positions, rows[0].half(), rows[1])
+        return PassageVectors(
+            recall,
+            iem,
+            pma,
+            tokens if with_tokens else None,
+            None if config.segments is None else segments,
+            truncated,
+        )
 
     @torch.inference_mode()
     def _encode_query_window(self, token_ids: Sequence[Sequence[int]]) -> QueryVectors:
@@ -321,21 +347,28 @@ class Student:
         recall = np.empty((count, config.recall_dim), np.float32)
         iem = np.empty((count, config.iem.hidden_dim), np.float32)
         tokens: list[Any] = [None] * count
+        segments = None
+        if config.segment_dim is not None:
+            segments = np.empty((count, config.segment_dim), np.float32)
         for batch in self.backbone.batches(token_ids):
             embedding, attention = self.heads.mha_pma(batch.states, batch.mask)
-            recall[batch.positions] = _to_numpy(self.heads.recall(embedding))
+            vectors = self.heads.recall(embedding)
+            recall[batch.positions] = _to_numpy(vectors)
             iem[batch.positions] = _to_numpy(self.heads.iem.query_half(embedding))
-            self._scatter(tokens, batch, self.heads.late.query_tokens(batch.states, attention))
-        return QueryVectors(recall, iem, tokens)
+            mapped = self.heads.late.query_tokens(batch.states, attention)
+            _scatter(tokens, batch.positions, mapped, batch.mask)
+            rows = self.heads.query_rows(vectors, batch.token_ids, batch.mask)
+            if segments is not None and rows is not None:
+                segments[batch.positions] = _to_numpy(rows)
+        return QueryVectors(recall, iem, tokens, segments)
 
-    def _scatter(self, rows: list[Any], batch: TokenBatch, values: Tensor) -> None:
-        """Put each text's own tokens, without padding, at its place in `rows`."""
-        lengths = batch.mask.sum(dim=1).tolist()
-        array = _to_numpy(values)
-        for position, length, row in zip(batch.positions, lengths, array, strict=True):
-            rows[position] = row[:length].copy()
-
-    def _to_device(self, array: Float32) -> Tensor:
+    @overload
+    def _to_device(self, array: Float32) -> Tensor: ...
+    @overload
+    def _to_device(self, array: Float32 | None) -> Tensor | None: ...
+    def _to_device(self, array: Float32 | None) -> Tensor | None:
+        if array is None:
+            return None
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.backbone.device)
 
 
@@ -359,6 +392,13 @@ def _check_fit(config: StudentConfig, backbone: Backbone) -> None:
                 f"{name}={prompt[:40]!r}... leaves no room for a text in max_tokens="
                 f"{config.max_tokens}; shorten it or raise max_tokens"
             )
+
+
+def _scatter(rows: list[Any], positions: list[int], values: Tensor, mask: Tensor) -> None:
+    """Put each text's own values, without padding on the right, at its place in `rows`."""
+    lengths = mask.sum(dim=1).tolist()
+    for position, length, row in zip(positions, lengths, _to_numpy(values), strict=True):
+        rows[position] = row[:length].copy()
 
 
 def _to_numpy(tensor: Tensor) -> Any:

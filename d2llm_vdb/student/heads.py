@@ -1,0 +1,59 @@
+"""The trainable heads of a student, from token states to vectors."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from d2llm_vdb.student.config import StudentConfig
+from d2llm_vdb.student.iem import IEM, LateInteraction
+from d2llm_vdb.student.pma import PMA
+from d2llm_vdb.student.projection import RecallProjection
+from d2llm_vdb.student.segments import Pieces, Segments
+
+
+class StudentHeads(nn.Module):
+    """The trainable heads; parameter names of `mha_pma` and `iem` follow the reference code."""
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        shape = config.segments
+        self.mha_pma = PMA(config.embedding_dim, config.pma)
+        self.iem = IEM(config.embedding_dim, config.iem)
+        self.late = LateInteraction(config.embedding_dim, segments=shape is not None)
+        self.recall = RecallProjection(config.embedding_dim, config.recall_dim)
+        self.segments = None if shape is None else Segments(shape)
+
+    def query_rows(self, recall: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor | None:
+        """Return the rows that queries are matched by; None for a student without segments.
+
+        Args:
+            recall: recall vectors of the queries, float32 (B, r).
+            token_ids: int64 (B, L).
+            mask: bool (B, L), true where there is a token.
+
+        Returns:
+            float32 (B, r + w).
+        """
+        if self.segments is None:
+            return None
+        return self.segments.query_rows(recall, token_ids, mask)
+
+    def passage_rows(
+        self, states: Tensor, token_ids: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return the rows of passages' pieces; None for a student without segments.
+
+        Args:
+            states: token states, float32 (B, L, d).
+            token_ids: int64 (B, L).
+            mask: bool (B, L), true where there is a token.
+
+        Returns:
+            float32 (B, k, r + w), and which of them there are, bool (B, k).
+        """
+        if self.segments is None:
+            return None
+        pieces = Pieces(mask, self.segments.count)
+        embedding, _ = self.mha_pma(pieces.of(states), pieces.mask)
+        rows = self.segments.passage_rows(self.recall(embedding), pieces.of(token_ids), pieces.mask)
+        return pieces.padded(rows), pieces.present

@@ -1,0 +1,93 @@
+"""Train the default student again and again, each time with one part left out.
+
+    make ablations DATA=../shared/data
+
+Shorter than the real training, from the same start, teacher and data, which the recipe
+`default_student.py` left in WORK.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import default_student as recipe
+
+from d2llm_vdb import Student
+from d2llm_vdb.cli.steps import track_steps
+from d2llm_vdb.cli.terminal import errors
+from d2llm_vdb.distill.config import DistillConfig
+from d2llm_vdb.distill.distiller import distill
+
+STEPS = 400
+
+Change = Callable[[DistillConfig], DistillConfig]
+
+
+def without(**weights: float) -> Change:
+    """Return what sets some losses' weights."""
+    return lambda config: replace(config, weights=replace(config.weights, **weights))
+
+
+def frozen(*heads: str) -> Change:
+    """Return what leaves some heads untrained."""
+    return lambda config: replace(config, frozen=(*config.frozen, *heads))
+
+
+ABLATIONS: dict[str, Change] = {
+    "all": lambda config: config,
+    "without contrastive imitation": without(contrastive=0.0),
+    "without rank imitation in the list": without(rank_in_list=0.0),
+    "without rank imitation in the batch": without(rank_in_batch=0.0),
+    "without feature imitation": without(feature=0.0),
+    "labels in place of the teacher": lambda config: replace(config, label_weight=1.0),
+    "PMA → mean": frozen("mha_pma"),
+    "IEM → cosine and match": frozen("iem"),
+}
+STUDENTS: dict[str, dict[str, Any]] = {
+    "without segments": {"segments": 0},
+    "`concat`": {"interaction": "concat"},
+}
+
+
+def main() -> None:
+    """Train what is missing, and write the measures of the development parts."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="directory of the collections")
+    parser.add_argument("--work", type=Path, required=True, help="directory of the recipe")
+    given = parser.parse_args()
+    file = given.work / "ablations.json"
+    done = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    for name in (*ABLATIONS, *STUDENTS):
+        if name in done:
+            continue
+        start = recipe.untrained(given.data, **STUDENTS.get(name, {}))
+        change = ABLATIONS.get(name, ABLATIONS["all"])
+        before, after = train(start, change(recipe.DISTILLATION), given.data, given.work)
+        done = {"untrained": before} | done | {name: after}
+        file.write_text(json.dumps(done, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def train(
+    start: Student, config: DistillConfig, data: Path, work: Path
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the measures before and after."""
+    with track_steps(errors) as on_progress:
+        distilled = distill(
+            start,
+            recipe.training_sets(data, recipe.DISTILLED),
+            [recipe.dev_set(data, name) for name in recipe.DEV],
+            teacher=recipe.taught(data, start, work / "teacher", on_progress),
+            work=work / "distillation",
+            config=replace(config, steps=STEPS, patience=STEPS),
+            on_progress=on_progress,
+        )
+    return distilled.record["dev_before"], distilled.record["dev_after"]
+
+
+if __name__ == "__main__":
+    main()

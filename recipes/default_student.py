@@ -1,0 +1,174 @@
+"""Make the student that ships with the package: start, teacher, distillation.
+
+    make student DATA=../shared/data
+
+Everything that takes long is kept in WORK and used again, so that a second run, or one after a
+kill, goes on where the last one ended. The sets, their licences and the results are in the
+student's model card, d2llm_vdb/students/minilm/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from d2llm_vdb import Student
+from d2llm_vdb.cli.distill import show_training
+from d2llm_vdb.cli.steps import track_steps
+from d2llm_vdb.cli.terminal import errors
+from d2llm_vdb.distill.config import DistillConfig, LossWeights
+from d2llm_vdb.distill.data import TrainingSet
+from d2llm_vdb.distill.distiller import distill
+from d2llm_vdb.distill.lessons import training_set, with_fewer_documents, with_negatives
+from d2llm_vdb.distill.plot import save_losses_plot
+from d2llm_vdb.distill.teach import TeachConfig, teach
+from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet, load_set
+from d2llm_vdb.progress import OnProgress, Progress
+from d2llm_vdb.teacher import Teacher, load_teacher
+
+BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
+SEED = 0
+
+# Texts that the recall vector and the words' weights are fitted to: as many of each kind, so that
+# none of them decides what is kept.
+SAMPLES = ("squad_v1.1/train", "medquad", "snli_sample", "mnli_sample", "stsb_en")
+SAMPLES_A_SIDE = 1500
+
+# Queries of each set, and its passages: those judged, and others up to the number. None takes all.
+TAUGHT: dict[str, tuple[int | None, int | None]] = {
+    "squad_v1.1/train": (2000, 6000),
+    "medquad": (1200, 5000),
+    "snli_sample": (None, None),
+    "mnli_sample": (None, None),
+    "cad_nli": (None, None),
+    "stsb_en": (None, None),
+}
+TEACHING = TeachConfig(batch_size=32, learning_rate=1e-4, save_steps=250, seed=SEED)
+TEACHER_TOKENS = 256
+TEACHER_NEGATIVES = 3
+
+DISTILLED: dict[str, tuple[int | None, int | None]] = {
+    "squad_v1.1/train": (1500, 4000),
+    "medquad": (1200, 3500),
+    "snli_sample": (4000, 0),
+    "mnli_sample": (4000, 0),
+    "cad_nli": (3000, 0),
+    "stsb_en": (None, None),
+}
+DEV = ("medquad", "stsb_en", "snli_sample", "mnli_sample")
+DEV_LIMIT = 300
+DEV_PASSAGES = 1500
+DISTILLATION = DistillConfig(
+    weights=LossWeights(recall=0.0),
+    label_weight=0.3,
+    negatives=5,
+    steps=1000,
+    seed=SEED,
+)
+
+
+def main() -> None:
+    """Run the stages, and write the student to OUT."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="directory of the collections")
+    parser.add_argument("--out", type=Path, required=True, help="directory of the student")
+    parser.add_argument("--work", type=Path, required=True, help="directory of all that is kept")
+    given = parser.parse_args()
+    seconds: dict[str, float] = {}
+    with track_steps(errors) as on_progress:
+        with timed(seconds, "start"):
+            start = untrained(given.data)
+        with timed(seconds, "teach"):
+            teacher = taught(given.data, start, given.work / "teacher", on_progress)
+        with timed(seconds, "distill"):
+            distilled = distill(
+                start,
+                training_sets(given.data, DISTILLED),
+                [dev_set(given.data, name) for name in DEV],
+                teacher=teacher,
+                work=given.work / "distillation",
+                config=DISTILLATION,
+                on_progress=on_progress,
+            )
+    record = distilled.record | {"seconds": seconds}
+    card = given.out / "README.md"
+    written = card.read_text(encoding="utf-8") if card.exists() else None
+    distilled.student.save(given.out, overwrite=True, record=record)
+    if written is not None:  # the card is written by hand
+        card.write_text(written, encoding="utf-8")
+    shutil.copy(distilled.losses, given.work / "losses.csv")
+    save_losses_plot(distilled.losses, given.work / "losses.png")
+    show_training(record)
+
+
+def untrained(data: Path, **options: Any) -> Student:
+    """Return the student that training starts from; options as `Student.from_backbone` takes."""
+    draw = random.Random(SEED)
+    texts: list[str] = []
+    for name in SAMPLES:
+        one = load_set(data / name, "train", None, name)
+        sides = (
+            (one.queries.values(), one.documents.values())
+            if isinstance(one, RetrievalSet)
+            else (one.first, one.second)
+        )
+        for side in sides:
+            texts += draw.sample(sorted(set(side)), SAMPLES_A_SIDE)
+    return Student.from_backbone(BACKBONE, sample_texts=texts, **options)
+
+
+def taught(data: Path, miner: Student, directory: Path, on_progress: OnProgress) -> Teacher:
+    """Return a cross-encoder fine-tuned on labels, from an earlier run if it is there."""
+    if (directory / "teach.json").exists():
+        return load_teacher(str(directory), max_tokens=TEACHER_TOKENS)
+    work = directory.with_name(f"{directory.name}.work")
+    mining = DistillConfig(negatives=TEACHER_NEGATIVES, seed=SEED)
+    sets = [
+        with_negatives(one, miner, mining, work, on_progress) for one in training_sets(data, TAUGHT)
+    ]
+    model = load_teacher(BACKBONE, max_tokens=TEACHER_TOKENS, untaught=True, dtype="float32")
+    return teach(
+        model,
+        sets,
+        directory,
+        TEACHING,
+        work=work / "training",
+        on_step=lambda done, total, _: on_progress(Progress("teacher", "training", done, total)),
+    )
+
+
+def training_sets(
+    data: Path, wanted: dict[str, tuple[int | None, int | None]]
+) -> list[TrainingSet]:
+    """Read the training parts, cut down as said."""
+    sets = []
+    for name, (queries, passages) in wanted.items():
+        one = training_set(load_set(data / name, "train", None, name))
+        if queries is not None:
+            one = one.sample(queries, SEED)
+        sets.append(one if passages is None else one.with_passages(passages, SEED))
+    return sets
+
+
+def dev_set(data: Path, name: str) -> RetrievalSet | PairSet:
+    """Read a development part, with fewer passages where there are many."""
+    one = load_set(data / name, "dev", DEV_LIMIT, name)
+    return with_fewer_documents(one, DEV_PASSAGES, SEED) if isinstance(one, RetrievalSet) else one
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Note how long a stage took."""
+    began = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - began)
+
+
+if __name__ == "__main__":
+    main()

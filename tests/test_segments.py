@@ -1,0 +1,110 @@
+"""Segments: pieces of passages, word sketches, and their match."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from d2llm_vdb import Index, Passage, Student
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.student.config import SegmentsConfig
+from d2llm_vdb.student.segments import Pieces, WordSketch, best_match
+
+
+def mask_of(lengths: list[int]) -> torch.Tensor:
+    return torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=5), st.integers(1, 10))
+def test_pieces_hold_every_token_once_and_in_order(lengths: list[int], count: int) -> None:
+    mask = mask_of(lengths)
+    places = torch.arange(mask.shape[1]).expand(mask.shape)
+    pieces = Pieces(mask, count)
+    cut, row = pieces.of(places), 0
+    for text, length in enumerate(lengths):
+        own = int(pieces.present[text].sum())
+        assert own == min(count, length)
+        tokens = [cut[row + piece][pieces.mask[row + piece]].tolist() for piece in range(own)]
+        assert [place for piece in tokens for place in piece] == list(range(length))
+        sizes = [len(piece) for piece in tokens]
+        assert max(sizes) - min(sizes) <= 1
+        row += own
+    assert row == len(pieces.mask)
+
+
+def test_rows_of_pieces_go_back_beside_their_texts() -> None:
+    pieces = Pieces(mask_of([5, 1]), 3)
+    padded = pieces.padded(torch.tensor([[1.0], [2.0], [3.0], [4.0]]))
+    assert padded.squeeze(-1).tolist() == [[1.0, 2.0, 3.0], [4.0, 0.0, 0.0]]
+
+
+def test_the_best_piece_decides_a_match_and_padding_never_does() -> None:
+    query = torch.tensor([[-1.0, 0.0]])
+    rows = torch.tensor([[[0.9, 0.0], [0.2, 0.0]], [[0.5, 0.0], [0.0, 0.0]]])
+    present = torch.tensor([[True, True], [True, False]])
+    torch.testing.assert_close(best_match(query, rows, present), torch.tensor([[-0.2, -0.5]]))
+
+
+def sketch(words: WordSketch, *tokens: int) -> torch.Tensor:
+    [own] = words(torch.tensor([tokens]), torch.ones(1, len(tokens), dtype=torch.bool))
+    return own
+
+
+def test_a_sketch_tells_how_many_rare_words_two_texts_share() -> None:
+    words = WordSketch(200, 512)
+    half = float(sketch(words, *range(20)) @ sketch(words, *range(10, 30)))
+    none = float(sketch(words, *range(20)) @ sketch(words, *range(100, 120)))
+    assert half == pytest.approx(0.5, abs=0.15)
+    assert none == pytest.approx(0.0, abs=0.15)
+    words.weigh([[1, 2], [1, 3], [1, 4]])
+    # Token 1 is in every text and says nothing; the order of tokens says nothing either.
+    torch.testing.assert_close(sketch(words, 1, 2, 3), sketch(words, 3, 1, 1, 2))
+
+
+def test_special_tokens_and_padding_leave_no_trace_in_a_sketch() -> None:
+    words = WordSketch(50, 64)
+    words.weigh([], unweighted=[0])
+    padded = words(torch.tensor([[0, 7, 9]]), torch.tensor([[True, True, False]]))
+    torch.testing.assert_close(padded[0], sketch(words, 7))
+    assert not sketch(words, 0).any()
+
+
+def test_signs_are_the_same_on_every_machine() -> None:
+    signs = WordSketch(3, 16).signs
+    assert signs[0].tolist() == [1, 1, 1, 1, -1, 1, 1, -1, 1, 1, 1, 1, -1, -1, 1, -1]
+
+
+@pytest.mark.parametrize("shape", [{"count": 0}, {"words_dim": 12}, {"words_dim": 1024}])
+def test_impossible_shapes_are_refused(shape: dict[str, int]) -> None:
+    with pytest.raises(InputError, match=rf"segments\.{next(iter(shape))}"):
+        SegmentsConfig(100, **shape)
+
+
+def test_the_database_computes_the_match_of_the_stored_segments(
+    index: Index, student: Student, passages: list[Passage]
+) -> None:
+    query = passages[3].text.split(".")[0]
+    [vectors] = student.encode_queries([query])
+    assert vectors.segments is not None
+    result = index.search(query, k=20, recall_k=20)
+    stored = index.store.retrieve([hit.id for hit in result.hits], vectors=["iem", "segments"])
+    points = {point.payload["id"]: point.vectors for point in stored}
+    for hit in result.hits:
+        own = points[hit.id]
+        match = (own["segments"] @ vectors.segments[0]).max(keepdims=True)
+        [score] = student.iem_scores(
+            vectors.iem[0], own["iem"][None], "asymmetric", match.astype(np.float32)
+        )
+        assert hit.score == pytest.approx(float(score), abs=2e-3)
+
+
+def test_a_student_without_segments_stores_none_and_searches(student: Student) -> None:
+    bare = Student.from_backbone(student.config.backbone, segments=0)
+    with Index.open(":memory:", bare, tokens="raw") as index:
+        index.add([Passage("a", "The cat sat on the mat."), Passage("b", "Stocks fell today.")])
+        assert index.store.schema.segment_dim is None
+        for rerank in ("none", "iem", "tokens"):
+            assert index.search("Where was the cat?", rerank=rerank).hits[0].id == "a"
