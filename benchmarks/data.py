@@ -48,9 +48,3 @@ def load(directory: Path, split: str, limit: int | None = None, seed: int = 0) -
 def _lines(path: Path) -> list[dict[str, str]]:
     with gzip.open(path, "rt", encoding="utf-8") as file:
         return [json.loads(line) for line in file]
-
-
-def reciprocal_rank(ranking: list[str], relevant: set[str]) -> float:
-    """Return 1 / rank of the first relevant document among the first ten, 0 without one."""
-    ranks = (1 / rank for rank, found in enumerate(ranking[:10], 1) if found in relevant)
-    return next(ranks, 0.0)

@@ -26,10 +26,10 @@ TEXT = "The quick brown fox jumps over the lazy dog, and the dog does not mind a
 def fill(index: Index, count: int, size: int = 2000) -> None:
     """Write `count` random points."""
     random = np.random.default_rng(0)
-    schema = index.store.schema
+    schema, segments = index.store.schema, index.student.config.segments
 
-    def normal(width: int) -> np.ndarray:
-        return random.standard_normal((size, width)).astype(np.float32)
+    def normal(*shape: int) -> np.ndarray:
+        return random.standard_normal((size, *shape)).astype(np.float32)
 
     for start in range(0, count, size):
         ids = [str(row) for row in range(start, start + size)]
@@ -37,8 +37,10 @@ def fill(index: Index, count: int, size: int = 2000) -> None:
             {"id": key, "text": TEXT, "doc_id": key, "chunk": 0, "metadata": {"row": key}}
             for key in ids
         ]
-        dims = (schema.recall_dim, schema.iem_dim, schema.pma_dim)
-        index.store.upsert(Columns(ids, payloads, *map(normal, dims)))
+        vectors = [normal(width) for width in schema.vectors.values()]
+        if segments is not None and schema.segment_dim is not None:
+            vectors.append(normal(segments.count, schema.segment_dim))
+        index.store.upsert(Columns(ids, payloads, *vectors))
 
 
 def main() -> None:
