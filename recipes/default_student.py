@@ -62,7 +62,7 @@ DISTILLED: dict[str, tuple[int | None, int | None]] = {
     "stsb_en": (None, None),
 }
 DEV = ("medquad", "stsb_en", "snli_sample", "mnli_sample")
-DEV_LIMIT = 300
+DEV_LIMIT = 200
 DEV_PASSAGES = 1500
 DISTILLATION = DistillConfig(
     weights=LossWeights(recall=0.0),

@@ -30,6 +30,7 @@ from d2llm_vdb.evaluate.rankers import StackedSegments
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
 from d2llm_vdb.progress import Progress
 from d2llm_vdb.student import checkpoint
+from d2llm_vdb.student.calibration import SCORERS
 from d2llm_vdb.teacher import ScoreCache, TeacherScores, load_teacher
 
 LABELS = DistillConfig(
@@ -300,12 +301,30 @@ def test_a_student_learns_from_labels_and_keeps_its_best_step(
     assert losses_of(told) == LABELS.steps
     assert done.record["dev_after"]["dev"] >= done.record["dev_before"]["dev"]
     assert done.record["sets"] == {"topics": 40, "pairs": 4}
+    fitted = dict(zip(SCORERS, done.student.heads.calibration.log_slope.tolist(), strict=True))
+    assert fitted["asymmetric"] != 0 != fitted["late"]
+    assert fitted["symmetric"] == 0  # no dev set judges it
     done.student.save(tmp_path / "student", record=done.record)
     loaded = Student.load(tmp_path / "student", dtype="float32")
     assert loaded.fingerprint == done.student.fingerprint
     assert (tmp_path / "student" / checkpoint.RECORD_FILE).exists()
     save_losses_plot(done.losses, tmp_path / "losses.png")
     assert (tmp_path / "losses.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_frozen_heads_stay_as_they_are(
+    tmp_path: Path, student: Student, topics: TrainingSet, dev: RetrievalSet
+) -> None:
+    frozen = ("mha_pma", "recall", "segments")
+    done = distill(
+        fresh(student), [topics], [dev], teacher=None, work=tmp_path,
+        config=replace(LABELS, frozen=frozen),
+    )  # fmt: skip
+    trained = dict(done.student.heads.named_parameters())
+    for name, weight in student.heads.named_parameters():
+        if name.startswith(frozen):
+            assert torch.equal(weight, trained[name]), name
 
 
 class KilledError(Exception):

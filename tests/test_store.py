@@ -76,17 +76,22 @@ def test_recall_returns_the_nearest_by_cosine_with_payload_and_halves(store: Sto
     np.testing.assert_allclose(found.iem, written.iem[order], atol=2e-3)
 
 
-def test_maxsim_is_computed_where_the_tokens_are(store: Store) -> None:
-    written = some_columns(20)
-    query_tokens = np.random.default_rng(5).standard_normal((3, 4)).astype(np.float32)
-    request = RecallRequest(written.recall[:1], limit=10, tokens=[query_tokens])
-    [found] = store.recall(request)
-    assert found.maxsim is not None
-    assert len(found.maxsim) == 10
-    assert written.tokens is not None
-    for payload, score in zip(found.payloads, found.maxsim, strict=True):
-        states = written.tokens[payload["metadata"]["row"]]
-        assert score == pytest.approx((query_tokens @ states.T).max(axis=1).sum(), abs=5e-3)
+def test_maxsim_is_computed_where_the_multivectors_are(store: Store) -> None:
+    written, random = some_columns(20), np.random.default_rng(5)
+    rows = {
+        "segments": random.standard_normal((2, 1, 3)).astype(np.float32),
+        "tokens": random.standard_normal((2, 5, 4)).astype(np.float32),
+    }
+    maxsim = {name: list(own) for name, own in rows.items()}
+    for query, found in enumerate(
+        store.recall(RecallRequest(written.recall[:2], limit=10, maxsim=maxsim))
+    ):
+        for name, own in rows.items():
+            assert len(found.maxsim[name]) == 10
+            for payload, score in zip(found.payloads, found.maxsim[name], strict=True):
+                stored = written.multivectors[name][payload["metadata"]["row"]]
+                computed = (own[query] @ stored.T).max(axis=1).sum()
+                assert score == pytest.approx(computed, abs=5e-3)
 
 
 def test_a_batch_gives_what_single_queries_give(store: Store) -> None:
@@ -114,7 +119,7 @@ def test_nothing_found_is_no_error(store: Store) -> None:
         limit=5,
         filter=models.Filter(must=[condition]),
         with_iem=True,
-        tokens=[np.ones((2, 4), np.float32)],
+        maxsim={"tokens": [np.ones((2, 4), np.float32)]},
     )
     [found] = store.recall(request)
     assert found.payloads == []
@@ -269,8 +274,9 @@ def test_every_request_can_be_put_on_the_wire(prefer_grpc: bool) -> None:
     condition = models.Filter(
         must=[models.FieldCondition(key="metadata.row", range=models.Range(gte=1))]
     )
-    assert written.tokens is not None
-    request = RecallRequest(written.recall, 5, condition, with_iem=True, tokens=written.tokens)
+    request = RecallRequest(
+        written.recall, 5, condition, with_iem=True, maxsim=written.multivectors
+    )
     calls = {
         "upsert": (written,),
         "recall": (request,),

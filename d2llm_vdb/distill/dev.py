@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from d2llm_vdb.distill.model import DistillationModel, Encoded
+from d2llm_vdb.distill.model import DistillationModel, Encoded, Scores
 from d2llm_vdb.distill.states import Texts
 from d2llm_vdb.evaluate.metrics import binary_metrics, retrieval_metrics, spearman
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
+from d2llm_vdb.student.calibration import SCORERS, Scorer
 
 # Texts encoded at a time, and candidates reranked, as `search` does by default.
 WINDOW_TEXTS = 64
@@ -28,6 +29,10 @@ class DevSet(ABC):
     @abstractmethod
     def score(self, model: DistillationModel) -> dict[str, float]:
         """Return its measures by name; larger is better."""
+
+    @abstractmethod
+    def judged(self, model: DistillationModel) -> dict[Scorer, tuple[Tensor, Tensor]]:
+        """Return logits and labels (1 or 0), float32 (n,) each, by who scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +51,47 @@ class RetrievalDevSet(DevSet):
     @torch.inference_mode()
     def score(self, model: DistillationModel) -> dict[str, float]:
         """Return nDCG@10 of `none`, `iem` and `tokens`."""
-        recall = torch.cat([one.recall for one in _windows(model, self.passages)])
-        documents = list(self.data.documents)
         runs: dict[str, dict[str, list[str]]] = {"none": {}, "iem": {}, "tokens": {}}
-        for row, key in enumerate(self.data.queries):
-            query = model.encode(self.queries.batch([row]))
-            count = min(RECALL_K, len(documents))
-            best = (query.recall @ recall.T)[0].topk(count).indices.tolist()
-            found = model.encode(self.passages.batch(best))
-            scores = model.score(query, found, "asymmetric")
+        for key, found, scores in self._searched(model):
             for mode, values in (
                 ("none", scores.recall),
                 ("iem", scores.iem),
                 ("tokens", scores.tokens),
             ):
                 order = values[0].argsort(descending=True).tolist()
-                ranked = [documents[best[place]] for place in order]
+                ranked = [found[place] for place in order]
                 runs[mode][key] = [document for document in ranked if document != key]
         return {
             f"{mode}_ndcg@10": retrieval_metrics(self.data.qrels, run)["ndcg@10"]
             for mode, run in runs.items()
         }
+
+    @torch.inference_mode()
+    def judged(self, model: DistillationModel) -> dict[Scorer, tuple[Tensor, Tensor]]:
+        """Return logits and labels of all that was recalled; what is not judged does not match."""
+        labels, iem, tokens = [], [], []
+        for key, found, scores in self._searched(model):
+            relevant = self.data.qrels[key]
+            labels += [float(relevant.get(document, 0) > 0) for document in found]
+            iem.append(scores.iem[0])
+            tokens.append(scores.tokens[0])
+        known = torch.tensor(labels)
+        return {
+            "asymmetric": (torch.cat(iem).cpu(), known),
+            "late": (torch.cat(tokens).cpu(), known),
+        }
+
+    def _searched(self, model: DistillationModel) -> Iterator[tuple[str, list[str], Scores]]:
+        """Yield each query's id, the documents recalled for it, and their scores."""
+        recall = torch.cat([one.recall for one in _windows(model, self.passages)])
+        documents = list(self.data.documents)
+        count = min(RECALL_K, len(documents))
+        for row, key in enumerate(self.data.queries):
+            query = model.encode(self.queries.batch([row]))
+            best = (query.recall @ recall.T)[0].topk(count).indices.tolist()
+            found = model.encode(self.passages.batch(best))
+            scores = model.score(query, found, "asymmetric")
+            yield key, [documents[place] for place in best], scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +110,25 @@ class PairDevSet(DevSet):
     @torch.inference_mode()
     def score(self, model: DistillationModel) -> dict[str, float]:
         """Return `iem_ap` and `iem_spearman`, whichever the set has judgements for."""
-        windows = zip(_windows(model, self.first), _windows(model, self.second), strict=True)
-        logits = torch.cat([_both_ways(model, *window) for window in windows]).numpy()
+        logits = self._logits(model).numpy()
         measures = {}
         if self.data.labels is not None:
             measures["iem_ap"] = binary_metrics(self.data.labels, logits)["ap"]
         if self.data.scores is not None:
             measures["iem_spearman"] = spearman(self.data.scores, logits)
         return measures
+
+    @torch.inference_mode()
+    def judged(self, model: DistillationModel) -> dict[Scorer, tuple[Tensor, Tensor]]:
+        """Return logits and labels of the pairs that have one; neutral pairs do not match."""
+        if self.data.labels is None:
+            return {}
+        labels = torch.from_numpy(self.data.labels).clamp(min=0).float()
+        return {"symmetric": (self._logits(model), labels)}
+
+    def _logits(self, model: DistillationModel) -> Tensor:
+        windows = zip(_windows(model, self.first), _windows(model, self.second), strict=True)
+        return torch.cat([_both_ways(model, *window) for window in windows])
 
 
 def overall(measures: Sequence[dict[str, float]]) -> float:
@@ -101,6 +137,21 @@ def overall(measures: Sequence[dict[str, float]]) -> float:
         [value for name, value in own.items() if not name.startswith("none")] for own in measures
     ]
     return float(np.mean([np.mean(values) for values in reranked]))
+
+
+def calibrate(model: DistillationModel, dev_sets: Sequence[DevSet]) -> None:
+    """Make the scores probabilities of matching; every set counts the same.
+
+    A scorer that no set judges stays as it is.
+    """
+    judged = [one.judged(model) for one in dev_sets]
+    for scorer in SCORERS:
+        own = [one[scorer] for one in judged if scorer in one]
+        if not own:
+            continue
+        logits, labels = (torch.cat(some) for some in zip(*own, strict=True))
+        weights = torch.cat([torch.full_like(known, 1 / len(known)) for _, known in own])
+        model.heads.calibration.fit(scorer, logits, labels, weights)
 
 
 def _both_ways(model: DistillationModel, first: Encoded, second: Encoded) -> Tensor:

@@ -20,7 +20,7 @@ from transformers import EarlyStoppingCallback, Trainer
 from d2llm_vdb.distill.batches import gather, plan
 from d2llm_vdb.distill.config import DistillConfig
 from d2llm_vdb.distill.data import TrainingSet
-from d2llm_vdb.distill.dev import DevSet, overall
+from d2llm_vdb.distill.dev import DevSet, calibrate, overall
 from d2llm_vdb.distill.lessons import Lesson, dev_set, prepare
 from d2llm_vdb.distill.model import DistillationModel
 from d2llm_vdb.distill.training import LOSSES_FILE, run, training_arguments
@@ -117,6 +117,7 @@ def distill(
     best = trainer.measure()
     if best[OVERALL] <= untrained[OVERALL]:
         model.load_state_dict(start, strict=False)
+    calibrate(model.eval(), dev_sets)
     record = {
         "teacher": None if teacher is None else teacher.identity,
         "sets": {lesson.taught.data.name: len(lesson.taught.data) for lesson in lessons},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from d2llm_vdb.student.calibration import Calibration
 from d2llm_vdb.student.config import StudentConfig
 from d2llm_vdb.student.iem import IEM, LateInteraction
 from d2llm_vdb.student.pma import PMA
@@ -21,6 +22,7 @@ class StudentHeads(nn.Module):
         self.iem = IEM(config.embedding_dim, config.iem)
         self.late = LateInteraction(config.embedding_dim, segments=shape is not None)
         self.recall = RecallProjection(config.embedding_dim, config.recall_dim)
+        self.calibration = Calibration()
         self.segments = None if shape is None else Segments(shape)
 
     def query_rows(self, recall: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor | None:

@@ -275,7 +275,7 @@ class Student:
         """
         query, passages = self._to_device(query_half), self._to_device(passage_halves)
         logits, _ = self.heads.iem.combine(query, passages, task, self._to_device(match))
-        scores: Float32 = _to_numpy(torch.sigmoid(logits))
+        scores: Float32 = _to_numpy(self.heads.calibration(logits, task))
         return scores
 
     @torch.inference_mode()
@@ -284,7 +284,7 @@ class Student:
     ) -> Float32:
         """Turn MaxSim sums, recall scores and matches, float32 (n,), into probabilities (n,)."""
         logits = self.heads.late(*map(self._to_device, (maxsim, recall, match)))
-        scores: Float32 = _to_numpy(torch.sigmoid(logits))
+        scores: Float32 = _to_numpy(self.heads.calibration(logits, "late"))
         return scores
 
     def _pooled(self, texts: Sequence[str]) -> Tensor:

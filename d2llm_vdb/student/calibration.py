@@ -1,0 +1,62 @@
+"""Probabilities: what turns logits into them, and how it is fitted."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Scorer = Literal["asymmetric", "symmetric", "late"]
+SCORERS: tuple[Scorer, ...] = ("asymmetric", "symmetric", "late")
+
+FIT_STEPS = 100
+
+
+class Calibration(nn.Module):
+    """Turn logits into probabilities: sigmoid(slope * logit + offset), a pair for each scorer.
+
+    Scorers are the two tasks of the IEM, and the late interaction. It orders as the logits do.
+
+    Source: Platt (1999), "Probabilistic outputs for support vector machines".
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_slope = nn.Parameter(torch.zeros(len(SCORERS)), requires_grad=False)
+        self.offset = nn.Parameter(torch.zeros(len(SCORERS)), requires_grad=False)
+
+    def forward(self, logits: Tensor, scorer: Scorer) -> Tensor:
+        """Return probabilities of logits, float32 (...)."""
+        own = SCORERS.index(scorer)
+        return torch.sigmoid(self.log_slope[own].exp() * logits + self.offset[own])
+
+    def fit(self, scorer: Scorer, logits: Tensor, labels: Tensor, weights: Tensor) -> None:
+        """Choose slope and offset that make labels most likely.
+
+        Args:
+            scorer: whose logits these are.
+            logits: float32 (n,).
+            labels: 1 for a match and 0 for none, float32 (n,).
+            weights: what each counts, float32 (n,).
+        """
+        own = SCORERS.index(scorer)
+        start = torch.stack([self.log_slope[own], self.offset[own]])
+        values = start.detach().cpu().double().requires_grad_()
+        optimizer = torch.optim.LBFGS([values], max_iter=FIT_STEPS, line_search_fn="strong_wolfe")
+        given, wanted, share = logits.double(), labels.double(), weights.double()
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            calibrated = values[0].exp() * given + values[1]
+            value = functional.binary_cross_entropy_with_logits(
+                calibrated, wanted, share, reduction="sum"
+            )
+            value.backward()  # type: ignore[no-untyped-call]
+            return value
+
+        with torch.enable_grad():
+            optimizer.step(loss)  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            self.log_slope[own], self.offset[own] = values.detach().to(self.offset)

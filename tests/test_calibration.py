@@ -1,0 +1,34 @@
+"""Logits into probabilities."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from d2llm_vdb.student.calibration import SCORERS, Calibration
+
+
+def test_an_unfitted_calibration_is_the_sigmoid() -> None:
+    logits = torch.linspace(-4, 4, 9)
+    for scorer in SCORERS:
+        assert torch.equal(Calibration()(logits, scorer), torch.sigmoid(logits))
+
+
+def test_fitting_finds_the_odds_that_made_the_labels() -> None:
+    torch.manual_seed(0)
+    logits = 3 * torch.randn(20_000)
+    labels = torch.bernoulli(torch.sigmoid(0.5 * logits - 2))
+    calibration = Calibration()
+    calibration.fit("symmetric", logits, labels, torch.ones_like(labels))
+    own = SCORERS.index("symmetric")
+    assert calibration.log_slope[own].exp().item() == pytest.approx(0.5, abs=0.05)
+    assert calibration.offset[own].item() == pytest.approx(-2, abs=0.1)
+    assert calibration.offset.count_nonzero() == 1  # the other scorers stay as they are
+
+
+def test_calibrated_scores_keep_their_order_even_where_labels_oppose_it() -> None:
+    logits = torch.tensor([-1.0, 0.0, 1.0])
+    calibration = Calibration()
+    calibration.fit("late", logits, torch.tensor([1.0, 1.0, 0.0]), torch.ones(3))
+    assert (calibration(logits, "late").diff() >= 0).all()
+    assert calibration(logits, "late").isfinite().all()
