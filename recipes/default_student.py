@@ -56,9 +56,9 @@ TEACHER_NEGATIVES = 3
 DISTILLED: dict[str, tuple[int | None, int | None]] = {
     "squad_v1.1/train": (1500, 4000),
     "medquad": (1200, 3500),
-    "snli_sample": (4000, 0),
-    "mnli_sample": (4000, 0),
-    "cad_nli": (3000, 0),
+    "snli_sample": (None, None),
+    "mnli_sample": (None, None),
+    "cad_nli": (None, None),
     "stsb_en": (None, None),
 }
 DEV = ("medquad", "stsb_en", "snli_sample", "mnli_sample")
@@ -68,7 +68,8 @@ DISTILLATION = DistillConfig(
     weights=LossWeights(recall=0.0),
     label_weight=0.3,
     negatives=5,
-    steps=1000,
+    steps=1200,
+    evaluate_steps=150,
     seed=SEED,
 )
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from d2llm_vdb.distill.losses import (
     contrastive_imitation,
     feature_imitation,
+    probability_imitation,
     projective_distillation,
     rank_imitation_in_batch,
     rank_imitation_in_list,
@@ -91,6 +92,16 @@ def test_feature_imitation_compares_cosines_whatever_the_widths() -> None:
     assert loss.item() == pytest.approx(math.sqrt(2))
 
 
+def test_probability_imitation_is_the_cross_entropy_of_each_candidate_by_itself() -> None:
+    student, teacher = row(2.0, -1.0, 5.0), row(0.9, 0.2, 0.0)
+    losses = [
+        -s * math.log(1 / (1 + math.exp(-z))) - (1 - s) * math.log(1 / (1 + math.exp(z)))
+        for z, s in ((2.0, 0.9), (-1.0, 0.2))
+    ]
+    loss = probability_imitation(student, teacher, mask(1, 1, 0))
+    assert loss.item() == pytest.approx(sum(losses) / 2)
+
+
 def test_projective_distillation_is_the_mean_squared_difference_of_cosines() -> None:
     wide = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 1.0, 0.0]])
     compact = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
@@ -111,6 +122,7 @@ def test_every_loss_has_the_gradient_that_finite_differences_give() -> None:
     assert check(
         lambda z: rank_imitation_in_batch(z, teacher, negative, z + 1, teacher, negative), student
     )
+    assert check(lambda z: probability_imitation(z, teacher, everything), student)
     features = random(2, 4, 3, seed=2).requires_grad_()
     assert check(
         lambda y: feature_imitation(y, random(2, 4, 5, seed=3), torch.ones(2, 4).bool()), features
@@ -129,6 +141,7 @@ def test_losses_of_queries_without_negatives_or_rankings_are_zero_with_finite_gr
         rank_imitation_in_list(student, teacher, everything),
         rank_imitation_in_list(student, teacher, mask(1, 0)),
         rank_imitation_in_batch(student, teacher, nothing, student, teacher, everything),
+        probability_imitation(student, teacher, nothing),
         feature_imitation(student.unsqueeze(-1), teacher.unsqueeze(-1), mask(1, 0)),
     ]
     assert [loss.item() for loss in losses] == [0.0] * len(losses)

@@ -22,6 +22,8 @@ class LossWeights:
         rank_in_list: rank imitation over positives and hard negatives, alpha L_RI^PH.
         rank_in_batch: rank imitation of hard against in-batch negatives, beta L_RI^HI.
         feature: feature imitation, gamma L_FI; the IEM only.
+        probability: imitation of the teacher's probability of each candidate by itself. Not in the
+            paper; a sentence with a single candidate teaches nothing by ranking.
         geometry: projective distillation of the recall vector (HPD). It is a mean square of
             differences of cosines, and so a small number.
         recall: the recall vector's imitation of the IEM, so that ANN finds what the IEM would
@@ -32,6 +34,7 @@ class LossWeights:
     rank_in_list: float = 1.0
     rank_in_batch: float = 0.01
     feature: float = 0.001
+    probability: float = 1.0
     geometry: float = 100.0
     recall: float = 0.1
 

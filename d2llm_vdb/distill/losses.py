@@ -121,6 +121,24 @@ def feature_imitation(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     return _mean(distance, mask.sum(dim=1) > 1)
 
 
+def probability_imitation(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Ask the student's probabilities to be the teacher's, each candidate by itself.
+
+    The binary cross-entropy of sigmoid(z) with s, not in the paper. Where a query has a single
+    candidate, as many premises do, there is nothing to rank and this is all there is to learn.
+
+    Args:
+        student: logits z, float32 (B, n).
+        teacher: probabilities s, float32 (B, n).
+        mask: bool (B, n).
+
+    Returns:
+        The mean over all candidates of the batch, a scalar; 0 without any.
+    """
+    losses = functional.binary_cross_entropy_with_logits(student, teacher, reduction="none")
+    return _mean(losses, mask)
+
+
 def projective_distillation(student: Tensor, teacher: Tensor) -> Tensor:
     """Ask compact vectors to keep the pairwise cosines of wide ones.
 

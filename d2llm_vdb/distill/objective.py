@@ -62,7 +62,9 @@ def _imitate_teacher(
     in_batch = losses.rank_imitation_in_batch(
         own, lists.probability, hard, logits, unasked, lists.in_batch
     )
+    probability = losses.probability_imitation(own, lists.probability, lists.mask)
     return {
+        f"{name}_probability": weights.probability * probability,
         f"{name}_contrastive": weights.contrastive * contrastive,
         f"{name}_rank_in_list": weights.rank_in_list * in_list,
         f"{name}_rank_in_batch": weights.rank_in_batch * in_batch,

@@ -33,14 +33,16 @@ class IEM(nn.Module):
     With q = W_q y_q and p = W_p y_p + b (the two halves of `linear1`):
 
     - `concat`:  f1 = ReLU(q + p), which is ReLU(W [y_q ; y_p] + b), the paper's;
-    - `product`: f1 = q * p elementwise, on unit-length embeddings.
+    - `product`: f1 = [q * p ; |q - p| ; q ; p] elementwise, on unit-length embeddings, each
+      scaled so that its entries are about one.
 
     Then f2_t = ReLU(A_t f1 + c_t) for the task t, and the logit is one shared linear map of
-    f2_t. `product` adds `scale_t * sum(f1) + match_scale_t * match + bias_t`: a cosine until
+    f2_t. `product` adds `scale_t * sum(q * p) + match_scale_t * match + bias_t`: a cosine until
     training changes it, and how well the best segment of the passage matches the query. So a
     student starts from these and can only improve on them.
 
-    Source: Liao et al. (ACL 2024), section 3 (interaction emulation module).
+    Source: Liao et al. (ACL 2024), section 3 (interaction emulation module); Conneau et al.
+    (EMNLP 2017), section 3.1, for the four features.
 
     Args:
         dim: width d of the PMA embedding.
@@ -52,8 +54,9 @@ class IEM(nn.Module):
         hidden = config.hidden_dim
         self.interaction = config.interaction
         self.linear1 = nn.Linear(2 * dim, hidden)
-        self.proj0 = nn.Linear(hidden, hidden)
-        self.proj1 = nn.Linear(hidden, hidden)
+        features = hidden if self.interaction == "concat" else 4 * hidden
+        self.proj0 = nn.Linear(features, hidden)
+        self.proj1 = nn.Linear(features, hidden)
         self.linear2 = nn.Linear(hidden, 1)
         for layer in (self.linear1, self.proj0, self.proj1, self.linear2):
             nn.init.xavier_uniform_(layer.weight)
@@ -118,13 +121,13 @@ class IEM(nn.Module):
         if self.interaction == "concat":
             first = torch.relu(query_half + passage_half)
         else:
-            first = query_half * passage_half
+            first = _features(*torch.broadcast_tensors(query_half, passage_half))
         branch = self.proj0 if task == "symmetric" else self.proj1
         feature = torch.relu(branch(first))
         logit = self.linear2(feature).squeeze(-1)
         if self.interaction == "product":
             own = TASKS.index(task)
-            logit = logit + self.scale[own] * first.sum(-1) + self.bias[own]
+            logit = logit + self.scale[own] * _dot(query_half, passage_half) + self.bias[own]
             if match is not None:
                 logit = logit + self.match_scale[own] * match
         return logit, feature
@@ -139,6 +142,16 @@ class IEM(nn.Module):
         if self.interaction == "concat":
             return embeddings
         return functional.normalize(embeddings, dim=-1)
+
+
+def _features(query: Tensor, passage: Tensor) -> Tensor:
+    size = query.shape[-1] ** 0.5  # an entry of a unit vector is about 1 / size
+    product, distance = query * passage * size**2, (query - passage).abs() * size
+    return torch.cat([product, distance, query * size, passage * size], dim=-1)
+
+
+def _dot(query: Tensor, passage: Tensor) -> Tensor:
+    return (query * passage).sum(dim=-1)
 
 
 class LateInteraction(nn.Module):
