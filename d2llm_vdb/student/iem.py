@@ -121,7 +121,7 @@ class IEM(nn.Module):
         if self.interaction == "concat":
             first = torch.relu(query_half + passage_half)
         else:
-            first = _features(*torch.broadcast_tensors(query_half, passage_half))
+            first = _features(query_half, passage_half)
         branch = self.proj0 if task == "symmetric" else self.proj1
         feature = torch.relu(branch(first))
         logit = self.linear2(feature).squeeze(-1)
@@ -146,8 +146,9 @@ class IEM(nn.Module):
 
 def _features(query: Tensor, passage: Tensor) -> Tensor:
     size = query.shape[-1] ** 0.5  # an entry of a unit vector is about 1 / size
-    product, distance = query * passage * size**2, (query - passage).abs() * size
-    return torch.cat([product, distance, query * size, passage * size], dim=-1)
+    product, distance = query * passage, (query - passage).abs()
+    own, other = query.expand_as(product), passage.expand_as(product)
+    return torch.cat([product * size**2, distance * size, own * size, other * size], dim=-1)
 
 
 def _dot(query: Tensor, passage: Tensor) -> Tensor:
