@@ -12,9 +12,6 @@ from __future__ import annotations
 import argparse
 import random
 import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +53,8 @@ TEACHER_NEGATIVES = 3
 DISTILLED: dict[str, tuple[int | None, int | None]] = {
     "squad_v1.1/train": (1500, 4000),
     "medquad": (1200, 3500),
-    "snli_sample": (None, None),
-    "mnli_sample": (None, None),
+    "snli_sample": (8000, None),
+    "mnli_sample": (8000, None),
     "cad_nli": (None, None),
     "stsb_en": (None, None),
 }
@@ -68,8 +65,8 @@ DISTILLATION = DistillConfig(
     weights=LossWeights(recall=0.0),
     label_weight=0.3,
     negatives=5,
-    steps=1200,
-    evaluate_steps=150,
+    steps=1000,
+    evaluate_steps=200,
     seed=SEED,
 )
 
@@ -81,31 +78,25 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory of the student")
     parser.add_argument("--work", type=Path, required=True, help="directory of all that is kept")
     given = parser.parse_args()
-    seconds: dict[str, float] = {}
     with track_steps(errors) as on_progress:
-        with timed(seconds, "start"):
-            start = untrained(given.data)
-        with timed(seconds, "teach"):
-            teacher = taught(given.data, start, given.work / "teacher", on_progress)
-        with timed(seconds, "distill"):
-            distilled = distill(
-                start,
-                training_sets(given.data, DISTILLED),
-                [dev_set(given.data, name) for name in DEV],
-                teacher=teacher,
-                work=given.work / "distillation",
-                config=DISTILLATION,
-                on_progress=on_progress,
-            )
-    record = distilled.record | {"seconds": seconds}
+        start = untrained(given.data)
+        distilled = distill(
+            start,
+            training_sets(given.data, DISTILLED),
+            [dev_set(given.data, name) for name in DEV],
+            teacher=taught(given.data, start, given.work / "teacher", on_progress),
+            work=given.work / "distillation",
+            config=DISTILLATION,
+            on_progress=on_progress,
+        )
     card = given.out / "README.md"
     written = card.read_text(encoding="utf-8") if card.exists() else None
-    distilled.student.save(given.out, overwrite=True, record=record)
+    distilled.student.save(given.out, overwrite=True, record=distilled.record)
     if written is not None:  # the card is written by hand
         card.write_text(written, encoding="utf-8")
     shutil.copy(distilled.losses, given.work / "losses.csv")
     save_losses_plot(distilled.losses, given.work / "losses.png")
-    show_training(record)
+    show_training(distilled.record)
 
 
 def untrained(data: Path, **options: Any) -> Student:
@@ -161,14 +152,6 @@ def dev_set(data: Path, name: str) -> RetrievalSet | PairSet:
     """Read a development part, with fewer passages where there are many."""
     one = load_set(data / name, "dev", DEV_LIMIT, name)
     return with_fewer_documents(one, DEV_PASSAGES, SEED) if isinstance(one, RetrievalSet) else one
-
-
-@contextmanager
-def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Note how long a stage took."""
-    began = time.perf_counter()
-    yield
-    seconds[stage] = round(time.perf_counter() - began)
 
 
 if __name__ == "__main__":
