@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from qdrant_client import models
 from tiny_models import save_decoder
 
@@ -127,17 +126,12 @@ def test_filters_thresholds_and_small_k(index: Index) -> None:
     assert index.search(QUESTION, score_threshold=1.1).hits == []
 
 
-def test_tasks_use_their_own_branch(tmp_path: Path, passages: list[Passage]) -> None:
-    student = Student.default(dtype="float32")
-    with torch.no_grad():
-        student.heads.iem.linear2.weight.fill_(1.0)
-    with Index.open(tmp_path, student) as index:
-        index.add(passages[:10])
-        scores = [
-            [hit.score for hit in index.search(QUESTION, task=task).hits]
-            for task in ("asymmetric", "symmetric")
-        ]
-    assert scores[0] != scores[1]
+def test_tasks_use_their_own_branch(index: Index) -> None:
+    answers, same = (
+        {hit.id: hit.score for hit in index.search(QUESTION, task=task).hits}
+        for task in ("asymmetric", "symmetric")
+    )
+    assert answers != same
 
 
 def test_adding_again_encodes_nothing_and_changes_replace(
