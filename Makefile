@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_DB := demo-db
 DATA ?= ../shared/data
-WORK ?= work
+WORK ?= student-work
 STUDENT := d2llm_vdb/students/minilm
 INTEGRATIONS := integrations/langchain-d2llm integrations/llama-index-retrievers-d2llm
 

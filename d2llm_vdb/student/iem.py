@@ -127,7 +127,8 @@ class IEM(nn.Module):
         logit = self.linear2(feature).squeeze(-1)
         if self.interaction == "product":
             own = TASKS.index(task)
-            logit = logit + self.scale[own] * _dot(query_half, passage_half) + self.bias[own]
+            cosine = (query_half * passage_half).sum(dim=-1)
+            logit = logit + self.scale[own] * cosine + self.bias[own]
             if match is not None:
                 logit = logit + self.match_scale[own] * match
         return logit, feature
@@ -149,10 +150,6 @@ def _features(query: Tensor, passage: Tensor) -> Tensor:
     product, distance = query * passage, (query - passage).abs()
     own, other = query.expand_as(product), passage.expand_as(product)
     return torch.cat([product * size**2, distance * size, own * size, other * size], dim=-1)
-
-
-def _dot(query: Tensor, passage: Tensor) -> Tensor:
-    return (query * passage).sum(dim=-1)
 
 
 class LateInteraction(nn.Module):
