@@ -68,3 +68,22 @@ def test_untrained_late_interaction_orders_as_maxsim() -> None:
     late = LateInteraction(8, segments=False)
     maxsim, recall = torch.tensor([0.1, 0.7, 0.4]), torch.tensor([0.9, 0.1, 0.5])
     assert late(maxsim, recall).argsort().tolist() == maxsim.argsort().tolist()
+
+
+def test_product_is_the_four_features_through_one_layer_written_out() -> None:
+    torch.manual_seed(0)
+    iem = IEM(16, IEMConfig(8, "product"))
+    queries, passages = torch.randn(3, 1, 16), torch.randn(1, 5, 16)
+    logits, features = iem(queries, passages, "symmetric")
+    for row in range(3):
+        for column in range(5):
+            query = iem.query_half(queries[row, 0])
+            passage = iem.passage_half(passages[0, column])
+            size = 8**0.5
+            first = torch.cat(
+                [query * passage * 8, (query - passage).abs() * size, query * size, passage * size]
+            )
+            feature = torch.relu(iem.proj0(first))
+            logit = iem.linear2(feature)[0] + iem.scale[0] * (query @ passage) + iem.bias[0]
+            torch.testing.assert_close(features[row, column], feature)
+            torch.testing.assert_close(logits[row, column], logit)

@@ -118,12 +118,11 @@ class IEM(nn.Module):
             The logit, float32 (...), and the feature f2 that feature imitation compares,
             float32 (..., h).
         """
-        if self.interaction == "concat":
-            first = torch.relu(query_half + passage_half)
-        else:
-            first = _features(query_half, passage_half)
         branch = self.proj0 if task == "symmetric" else self.proj1
-        feature = torch.relu(branch(first))
+        if self.interaction == "concat":
+            feature = torch.relu(branch(torch.relu(query_half + passage_half)))
+        else:
+            feature = torch.relu(_on_features(branch, query_half, passage_half))
         logit = self.linear2(feature).squeeze(-1)
         if self.interaction == "product":
             own = TASKS.index(task)
@@ -145,11 +144,20 @@ class IEM(nn.Module):
         return functional.normalize(embeddings, dim=-1)
 
 
-def _features(query: Tensor, passage: Tensor) -> Tensor:
+def _on_features(layer: nn.Linear, query: Tensor, passage: Tensor) -> Tensor:
+    """Apply a layer to [q * p ; |q - p| ; q ; p].
+
+    Part by part, so that each half passes through its own columns once, however many of the
+    other it is paired with.
+    """
     size = query.shape[-1] ** 0.5  # an entry of a unit vector is about 1 / size
-    product, distance = query * passage, (query - passage).abs()
-    own, other = query.expand_as(product), passage.expand_as(product)
-    return torch.cat([product * size**2, distance * size, own * size, other * size], dim=-1)
+    product, distance, own, other = layer.weight.chunk(4, dim=1)
+    return (
+        functional.linear(query * passage * size**2, product)
+        + functional.linear((query - passage).abs() * size, distance)
+        + functional.linear(query * size, own)
+        + functional.linear(passage * size, other, layer.bias)
+    )
 
 
 class LateInteraction(nn.Module):
