@@ -89,6 +89,30 @@ class KilledError(Exception):
 
 
 @pytest.mark.slow
+def test_frozen_heads_can_be_trained_again_even_after_a_failure(
+    tmp_path: Path, student: Student, topics: TrainingSet, dev: RetrievalSet
+) -> None:
+    def trainable(of: Student) -> dict[str, bool]:
+        return {name: weight.requires_grad for name, weight in of.heads.named_parameters()}
+
+    def kill(progress: Progress) -> None:
+        if progress.step == "training":
+            raise KilledError
+
+    start, before = fresh(student), trainable(student)
+    assert before["mha_pma.S"]
+    assert not before["segments.words.weight"]
+    config = replace(LABELS, frozen=("mha_pma", "segments"), steps=2, evaluate_steps=1)
+    with pytest.raises(KilledError):
+        distill(
+            start, [topics], [dev], teacher=None, work=tmp_path, config=config, on_progress=kill
+        )
+    assert trainable(start) == before
+    done = distill(fresh(student), [topics], [dev], teacher=None, work=tmp_path, config=config)
+    assert trainable(done.student) == before
+
+
+@pytest.mark.slow
 def test_a_training_killed_half_way_ends_as_one_that_was_not(
     tmp_path: Path, student: Student, topics: TrainingSet, dev: RetrievalSet
 ) -> None:
