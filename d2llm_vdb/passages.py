@@ -12,10 +12,8 @@ from typing import Any
 from d2llm_vdb.checks import check_whole_number
 from d2llm_vdb.errors import InputError
 
-# What Qdrant takes over every road: gRPC has signed integers only, and allows a message about
-# thirty mappings within each other.
+# What Qdrant takes over every road: gRPC has signed integers only.
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
-MAX_DEPTH = 24
 
 # gRPC allows a message about thirty mappings within each other.
 MAX_DEPTH = 24
