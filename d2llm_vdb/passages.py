@@ -9,11 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from d2llm_vdb.checks import check_whole_number
+from d2llm_vdb.checks import MAX_INTEGER, MIN_INTEGER, check_whole_number
 from d2llm_vdb.errors import InputError
-
-# What Qdrant takes over every road: gRPC has signed integers only.
-MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
 
 # gRPC allows a message about thirty mappings within each other.
 MAX_DEPTH = 24
