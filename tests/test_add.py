@@ -31,6 +31,18 @@ def document(*texts: str) -> list[Passage]:
     ]
 
 
+def spoil_second_vectors(student: Student) -> None:
+    """Make the second passage of every window come out as NaN."""
+    honest = student.encode_passages
+
+    def with_nan(texts, *, tokens=False):
+        for vectors in honest(texts, tokens=tokens):
+            vectors.recall[1, 0] = np.nan
+            yield vectors
+
+    student.encode_passages = with_nan
+
+
 def stored(index: Index) -> dict[str, str]:
     points = index.store.scroll(fields=["id", "text"])
     return {point.payload["id"]: point.payload["text"] for point in points}
@@ -80,14 +92,7 @@ def test_an_id_given_twice_in_one_run_is_rejected_not_overwritten(index: Index) 
 
 def test_a_vector_of_nan_is_rejected_alone(tmp_path: Path, passages: list[Passage]) -> None:
     student = Student.default(dtype="float32")
-    honest = student.encode_passages
-
-    def with_nan(texts, *, tokens=False):
-        for vectors in honest(texts, tokens=tokens):
-            vectors.recall[1, 0] = np.nan
-            yield vectors
-
-    student.encode_passages = with_nan
+    spoil_second_vectors(student)
     rejected: list[str] = []
     with Index.open(tmp_path, student) as index:
         report = index.add(passages[:5], on_reject=lambda _, reason: rejected.append(reason))
@@ -125,14 +130,7 @@ def test_a_refused_passage_keeps_its_predecessor_when_its_document_is_replaced(d
 
 def test_a_vector_that_is_refused_replaces_nothing(db: Index) -> None:
     db.add(document("one", "two"), replace_documents=True)
-    honest = db.student.encode_passages
-
-    def with_nan(texts, *, tokens=False):
-        for vectors in honest(texts, tokens=tokens):
-            vectors.recall[1, 0] = np.nan
-            yield vectors
-
-    db.student.encode_passages = with_nan
+    spoil_second_vectors(db.student)
     report = db.add(document("ONE", "TWO"), replace_documents=True, on_reject=lambda *_: None)
     assert (report.encoded, report.replaced, report.rejected) == (1, 1, 1)
     assert stored(db) == {"d#0": "ONE", "d#1": "two"}
