@@ -9,13 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from d2llm_vdb.checks import check_whole_number
+from d2llm_vdb.checks import MAX_INTEGER, MIN_INTEGER, check_whole_number
 from d2llm_vdb.errors import InputError
-
-# What Qdrant takes over every road: gRPC has signed integers only, and allows a message about
-# thirty mappings within each other.
-MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
-MAX_DEPTH = 24
 
 # gRPC allows a message about thirty mappings within each other.
 MAX_DEPTH = 24

@@ -224,6 +224,19 @@ def test_a_multivector_over_qdrants_limit_is_refused_with_the_way_out(
     assert store.count() == 2
 
 
+def test_segments_over_qdrants_limit_are_the_students_to_mend(open_store: OpenStore) -> None:
+    store = open_store(replace(SCHEMA, segment_dim=1024))
+    segments = [np.ones((rows, 1024), np.float32) for rows in (8, 1024)]
+    with pytest.raises(InputError) as failure:
+        store.upsert(replace(some_columns(2), segments=segments))
+    message = str(failure.value)
+    assert "'passage 1' has 1024 segments of 1024 floats" in message
+    assert "a student with fewer segments, at most 1023 of this width" in message
+    assert "a smaller recall vector" in message
+    assert "token" not in message
+    assert store.count() == 0
+
+
 def test_large_writes_are_cut_by_bytes() -> None:
     columns = some_columns(50)
     parts = list(columns.split(budget=2000))

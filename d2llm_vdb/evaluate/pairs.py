@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from d2llm_vdb.evaluate.bare import BareBackbone, maxsim
 from d2llm_vdb.student import QueryVectors, Student
-from d2llm_vdb.student.columns import Float32
+from d2llm_vdb.student.columns import Float16, Float32
 from d2llm_vdb.teacher import Teacher
 
 Rows = NDArray[np.intp]
@@ -29,7 +29,6 @@ def student_scores(
     recall = np.concatenate([window.recall for window in windows])
     halves = np.concatenate([window.iem for window in windows]).astype(np.float32)
     states = [tokens for window in windows for tokens in window.tokens or ()]
-
     segments = [rows for window in windows for rows in window.segments or ()]
 
     def cosine(one: Rows, other: Rows) -> Float32:
@@ -37,28 +36,16 @@ def student_scores(
         return cosines
 
     def match(one: Rows, other: Rows) -> Float32 | None:
-        rows = queries.segments
-        if rows is None:
+        if queries.segments is None:
             return None
-        return _each(
-            one,
-            other,
-            lambda query, passage: float(
-                (segments[passage].astype(np.float32) @ rows[query]).max()
-            ),
-        )
+        # Of a query's single row the MaxSim is the best match.
+        return _maxsims(queries.segments[:, None], segments, one, other)
 
     def iem(one: Rows, other: Rows) -> Float32:
         return student.iem_scores(queries.iem[one], halves[other], "symmetric", match(one, other))
 
     def tokens(one: Rows, other: Rows) -> Float32:
-        sums = _each(
-            one,
-            other,
-            lambda query, passage: maxsim(
-                queries.tokens[query], states[passage].astype(np.float32)
-            ),
-        )
+        sums = _maxsims(queries.tokens, states, one, other)
         return student.late_scores(sums, cosine(one, other), match(one, other))
 
     scorers = {"none": cosine, "iem": iem, "tokens": tokens}
@@ -113,6 +100,16 @@ def _distinct(first: Sequence[str], second: Sequence[str]) -> tuple[list[str], R
         rows.setdefault(text, len(rows))
     left, right = (np.array([rows[text] for text in side], np.intp) for side in (first, second))
     return list(rows), left, right
+
+
+def _maxsims(
+    queries: Sequence[Float32] | Float32, passages: Sequence[Float16], one: Rows, other: Rows
+) -> Float32:
+    return _each(
+        one,
+        other,
+        lambda query, passage: maxsim(queries[query], passages[passage].astype(np.float32)),
+    )
 
 
 def _each(one: Rows, other: Rows, score: Callable[[int, int], float]) -> Float32:

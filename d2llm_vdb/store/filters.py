@@ -9,11 +9,9 @@ from typing import Any
 from pydantic import BaseModel
 from qdrant_client import models
 
-from d2llm_vdb.checks import MAX_COUNT
+from d2llm_vdb.checks import MAX_COUNT, MAX_INTEGER, MIN_INTEGER
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.store.columns import point_id
-
-_MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
 
 # Numbers that stores refuse in words of their own, or take for something else.
 _BOUNDS: dict[tuple[type, str], tuple[float, float]] = {
@@ -96,7 +94,7 @@ def _check_bounds(value: BaseModel, name: str, part: Any, place: str) -> None:
 
 
 def _check_value(value: Any, place: str) -> None:
-    if isinstance(value, int) and not _MIN_INTEGER <= value <= _MAX_INTEGER:
+    if isinstance(value, int) and not MIN_INTEGER <= value <= MAX_INTEGER:
         raise InputError(
             f"{place}={value!r} does not fit in 64 bits; compare with range= (a float) instead"
         )
