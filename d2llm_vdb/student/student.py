@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -32,6 +32,11 @@ from d2llm_vdb.student.config import (
 )
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.iem import stored_tokens
+from d2llm_vdb.student.pairs import PairRerank, RankedDocument, predict, rank
+from d2llm_vdb.student.recall import cosines, recall_vectors
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 # Texts are encoded a window at a time: large enough to batch by length, small enough that the
 # token states of one window fit in memory beside the model and progress shows every few seconds.
@@ -254,6 +259,96 @@ class Student:
         for token_ids, _ in self._windows(texts, self.config.query_prompt):
             yield self._encode_query_window(token_ids)
 
+    def encode_query(self, texts: str | Iterable[str]) -> Float32:
+        """Return the recall vectors of n queries, float32 (n, r) of unit length; (r,) of one.
+
+        Raises:
+            InputError: a text is not a string or is blank.
+        """
+        return self._recall_vectors(texts, self.config.query_prompt)
+
+    def encode_document(self, texts: str | Iterable[str]) -> Float32:
+        """Return the recall vectors of n passages, float32 (n, r) of unit length; (r,) of one.
+
+        Raises:
+            InputError: a text is not a string or is blank.
+        """
+        return self._recall_vectors(texts, self.config.passage_prompt)
+
+    @staticmethod
+    def similarity(first: Float32, second: Float32) -> Float32:
+        """Return the cosines of vectors, float32 (n, r) with (m, r), as a matrix (n, m)."""
+        return cosines(first, second)
+
+    def predict(
+        self,
+        pairs: Iterable[tuple[str, str]],
+        *,
+        rerank: PairRerank = "iem",
+        task: Task = "asymmetric",
+    ) -> Float32:
+        """Score pairs of query and passage as a search scores what it recalls.
+
+        Args:
+            pairs: n of them; a text that comes again is encoded once.
+            rerank: "iem" by the interaction emulation module, "tokens" by late interaction.
+            task: what the IEM is asked: "asymmetric" (does the passage answer?) or "symmetric"
+                (same meaning?); late interaction knows no task.
+
+        Returns:
+            Probabilities, float32 (n,).
+
+        Raises:
+            InputError: an option, a pair or a text cannot be used.
+        """
+        return predict(self, pairs, rerank, task)
+
+    def rank(
+        self,
+        query: str,
+        documents: Iterable[str],
+        top_k: int | None = None,
+        return_documents: bool = True,
+        *,
+        rerank: PairRerank = "iem",
+        task: Task = "asymmetric",
+    ) -> list[RankedDocument]:
+        """Rank documents for a query, as sentence-transformers' `CrossEncoder.rank` does.
+
+        Args:
+            query: any text.
+            documents: texts, none of them blank.
+            top_k: how many to return; None for all.
+            return_documents: return their texts too.
+            rerank, task: as `predict` takes them.
+
+        Returns:
+            Best first: "corpus_id" (place among the documents), "score" (a probability) and,
+            if wanted, "text".
+
+        Raises:
+            InputError: an option or a text cannot be used.
+        """
+        return rank(
+            self,
+            query,
+            documents,
+            top_k,
+            return_documents=return_documents,
+            rerank=rerank,
+            task=task,
+        )
+
+    def as_sentence_transformer(self) -> SentenceTransformer:
+        """Return a `SentenceTransformer` that shares this student and gives its recall vectors.
+
+        Raises:
+            MissingExtraError: sentence-transformers is not installed.
+        """
+        from d2llm_vdb.interop.sentence_transformers import sentence_transformer
+
+        return sentence_transformer(self)
+
     @torch.inference_mode()
     def iem_scores(
         self,
@@ -293,6 +388,16 @@ class Student:
             raise InputError("sample_texts is empty; pass texts or leave it out")
         pooled = [columns.pma for columns in self.encode_passages(texts)]
         return torch.from_numpy(np.concatenate(pooled).astype(np.float32))
+
+    @torch.inference_mode()
+    def _recall_vectors(self, texts: str | Iterable[str], prompt: str) -> Float32:
+        if isinstance(texts, str):
+            single: Float32 = self._recall_vectors([texts], prompt)[0]
+            return single
+        vectors = [np.empty((0, self.config.recall_dim), np.float32)]
+        for token_ids, _ in self._windows(texts, prompt):
+            vectors.append(_to_numpy(recall_vectors(self.backbone, self.heads, token_ids)))
+        return np.concatenate(vectors)
 
     def _windows(self, texts: Iterable[str], prompt: str) -> Iterator[tuple[list[list[int]], int]]:
         """Yield token ids of consecutive texts, and how many of them were cut."""
