@@ -33,6 +33,7 @@ ALLOWED = {
         "batching",
         "passages",
         "search",
+        "add",
         "index",
         "student",
         "teacher",

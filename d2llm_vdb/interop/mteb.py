@@ -42,8 +42,8 @@ QUERIES_AT_ONCE = 32
 class IndexSearch:
     """Ingests mteb's corpora and searches them as users do; mteb's `SearchProtocol`.
 
-    A collection is made for every task, subset and split. The one that was searched last stays
-    open until the next one, or until `close`.
+    A collection is made for every task, subset and split, and another one for "tokens". The one
+    that was searched last stays open until the next one, or until `close`.
 
     Args:
         student: encodes and scores.
@@ -96,13 +96,15 @@ class IndexSearch:
         if location is None:
             scratch = tempfile.TemporaryDirectory(prefix="d2llm-mteb-")
             location = self._opened.enter_context(scratch)
+        tokens = self._options.rerank == "tokens"
+        name = f"{task_metadata.name}-{hf_subset}-{hf_split}"
         texts = ((row["id"], f"{row.get('title') or ''}\n{row['text']}".strip()) for row in corpus)
         self._index = open_corpus(
             location,
             self.student,
-            f"{task_metadata.name}-{hf_subset}-{hf_split}",
+            f"{name}-tokens" if tokens else name,
             (Passage(key, text) for key, text in texts if text),
-            tokens=self._options.rerank == "tokens",
+            tokens=tokens,
         )
         self._opened.callback(self._index.close)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def sentence_transformer(student: Student) -> SentenceTransformer:
-    """Return a `SentenceTransformer` around a student; moving either moves both."""
+    """Return a `SentenceTransformer` around a student; moving it moves the student."""
     config = student.config
     return SentenceTransformer(
         modules=[RecallModule(student)],

@@ -166,9 +166,11 @@ def _float32(stored: NDArray[np.float16]) -> Float32:
 def _checked(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     found = []
     for place, pair in enumerate(pairs):
-        if not isinstance(pair, tuple | list) or [type(text) for text in pair] != [str, str]:
-            raise InputError(
-                f"pair {place} is {pair!r:.60}, expected two strings: (query, passage)"
-            )
-        found.append((pair[0], pair[1]))
+        match pair:
+            case [str(query), str(passage)]:
+                found.append((query, passage))
+            case _:
+                raise InputError(
+                    f"pair {place} is {pair!r:.60}, expected two strings: (query, passage)"
+                )
     return found
