@@ -19,11 +19,26 @@ ALLOWED = {
     "student": {"errors", "batching", "checks", "interop"},  # one method, below
     "store": {"errors", "batching", "checks"},
     "passages": {"errors", "checks"},
-    "search": {"errors", "checks", "student", "store"},
+    "filters": {"errors"},
+    "options": {"errors", "checks", "filters", "student", "store"},
+    "ordering": {"store"},
+    "search": {"errors", "options", "ordering", "student", "store"},
+    "neighbours": {"search", "store"},
     "add": {"errors", "passages", "student", "store"},
     "connection": {"errors", "checks", "store"},
-    "opening": {"errors", "checks", "connection", "student", "store"},
-    "index": {"errors", "connection", "opening", "passages", "search", "add", "student", "store"},
+    "opening": {"errors", "checks", "connection", "options", "student", "store"},
+    "index": {
+        "errors",
+        "filters",
+        "neighbours",
+        "opening",
+        "options",
+        "passages",
+        "search",
+        "add",
+        "student",
+        "store",
+    },
     "ingest": {"errors", "batching", "passages", "add", "index", "student", "cli"},
     "teacher": {"errors", "batching", "student"},
     "evaluate": {
@@ -32,6 +47,7 @@ ALLOWED = {
         "checks",
         "batching",
         "passages",
+        "options",
         "search",
         "add",
         "index",
@@ -46,6 +62,7 @@ ALLOWED = {
         "checks",
         "batching",
         "passages",
+        "options",
         "search",
         "index",
         "student",
@@ -61,6 +78,7 @@ ALLOWED = {
         "evaluate",
         "index",
         "ingest",
+        "options",
         "search",
         "store",
         "student",
@@ -135,8 +153,8 @@ def test_a_student_knows_other_libraries_in_one_method_only() -> None:
 
 
 def test_adapters_know_the_index_and_what_it_returns_only() -> None:
-    public = {"errors", "index", "passages", "search", "student", "Index", "Passage"}
-    public |= {"Hit", "SearchOptions", "SearchResult", "Student"}
+    public = {"errors", "filters", "index", "options", "passages", "search", "student"}
+    public |= {"Hit", "Index", "Passage", "SearchOptions", "SearchResult", "Student"}
     files = [
         path for path in (ROOT / "integrations").rglob("*.py")
         if not {"tests", "build"} & set(path.parts) and path.name != "conftest.py"

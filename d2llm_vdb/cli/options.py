@@ -51,6 +51,14 @@ StudentPath = Annotated[
         help="Student directory, or 'default'. The collection remembers its own.",
     ),
 ]
+Tenant = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Whose passages, in a collection that several share.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
