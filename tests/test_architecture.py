@@ -55,7 +55,16 @@ ALLOWED = {
         "teacher",
         "cli",
     },
-    "interop": {"errors", "batching", "passages", "search", "index", "student", "evaluate"},
+    "interop": {
+        "errors",
+        "batching",
+        "passages",
+        "options",
+        "search",
+        "index",
+        "student",
+        "evaluate",
+    },
     "distill": {
         "progress",
         "errors",

@@ -127,7 +127,7 @@ def test_candidates_that_a_task_gives_are_the_only_ones(student: Student) -> Non
     task = Topics()
     task.top_ranked = {f"q{row}": [name, NAMES[row - 1]] for row, name in enumerate(NAMES)}
     del task.top_ranked["q1"]
-    with Recorded(student, ":memory:", recall_k=1) as model:
+    with Recorded(student, ":memory:", recall_k=1, hybrid=0.5) as model:
         scores = evaluated(model, task)
     for query, hits in model.run.items():
         assert set(hits) == set(task.top_ranked.get(query, []))
@@ -154,9 +154,10 @@ def test_results_are_cached_by_student_and_options(student: Student) -> None:
         IndexSearch(student).mteb_model_meta,
         IndexSearch(student, recall_k=20).mteb_model_meta,
         IndexSearch(student, rerank="none").mteb_model_meta,
+        IndexSearch(student, hybrid=0.5).mteb_model_meta,
     ]
     assert {meta.revision for meta in metas} == {student.fingerprint}
-    assert len({meta.experiment_name for meta in metas}) == 3
+    assert len({meta.experiment_name for meta in metas}) == 4
     assert metas[0].embed_dim == student.config.recall_dim
 
 

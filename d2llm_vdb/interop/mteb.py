@@ -16,8 +16,9 @@ from d2llm_vdb.batching import batched
 from d2llm_vdb.errors import InputError, MissingExtraError
 from d2llm_vdb.evaluate.corpus import open_corpus
 from d2llm_vdb.index import Index
+from d2llm_vdb.options import Rerank, SearchOptions
 from d2llm_vdb.passages import Passage
-from d2llm_vdb.search import Rerank, SearchOptions, SearchResult
+from d2llm_vdb.search import SearchResult
 from d2llm_vdb.student import Student, Task
 
 try:
@@ -49,8 +50,8 @@ class IndexSearch:
         student: encodes and scores.
         location: where the collections are kept, as `Index.open` takes it: what is there already
             is not encoded again. None makes them in a temporary directory.
-        rerank, recall_k, task: as `Index.search` takes them. Reranked, a ranking ends after
-            `recall_k` documents.
+        rerank, recall_k, task, hybrid: as `SearchOptions` describes them. Reranked, a ranking
+            ends after `recall_k` documents.
         name: what mteb calls the model, "organization/model"; its revision is the student's
             fingerprint, and its experiment the options.
 
@@ -66,11 +67,12 @@ class IndexSearch:
         rerank: Rerank = "iem",
         recall_k: int = 100,
         task: Task = "asymmetric",
+        hybrid: float = 0.0,
         name: str = "d2llm-vdb/student",
     ) -> None:
         self.student = student
         self.location = location
-        self._options = SearchOptions(recall_k=recall_k, rerank=rerank, task=task)
+        self._options = SearchOptions(recall_k=recall_k, rerank=rerank, task=task, hybrid=hybrid)
         self.mteb_model_meta = _meta(student, self._options, name)
         self._opened = ExitStack()
         self._index: Index | None = None
@@ -219,8 +221,6 @@ def _meta(student: Student, options: SearchOptions, name: str) -> ModelMeta:
         use_instructions=bool(config.query_prompt or config.passage_prompt),
         training_datasets=None,
         experiment_kwargs={
-            "rerank": options.rerank,
-            "recall_k": options.recall_k,
-            "task": options.task,
+            field: getattr(options, field) for field in ("rerank", "recall_k", "task", "hybrid")
         },
     )
