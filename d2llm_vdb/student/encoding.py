@@ -72,9 +72,9 @@ def passage_vectors(
     segments: list[Any] = [None] * count
     for batch in backbone.batches(token_ids):
         embedding, _ = heads.mha_pma(batch.states, batch.mask)
-        recall[batch.positions] = _to_numpy(heads.recall(embedding))
-        iem[batch.positions] = _to_numpy(heads.iem.passage_half(embedding))
-        pma[batch.positions] = _to_numpy(embedding)
+        recall[batch.positions] = to_numpy(heads.recall(embedding))
+        iem[batch.positions] = to_numpy(heads.iem.passage_half(embedding))
+        pma[batch.positions] = to_numpy(embedding)
         if tokens:
             _scatter(states, batch.positions, stored_tokens(batch.states).half(), batch.mask)
         rows = heads.passage_rows(batch.states, batch.token_ids, batch.mask)
@@ -108,24 +108,24 @@ def query_vectors(
     for batch in backbone.batches(token_ids):
         embedding, attention = heads.mha_pma(batch.states, batch.mask)
         vectors = heads.recall(embedding)
-        recall[batch.positions] = _to_numpy(vectors)
-        iem[batch.positions] = _to_numpy(heads.iem.query_half(embedding))
+        recall[batch.positions] = to_numpy(vectors)
+        iem[batch.positions] = to_numpy(heads.iem.query_half(embedding))
         mapped = heads.late.query_tokens(batch.states, attention)
         _scatter(tokens, batch.positions, mapped, batch.mask)
         rows = heads.query_rows(vectors, batch.token_ids, batch.mask)
         if segments is not None and rows is not None:
-            segments[batch.positions] = _to_numpy(rows)
+            segments[batch.positions] = to_numpy(rows)
     return QueryVectors(recall, iem, tokens, segments)
 
 
 def _scatter(rows: list[Any], positions: list[int], values: Tensor, mask: Tensor) -> None:
     """Put each text's own values, without padding on the right, at its place in `rows`."""
     lengths = mask.sum(dim=1).tolist()
-    for position, length, row in zip(positions, lengths, _to_numpy(values), strict=True):
+    for position, length, row in zip(positions, lengths, to_numpy(values), strict=True):
         rows[position] = row[:length].copy()
 
 
-def _to_numpy(tensor: Tensor) -> Any:
+def to_numpy(tensor: Tensor) -> Any:
     return tensor.cpu().numpy()
 
 

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -25,8 +25,13 @@ from d2llm_vdb.student.config import (
     StudentConfig,
     Task,
 )
-from d2llm_vdb.student.encoding import passage_vectors, query_vectors, token_windows
+from d2llm_vdb.student.encoding import passage_vectors, query_vectors, to_numpy, token_windows
 from d2llm_vdb.student.heads import StudentHeads
+from d2llm_vdb.student.pairs import PairRerank, RankedDocument, predict, rank
+from d2llm_vdb.student.recall import cosines, recall_vectors
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 # Size of a recall vector fitted to samples. At 128 dimensions MiniLM's recall@100 is that of the
 # full cosine, though not the order of what it finds: that is for reranking.
@@ -248,6 +253,96 @@ class Student:
         for token_ids, _ in windows:
             yield query_vectors(config, backbone, self.heads, token_ids)
 
+    def encode_query(self, texts: str | Iterable[str]) -> Float32:
+        """Return the recall vectors of n queries, float32 (n, r) of unit length; (r,) of one.
+
+        Raises:
+            InputError: a text is not a string or is blank.
+        """
+        return self._recall_vectors(texts, self.config.query_prompt)
+
+    def encode_document(self, texts: str | Iterable[str]) -> Float32:
+        """Return the recall vectors of n passages, float32 (n, r) of unit length; (r,) of one.
+
+        Raises:
+            InputError: a text is not a string or is blank.
+        """
+        return self._recall_vectors(texts, self.config.passage_prompt)
+
+    @staticmethod
+    def similarity(first: Float32, second: Float32) -> Float32:
+        """Return the cosines of vectors, float32 (n, r) with (m, r), as a matrix (n, m)."""
+        return cosines(first, second)
+
+    def predict(
+        self,
+        pairs: Iterable[tuple[str, str]],
+        *,
+        rerank: PairRerank = "iem",
+        task: Task = "asymmetric",
+    ) -> Float32:
+        """Score pairs of query and passage as a search scores what it recalls.
+
+        Args:
+            pairs: n of them; a text that comes again is encoded once.
+            rerank: "iem" by the interaction emulation module, "tokens" by late interaction.
+            task: what the IEM is asked: "asymmetric" (does the passage answer?) or "symmetric"
+                (same meaning?); late interaction knows no task.
+
+        Returns:
+            Probabilities, float32 (n,).
+
+        Raises:
+            InputError: an option, a pair or a text cannot be used.
+        """
+        return predict(self, pairs, rerank, task)
+
+    def rank(
+        self,
+        query: str,
+        documents: Iterable[str],
+        top_k: int | None = None,
+        return_documents: bool = True,
+        *,
+        rerank: PairRerank = "iem",
+        task: Task = "asymmetric",
+    ) -> list[RankedDocument]:
+        """Rank documents for a query, as sentence-transformers' `CrossEncoder.rank` does.
+
+        Args:
+            query: any text.
+            documents: texts, none of them blank.
+            top_k: how many to return; None for all.
+            return_documents: return their texts too.
+            rerank, task: as `predict` takes them.
+
+        Returns:
+            Best first: "corpus_id" (place among the documents), "score" (a probability) and,
+            if wanted, "text".
+
+        Raises:
+            InputError: an option or a text cannot be used.
+        """
+        return rank(
+            self,
+            query,
+            documents,
+            top_k,
+            return_documents=return_documents,
+            rerank=rerank,
+            task=task,
+        )
+
+    def as_sentence_transformer(self) -> SentenceTransformer:
+        """Return a `SentenceTransformer` that shares this student and gives its recall vectors.
+
+        Raises:
+            MissingExtraError: sentence-transformers is not installed.
+        """
+        from d2llm_vdb.interop.sentence_transformers import sentence_transformer
+
+        return sentence_transformer(self)
+
     @torch.inference_mode()
     def iem_scores(
         self,
@@ -287,6 +382,16 @@ class Student:
             raise InputError("sample_texts is empty; pass texts or leave it out")
         pooled = [columns.pma for columns in self.encode_passages(texts)]
         return torch.from_numpy(np.concatenate(pooled).astype(np.float32))
+
+    @torch.inference_mode()
+    def _recall_vectors(self, texts: str | Iterable[str], prompt: str) -> Float32:
+        if isinstance(texts, str):
+            single: Float32 = self._recall_vectors([texts], prompt)[0]
+            return single
+        vectors = [np.empty((0, self.config.recall_dim), np.float32)]
+        for token_ids, _ in token_windows(self.backbone, texts, prompt, self.config.max_tokens):
+            vectors.append(to_numpy(recall_vectors(self.backbone, self.heads, token_ids)))
+        return np.concatenate(vectors)
 
     @overload
     def _to_device(self, array: Float32) -> Tensor: ...
