@@ -78,7 +78,7 @@ PAIRS = (
     Measured("afqmc", "dev", 1000, "nothing; Chinese"),
     Measured("stsb_zh", "test", 1000, "nothing; Chinese"),
 )
-MODES = ("none", "iem", "tokens", "exact", "cosine", "maxsim", "bm25")
+MODES = ("none", "hybrid", "iem", "tokens", "exact", "cosine", "maxsim", "bm25")
 PAIR_MODES = ("none", "iem", "tokens", "cosine", "maxsim")
 
 

@@ -350,6 +350,7 @@ class Student:
         passage_halves: Float32,
         task: Task,
         match: Float32 | None = None,
+        bm25: Float32 | None = None,
     ) -> Float32:
         """Score passages by their stored halves.
 
@@ -358,21 +359,27 @@ class Student:
             passage_halves: what the store returned, float32 (n, h).
             task: "asymmetric" (does the passage answer?) or "symmetric" (same meaning?).
             match: of the passages' segments, float32 (n,); None for a student without segments.
+            bm25: of the passages' texts, float32 (n,); None where it is not known.
 
         Returns:
             Probabilities, float32 (n,).
         """
         query, passages = self._to_device(query_half), self._to_device(passage_halves)
-        logits, _ = self.heads.iem.combine(query, passages, task, self._to_device(match))
+        others = (self._to_device(match), self._to_device(bm25))
+        logits, _ = self.heads.iem.combine(query, passages, task, *others)
         scores: Float32 = self.heads.calibration(logits, task).cpu().numpy()
         return scores
 
     @torch.inference_mode()
     def late_scores(
-        self, maxsim: Float32, recall: Float32, match: Float32 | None = None
+        self,
+        maxsim: Float32,
+        recall: Float32,
+        match: Float32 | None = None,
+        bm25: Float32 | None = None,
     ) -> Float32:
-        """Turn MaxSim sums, recall scores and matches, float32 (n,), into probabilities (n,)."""
-        logits = self.heads.late(*map(self._to_device, (maxsim, recall, match)))
+        """Turn MaxSim sums, recall scores, matches and BM25 into probabilities, float32 (n,)."""
+        logits = self.heads.late(*map(self._to_device, (maxsim, recall, match, bm25)))
         scores: Float32 = self.heads.calibration(logits, "late").cpu().numpy()
         return scores
 
