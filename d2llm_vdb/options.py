@@ -146,8 +146,8 @@ class SearchOptions:
     def candidates(self) -> int:
         """How many to recall."""
         shown = self.offset + self.k
-        in_order = self.rerank == "none" and self.mmr_lambda is None and self.group_by is None
-        return shown if in_order else max(shown, self.recall_k)
+        as_found = self.score_kind == "cosine" and self.mmr_lambda is None and not self.group_by
+        return shown if as_found else max(shown, self.recall_k)
 
 
 def check_tenant(tenant: object) -> None:

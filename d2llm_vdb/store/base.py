@@ -56,6 +56,14 @@ class RecallRequest:
         return max(256, 2 * self.limit)
 
     @property
+    def fusion_weights(self) -> list[float]:
+        """Weights of the vectors' and of BM25's ranking, the larger of them 1.
+
+        Qdrant divides ranks by them, so that one above 1 would level its own ranking.
+        """
+        return [min(1.0, 1 / self.bm25_weight), min(1.0, self.bm25_weight)]
+
+    @property
     def bm25_limit(self) -> int:
         """How many passages BM25 ranks: more than are recalled, to score what the vectors find."""
         return 2 * self.limit

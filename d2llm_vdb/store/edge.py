@@ -346,11 +346,10 @@ def _stage(request: RecallRequest, row: int) -> dict[str, Any]:
         query=edge.TextQuery(TEXT_FIELD, request.texts[row]),
         filter=condition,
     )
-    weights = [1.0, request.bm25_weight]
     return {
         "limit": request.limit,
         "prefetches": [edge.Prefetch(**nearest), lexical],
-        "query": edge.Fusion.Rrf(k=RRF_K, weights=weights),
+        "query": edge.Fusion.Rrf(k=RRF_K, weights=request.fusion_weights),
     }
 
 

@@ -198,10 +198,9 @@ def _stage(request: RecallRequest, row: int, indexed: bool) -> dict[str, Any]:
         filter=condition,
         limit=request.limit,
     )
-    weights = [1.0, request.bm25_weight]
     return {
         "prefetch": [models.Prefetch(**nearest), lexical],
-        "query": models.RrfQuery(rrf=models.Rrf(k=RRF_K, weights=weights)),
+        "query": models.RrfQuery(rrf=models.Rrf(k=RRF_K, weights=request.fusion_weights)),
         "limit": request.limit,
     }
 
