@@ -30,6 +30,7 @@ from d2llm_vdb.student.config import (
     StudentConfig,
     Task,
 )
+from d2llm_vdb.student.fitting import fit
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.iem import stored_tokens
 
@@ -149,14 +150,7 @@ class Student:
                 checkpoint.add_lora(backbone, lora_rank)
         heads.mha_pma.initialise_as_mean()
         student = cls(config, backbone, heads)
-        texts = None if sample_texts is None else list(sample_texts)
-        samples = None if texts is None else student._pooled(texts)
-        heads.recall.initialise_from(samples)
-        heads.iem.initialise(samples, segments=heads.segments is not None)
-        if heads.segments is not None:
-            ids, _ = backbone.tokenize(texts, max_tokens) if texts else ([], 0)
-            heads.segments.words.weigh(ids, unweighted=backbone.tokenizer.all_special_ids)
-        heads.to(backbone.device)
+        fit(student, sample_texts)
         return student
 
     @classmethod
@@ -287,13 +281,6 @@ class Student:
         scores: Float32 = _to_numpy(self.heads.calibration(logits, "late"))
         return scores
 
-    def _pooled(self, texts: Sequence[str]) -> Tensor:
-        """Return PMA embeddings of texts, float32 (n, d)."""
-        if not texts:
-            raise InputError("sample_texts is empty; pass texts or leave it out")
-        pooled = [columns.pma for columns in self.encode_passages(texts)]
-        return torch.from_numpy(np.concatenate(pooled).astype(np.float32))
-
     def _windows(self, texts: Iterable[str], prompt: str) -> Iterator[tuple[list[list[int]], int]]:
         """Yield token ids of consecutive texts, and how many of them were cut."""
         window_tokens = WINDOW_BATCHES * self.backbone.batch_tokens
@@ -374,9 +361,10 @@ class Student:
 
 def _check_fit(config: StudentConfig, backbone: Backbone) -> None:
     """Refuse a configuration that the backbone cannot serve."""
-    if config.embedding_dim != backbone.dim:
+    if config.token_dim != backbone.dim:
+        field = "embedding_dim" if config.pma.token_dim is None else "pma.token_dim"
         raise InputError(
-            f"embedding_dim={config.embedding_dim} is not the width {backbone.dim} of the "
+            f"{field}={config.token_dim} is not the width {backbone.dim} of the "
             f"backbone {backbone.source!r}; use the backbone the student was made with"
         )
     limit = backbone.context_length
