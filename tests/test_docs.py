@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,18 @@ def test_the_readmes_python_runs_from_top_to_bottom_and_the_docs_after_it(
     assert len(namespace["hits"]) == 2
     assert (tmp_path / "converted" / "heads.safetensors").exists()
     assert len(namespace["documents"]) == len(namespace["nodes"]) == 1
+
+
+def test_the_python_for_other_libraries_runs_from_top_to_bottom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    for block in blocks(ROOT / "docs" / "interop.md", "python"):
+        exec(compile(block, "interop.md", "exec"), namespace)
+    assert namespace["one"]["corpus_id"] == 1
+    assert namespace["again"].encode("Qdrant") == pytest.approx(namespace["same"].encode("Qdrant"))
+    assert namespace["score"] == 1
 
 
 @pytest.mark.parametrize("command", ["ingest", "search", "evaluate", "info", "init", "convert"])

@@ -65,6 +65,14 @@ SampleSize = Annotated[
 QueryPrompt = Annotated[str, typer.Option(metavar="TEXT", help="Text put before every query.")]
 PassagePrompt = Annotated[str, typer.Option(metavar="TEXT", help="Text put before every passage.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the student that is there.")]
+Tenant = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Whose passages, in a collection that several share.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,7 +15,7 @@ from d2llm_vdb.errors import D2LLMError, InputError
 
 if TYPE_CHECKING:
     from d2llm_vdb.index import Index
-    from d2llm_vdb.search import SearchOptions
+    from d2llm_vdb.options import SearchOptions
 
 
 @failing_clearly()
@@ -41,11 +42,31 @@ def search(
     filter: Annotated[
         str | None,
         typer.Option(
-            help="A Qdrant filter as JSON, e.g. "
-            '\'{"must": [{"key": "metadata.year", "range": {"gte": 2020}}]}\'.'
+            help='A filter as JSON: over the metadata, e.g. \'{"year": {"$gte": 2020}}\', or '
+            "Qdrant's own."
         ),
     ] = None,
     threshold: Annotated[float | None, typer.Option(help="Leave out lower scores.")] = None,
+    hybrid: Annotated[
+        float,
+        typer.Option(
+            metavar="WEIGHT",
+            help="Recall by BM25 as well, of this weight beside the vectors' 1; 0 leaves it out.",
+        ),
+    ] = 0.0,
+    mmr: Annotated[
+        float | None,
+        typer.Option(metavar="LAMBDA", help="Order by marginal relevance: 1 relevant, 0 diverse."),
+    ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(metavar="FIELD", help="One hit a group: doc_id, source or metadata.NAME."),
+    ] = None,
+    offset: Annotated[int, typer.Option(min=0, help="Hits to skip: the next page.")] = 0,
+    neighbours: Annotated[
+        int, typer.Option(min=0, help="Passages before and after each hit to show with it.")
+    ] = 0,
+    tenant: options.Tenant = None,
     as_json: options.Json = False,
     _verbose: options.Verbose = False,
 ) -> None:
@@ -57,9 +78,22 @@ def search(
     location = options.location(db, url)
     with waiting("starting"):
         from d2llm_vdb.cli.prompt import queries
-        from d2llm_vdb.search import SearchOptions
+        from d2llm_vdb.options import SearchOptions
 
-    search_options = SearchOptions(k, recall_k, _filter(filter), task, rerank, threshold)
+    search_options = SearchOptions(
+        k=k,
+        recall_k=recall_k,
+        filter=_filter(filter),
+        task=task,
+        rerank=rerank,
+        score_threshold=threshold,
+        hybrid=hybrid,
+        mmr_lambda=mmr,
+        group_by=group_by,
+        offset=offset,
+        neighbours=neighbours,
+        tenant=tenant,
+    )
     with open_index(
         location,
         student,
@@ -100,14 +134,22 @@ def _answer_each(
 
 
 def _filter(text: str | None) -> Any:
+    """Read a filter: Qdrant's own if its keys are, else one over the metadata."""
     from pydantic import ValidationError
     from qdrant_client import models
 
+    if text is None:
+        return None
     try:
-        return None if text is None else models.Filter.model_validate_json(text)
+        values = json.loads(text)
+        if not isinstance(values, dict) or not values.keys() & models.Filter.model_fields.keys():
+            return values
+        return models.Filter.model_validate(values)
     except ValidationError as error:
         problem = error.errors()[0]
         # pydantic names the types it tried among the keys and positions
         place = ".".join(str(part) for part in problem["loc"] if "[" not in str(part))
         where = f" at {place}" if place else ""
         raise InputError(f"filter is not a Qdrant filter: {problem['msg']}{where}") from error
+    except ValueError as error:
+        raise InputError(f"filter={text!r} is not JSON: {error}; quote it for the shell") from error
