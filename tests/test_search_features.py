@@ -51,6 +51,13 @@ def test_hybrid_recall_reports_the_cosine_beside_the_fused_rank(index: Index) ->
         assert hit.recall_score == pytest.approx(dense[hit.id], abs=1e-5)
 
 
+def test_hybrid_recall_returns_as_many_hits_as_asked_for(index: Index) -> None:
+    # Where both rankings meet, points of equal rank come and go from one request to the next.
+    for query in (QUESTION, "What is a class?", "Which names may a module have?"):
+        for k in range(5, 25):
+            assert len(index.search(query, k, recall_k=1, hybrid=1.0).hits) == k
+
+
 @pytest.mark.parametrize("rerank", RERANKS)
 def test_reranking_hybrid_candidates_scores_them_as_ever(index: Index, rerank: str) -> None:
     dense = {hit.id: hit.score for hit in index.search(QUESTION, 40, rerank=rerank).hits}

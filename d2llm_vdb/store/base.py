@@ -69,6 +69,13 @@ class RecallRequest:
         return 2 * self.limit
 
     @property
+    def leg_limit(self) -> int:
+        """Points a leg scores: all that either ranking has, for those of equal rank may come
+        within the limit in one answer and beyond it in the next.
+        """
+        return self.limit if self.texts is None else 2 * self.limit
+
+    @property
     def legs(self) -> dict[str, Sequence[Array]]:
         """What the candidates are scored by besides what found them: a vector, and its rows."""
         fused = {} if self.texts is None else {RECALL: list(self.vectors)}

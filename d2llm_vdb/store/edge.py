@@ -108,8 +108,9 @@ class EdgeStore(Store):
             edge.QueryRequest(**stage, with_payload=True, with_vector=wanted) for stage in stages
         ]
         queries += [_by_words(request, row) for row in range(len(request.texts or ()))]
+        scored = [stage | {"limit": request.leg_limit} for stage in stages]
         for name, rows in request.legs.items():
-            queries += [_leg(stage, name, own) for stage, own in zip(stages, rows, strict=True)]
+            queries += [_leg(stage, name, own) for stage, own in zip(scored, rows, strict=True)]
         answers = self._run(self._shard.query_batch, edge.QueryBatchRequest(queries))
         return read_legs(request, answers, lambda points: _candidates(points, wanted))
 

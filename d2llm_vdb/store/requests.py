@@ -170,8 +170,9 @@ def recall(name: str, request: RecallRequest, *, indexed: bool) -> Call[list[Can
         models.QueryRequest(**stage, with_payload=True, with_vector=wanted) for stage in stages
     ]
     queries += [_by_words(request, row) for row in range(len(request.texts or ()))]
+    scored = [stage | {"limit": request.leg_limit} for stage in stages]
     for leg, rows in request.legs.items():
-        queries += [_leg(stage, leg, own) for stage, own in zip(stages, rows, strict=True)]
+        queries += [_leg(stage, leg, own) for stage, own in zip(scored, rows, strict=True)]
 
     def read(answers: list[models.QueryResponse]) -> list[Candidates]:
         points = [answer.points for answer in answers]
