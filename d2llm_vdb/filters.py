@@ -41,6 +41,18 @@ def as_filter(filter: object) -> models.Filter | None:
     return _all(filter, "filter")
 
 
+def required_filter(filter: object) -> models.Filter:
+    """Return a filter as Qdrant's where leaving it out would mean everything.
+
+    Raises:
+        InputError: as `as_filter`, and where it is None.
+    """
+    chosen = as_filter(filter)
+    if chosen is None:
+        raise InputError("filter is None; say which passages are meant, or {} for all of them")
+    return chosen
+
+
 def _all(mapping: object, place: str) -> models.Filter:
     if not isinstance(mapping, Mapping):
         raise InputError(f"{place}={mapping!r} must be a mapping of fields to conditions")

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Unpack
 
 from d2llm_vdb.add import Adder, AddReport, OnProgress, OnReject
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.filters import FilterLike, as_filter
+from d2llm_vdb.filters import FilterLike, as_filter, required_filter
 from d2llm_vdb.neighbours import NEIGHBOUR_FIELDS, neighbour_filter, with_neighbours
 from d2llm_vdb.opening import OpenOptions, open_both
 from d2llm_vdb.options import MoreOptions, SearchOptions, check_tenant
-from d2llm_vdb.passages import Passage, check_unicode
+from d2llm_vdb.passages import Passage, check_unicode, only_passages
 from d2llm_vdb.search import Hit, SearchResult, Stopwatch, rank, request
 from d2llm_vdb.store import Store, StoredPoint, StoreInfo, TenantStore
 from d2llm_vdb.store.columns import distinct_ids
@@ -122,7 +122,7 @@ class Index:
             on_reject=on_reject,
             on_progress=on_progress,
         )
-        return adder.run(_only_passages(passages))
+        return adder.run(only_passages(passages))
 
     async def aadd(
         self,
@@ -143,7 +143,7 @@ class Index:
             on_reject=on_reject,
             on_progress=on_progress,
         )
-        adding = asyncio.create_task(asyncio.to_thread(adder.run, _only_passages(passages)))
+        adding = asyncio.create_task(asyncio.to_thread(adder.run, only_passages(passages)))
         try:
             return await asyncio.shield(adding)
         except asyncio.CancelledError:
@@ -208,6 +208,24 @@ class Index:
         await self.store.adelete(given)
         return found
 
+    def delete_where(self, filter: FilterLike) -> int:
+        """Delete the passages that match, all of them with `{}`; returns how many there were.
+
+        Raises:
+            InputError: the filter cannot be used, or is None.
+        """
+        chosen = required_filter(filter)
+        found = self.store.count(chosen)
+        self.store.delete_where(chosen)
+        return found
+
+    async def adelete_where(self, filter: FilterLike) -> int:
+        """Async twin of `delete_where`."""
+        chosen = required_filter(filter)
+        found = await self.store.acount(chosen)
+        await self.store.adelete_where(chosen)
+        return found
+
     def get(self, ids: Iterable[str]) -> list[Passage]:
         """Return stored passages by id, in the order of the ids; missing ones are left out.
 
@@ -221,6 +239,16 @@ class Index:
         """Async twin of `get`."""
         given = distinct_ids(ids)
         return _in_order(given, await self.store.aretrieve(given))
+
+    def scroll(self, filter: FilterLike | None = None) -> Iterator[Passage]:
+        """Read the passages that match, all without a filter, in no order of the caller's."""
+        for point in self.store.scroll(as_filter(filter)):
+            yield Passage.from_payload(point.payload)
+
+    async def ascroll(self, filter: FilterLike | None = None) -> AsyncIterator[Passage]:
+        """Async twin of `scroll`."""
+        async for point in self.store.ascroll(as_filter(filter)):
+            yield Passage.from_payload(point.payload)
 
     def count(self, filter: FilterLike | None = None) -> int:
         """Count the passages that match, all without a filter."""
@@ -337,21 +365,6 @@ def check_index(index: object) -> None:
         raise InputError(
             f"index is {type(index).__name__}, expected d2llm_vdb.Index; make one with Index.open"
         )
-
-
-def _only_passages(passages: Iterable[Passage]) -> Iterator[Passage]:
-    if isinstance(passages, Passage | str) or not isinstance(passages, Iterable):
-        raise InputError(
-            f"passages is {type(passages).__name__}, expected an iterable of Passage; wrap a "
-            f"single one in a list"
-        )
-    for place, passage in enumerate(passages):
-        if not isinstance(passage, Passage):
-            raise InputError(
-                f"item {place} of passages is {type(passage).__name__}, expected Passage; make "
-                f"one with Passage(id, text)"
-            )
-        yield passage
 
 
 def _in_order(ids: Sequence[str], points: Iterable[StoredPoint]) -> list[Passage]:

@@ -11,7 +11,7 @@ from qdrant_client import models
 from d2llm_vdb.search import Hit
 from d2llm_vdb.store import StoredPoint
 
-NEIGHBOUR_FIELDS = ("doc_id", "chunk", "text")
+NEIGHBOUR_FIELDS = ("id", "doc_id", "chunk", "text")
 
 
 def neighbour_filter(found: Iterable[Sequence[Hit]], reach: int) -> models.Filter | None:
@@ -30,18 +30,25 @@ def neighbour_filter(found: Iterable[Sequence[Hit]], reach: int) -> models.Filte
 def with_neighbours(
     found: Iterable[Sequence[Hit]], points: Iterable[StoredPoint], reach: int
 ) -> list[list[Hit]]:
-    """Return every query's hits with the texts of their neighbours among the points."""
+    """Return every query's hits with what is known of their neighbours among the points."""
     payloads = [point.payload for point in points]
-    texts = {(each["doc_id"], each["chunk"]): each["text"] for each in payloads}
+    known = {(each["doc_id"], each["chunk"]): each for each in payloads}
 
     def those(hit: Hit, places: range) -> tuple[str, ...]:
         keys = [(hit.doc_id, place) for place in places]
-        return tuple(texts[key] for key in keys if key in texts)
+        return tuple(known[key]["text"] for key in keys if key in known)
+
+    def id_at(hit: Hit, place: int) -> str | None:
+        beside = known.get((hit.doc_id, place))
+        return None if beside is None else beside["id"]
 
     def extended(hit: Hit) -> Hit:
-        before = those(hit, range(hit.chunk - reach, hit.chunk))
         return replace(
-            hit, before=before, after=those(hit, range(hit.chunk + 1, hit.chunk + reach + 1))
+            hit,
+            before=those(hit, range(hit.chunk - reach, hit.chunk)),
+            after=those(hit, range(hit.chunk + 1, hit.chunk + reach + 1)),
+            previous_id=id_at(hit, hit.chunk - 1),
+            next_id=id_at(hit, hit.chunk + 1),
         )
 
     return [[extended(hit) for hit in hits] for hits in found]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -87,6 +87,22 @@ class Passage:
                 f"metadata of passage {self.id!r} is {type(self.metadata).__name__}, expected a "
                 f"mapping; leave it out where there is none"
             )
+
+
+def only_passages(passages: Iterable[Passage]) -> Iterator[Passage]:
+    """Yield passages as a stream, and refuse anything else by its place."""
+    if isinstance(passages, Passage | str) or not isinstance(passages, Iterable):
+        raise InputError(
+            f"passages is {type(passages).__name__}, expected an iterable of Passage; wrap a "
+            f"single one in a list"
+        )
+    for place, passage in enumerate(passages):
+        if not isinstance(passage, Passage):
+            raise InputError(
+                f"item {place} of passages is {type(passage).__name__}, expected Passage; make "
+                f"one with Passage(id, text)"
+            )
+        yield passage
 
 
 def _check_string(name: str, value: Any, passage_id: Any) -> None:

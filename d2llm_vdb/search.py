@@ -35,6 +35,7 @@ class Hit:
         doc_id, chunk, start, end, source: where the passage comes from.
         bm25: of its text, by hybrid recall; 0 beyond what BM25 ranks first, None without.
         before, after: texts of its neighbours in the document, in order, where asked for.
+        previous_id, next_id: ids of the nearest of them.
     """
 
     id: str
@@ -51,6 +52,8 @@ class Hit:
     bm25: float | None = None
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+    previous_id: str | None = None
+    next_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

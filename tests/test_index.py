@@ -41,17 +41,48 @@ def test_delete_takes_a_list_of_ids_and_no_single_string(index: Index) -> None:
     assert [point.payload["id"] for point in index.store.retrieve(["1", "2", "12"])] == ["12"]
 
 
+def test_passages_that_match_a_filter_are_read_counted_and_deleted(
+    index: Index, passages: list[Passage]
+) -> None:
+    even = {passage.id for passage in passages[:40] if passage.metadata["even"]}
+    found = {passage.id: passage for passage in index.scroll({"even": True})}
+    assert found.keys() == even
+    some = passages[0]
+    assert (found[some.id].text, found[some.id].metadata) == (some.text, some.metadata)
+    assert index.delete_where({"even": True}) == len(even)
+    assert index.delete_where({"even": True}) == 0
+    assert [passage.id for passage in index.scroll({"even": True})] == []
+    with pytest.raises(InputError, match="filter is None"):
+        index.delete_where(None)
+    assert index.count() == 40 - len(even)
+    assert index.delete_where({}) == 40 - len(even)
+    assert list(index.scroll()) == []
+
+
+async def test_passages_are_read_and_deleted_without_blocking(index: Index) -> None:
+    wanted = {passage.id for passage in index.scroll()}
+    assert {passage.id async for passage in index.ascroll()} == wanted
+    assert await index.adelete_where({"even": False}) == 20
+    assert {passage.metadata["even"] async for passage in index.ascroll()} == {True}
+
+
 def test_every_public_method_has_an_async_twin_with_the_same_arguments() -> None:
     def methods(prefix: str) -> dict[str, inspect.Signature]:
         return {
             name.removeprefix(prefix): inspect.signature(method)
             for name, method in inspect.getmembers(Index, callable)
-            if not name.startswith("_") and asyncio.iscoroutinefunction(method) == bool(prefix)
+            if not name.startswith("_") and is_async(method) == bool(prefix)
         }
 
-    blocking = methods("")
+    def is_async(method: object) -> bool:
+        return asyncio.iscoroutinefunction(method) or inspect.isasyncgenfunction(method)
+
+    blocking, awaited = methods(""), methods("a")
     del blocking["for_tenant"]  # it does not wait for anything
-    assert methods("a") == blocking
+    assert awaited.keys() == blocking.keys()
+    for name, signature in blocking.items():
+        returned = str(signature.return_annotation).replace("Iterator", "AsyncIterator")
+        assert awaited[name] == signature.replace(return_annotation=returned)
 
 
 def test_an_index_is_reopened_with_the_student_that_made_it(

@@ -162,9 +162,11 @@ def test_neighbours_come_from_the_same_document_in_order(documents: Index) -> No
         for hit in hits:
             assert hit.before == (f"{hit.doc_id}: Snakes eat mice.",)
             assert hit.after == (f"{hit.doc_id}: Mice eat cheese.", f"{hit.doc_id}: End.")
+            assert (hit.previous_id, hit.next_id) == (f"{hit.doc_id}#0", f"{hit.doc_id}#2")
         assert asyncio.run(documents.asearch(QUESTION, 2, neighbours=2)).hits == hits
         [plain] = documents.search(QUESTION, 1).hits
         assert (plain.before, plain.after) == ((), ())
+        assert plain.previous_id is plain.next_id is None
         nothing = documents.search(QUESTION, neighbours=1, filter={"missing": 1})
         assert nothing.hits == []
 
