@@ -70,8 +70,9 @@ class RecallRequest:
 
     @property
     def leg_limit(self) -> int:
-        """Points a leg scores: all that either ranking has, for those of equal rank may come
-        within the limit in one answer and beyond it in the next.
+        """How many points a leg scores: all of both rankings where two are fused.
+
+        Points of equal rank may be within the limit in one answer and beyond it in the next.
         """
         return self.limit if self.texts is None else 2 * self.limit
 

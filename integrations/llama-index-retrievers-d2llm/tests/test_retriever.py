@@ -1,22 +1,19 @@
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from llama_index.core.base.response.schema import Response
-from llama_index.core.llms import MockLLM
-from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.core.instrumentation.events.retrieval import RetrievalEndEvent
+from llama_index.core.postprocessor import MetadataReplacementPostProcessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
-from llama_index.retrievers.d2llm import D2LLMRetriever
+from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
+from llama_index.retrievers.d2llm import D2LLMRetriever, qdrant_filter
 from qdrant_client import models
 
 from d2llm_vdb import Index, Passage
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.student import QueryVectors
 
 LAMBDA = "What does a lambda expression create?"
 LOOP = "Which statement leaves a loop early?"
@@ -72,15 +69,14 @@ def test_offsets_and_source_that_are_unknown_are_left_out(index: Index, tmp_path
     assert node.ref_doc_id == "1"
 
 
-@pytest.mark.parametrize("mode", [MetadataMode.LLM, MetadataMode.EMBED])
-def test_models_are_shown_the_users_metadata_and_nothing_else(
-    retriever: D2LLMRetriever, passages: dict[str, Passage], mode: MetadataMode
+def test_an_llm_is_shown_the_users_metadata_and_an_embedding_model_what_was_embedded(
+    retriever: D2LLMRetriever, passages: dict[str, Passage]
 ) -> None:
-    node = retriever.retrieve(LAMBDA)[0].node
-    shown = node.get_metadata_str(mode)
-    assert [line.split(":")[0] for line in shown.splitlines()] == list(
-        passages[node.node_id].metadata
-    )
+    node = retriever.with_options(neighbours=1).retrieve(LAMBDA)[0].node
+    shown = node.get_metadata_str(MetadataMode.LLM)
+    passage = passages[node.node_id]
+    assert [line.split(":")[0] for line in shown.splitlines()] == list(passage.metadata)
+    assert node.get_content(MetadataMode.EMBED) == passage.text
 
 
 def test_keys_of_the_user_survive_and_are_shown_as_ever(
@@ -88,7 +84,31 @@ def test_keys_of_the_user_survive_and_are_shown_as_ever(
 ) -> None:
     node = retriever.retrieve(AIRSHIP)[0].node
     assert node.metadata == passages["clash"].metadata
-    assert node.excluded_llm_metadata_keys == node.excluded_embed_metadata_keys == []
+    assert node.excluded_llm_metadata_keys == []
+    assert node.get_content(MetadataMode.EMBED) == passages["clash"].text
+
+
+def test_neighbours_are_the_window_around_a_node_and_before_and_behind_it(
+    retriever: D2LLMRetriever, passages: dict[str, Passage]
+) -> None:
+    long = next(each for each in passages.values() if each.chunks == 2 and each.chunk == 0)
+    second = passages[f"{long.doc_id}#1"]
+    query = long.text[:200]
+    [alone] = retriever.with_options(k=1).retrieve(query)
+    assert alone.node_id == long.id
+    assert alone.node.next_node is None
+    [found] = retriever.with_options(k=1, neighbours=2).retrieve(query)
+    assert found.node.prev_node is None
+    assert found.node.next_node is not None
+    assert found.node.next_node.node_id == second.id
+    replaced = MetadataReplacementPostProcessor("window").postprocess_nodes([found])
+    assert replaced[0].text == f"{long.text}\n\n{second.text}"
+
+
+def test_a_passage_without_neighbours_has_no_window(retriever: D2LLMRetriever) -> None:
+    node = retriever.with_options(k=1, neighbours=1).retrieve(LAMBDA)[0].node
+    assert "window" not in node.metadata
+    assert node.prev_node is node.next_node is None
 
 
 def test_changing_a_node_changes_nothing_stored(retriever: D2LLMRetriever) -> None:
@@ -109,6 +129,10 @@ def test_changing_a_node_changes_nothing_stored(retriever: D2LLMRetriever) -> No
         {"task": "symmetric"},
         {"score_threshold": 0.5},
         {"filter": about("break")},
+        {"hybrid": 0.0},
+        {"mmr_lambda": 0.1},
+        {"group_by": "doc_id"},
+        {"offset": 3},
     ],
     ids=lambda options: "-".join(options),
 )
@@ -124,13 +148,15 @@ async def test_options_hold_for_the_constructor_and_for_a_copy(
     assert len(plain.retrieve(LOOP)) == 10
 
 
-def test_an_option_may_be_set_on_the_retriever_too(index: Index) -> None:
+def test_the_options_of_a_retriever_may_be_replaced(index: Index) -> None:
     retriever = D2LLMRetriever(index)
-    retriever.k = 3
-    assert len(retriever.retrieve(LOOP)) == 3
-    retriever.k = 0
+    retriever.options = replace(retriever.options, k=3, rerank="none")
+    assert len(retriever.retrieve(LOOP)) == retriever.similarity_top_k == 3
+    retriever.similarity_top_k = 2
+    assert len(retriever.retrieve(LOOP)) == 2
+    assert retriever.options.rerank == "none"
     with pytest.raises(InputError, match="k=0"):
-        retriever.retrieve(LOOP)
+        retriever.similarity_top_k = 0
 
 
 def test_none_in_a_copy_lifts_a_filter_and_a_threshold(index: Index) -> None:
@@ -140,9 +166,11 @@ def test_none_in_a_copy_lifts_a_filter_and_a_threshold(index: Index) -> None:
 
 
 def test_a_filter_reads_the_users_metadata(retriever: D2LLMRetriever) -> None:
-    nodes = retriever.with_options(filter=about("while")).retrieve(LOOP)
-    assert nodes
-    assert {node.metadata["topic"] for node in nodes} == {"while"}
+    filters = MetadataFilters(filters=[MetadataFilter(key="topic", value="while")])
+    for chosen in (about("while"), {"topic": "while"}, qdrant_filter(filters)):
+        nodes = retriever.with_options(filter=chosen).retrieve(LOOP)
+        assert nodes
+        assert {node.metadata["topic"] for node in nodes} == {"while"}
 
 
 @pytest.mark.parametrize(
@@ -153,7 +181,9 @@ def test_a_filter_reads_the_users_metadata(retriever: D2LLMRetriever) -> None:
         ({"recall_k": -1}, "recall_k=-1"),
         ({"task": "guess"}, "task='guess'"),
         ({"rerank": "magic"}, "rerank='magic'"),
-        ({"filter": {"must": []}}, "filter is dict"),
+        ({"filter": ["topic"]}, "filter is list"),
+        ({"filter": {"topic": {"$like": "w"}}}, "filter.topic has the operator '\\$like'"),
+        ({"mmr_lambda": 2}, "mmr_lambda=2"),
     ],
 )
 def test_an_option_that_cannot_be_used_is_refused_by_name(
@@ -167,9 +197,10 @@ def test_an_option_that_cannot_be_used_is_refused_by_name(
 
 def test_an_option_that_does_not_exist_is_refused(index: Index, retriever: D2LLMRetriever) -> None:
     unknown: dict[str, Any] = {"similarity_top_k": 3}
-    with pytest.raises(TypeError, match="similarity_top_k"):
+    message = "no search option 'similarity_top_k'; use k, recall_k"
+    with pytest.raises(InputError, match=message):
         D2LLMRetriever(index, **unknown)
-    with pytest.raises(InputError, match="no search option 'similarity_top_k'; use k, recall_k"):
+    with pytest.raises(InputError, match=message):
         retriever.with_options(**unknown)
 
 
@@ -186,39 +217,21 @@ async def test_a_query_bundle_is_searched_by_its_text(retriever: D2LLMRetriever)
     assert found(await retriever.aretrieve(bundle)) == wanted
 
 
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["query", "aquery"])
-async def test_a_query_engine_answers_from_what_was_retrieved(
-    retriever: D2LLMRetriever, passages: dict[str, Passage], asynchronous: bool
+async def test_a_retrieval_is_told_as_every_retriever_tells_it(
+    retriever: D2LLMRetriever, recorder: Any
 ) -> None:
-    # The mock LLM answers with its prompt, so the answer shows what an LLM would have read.
-    engine = RetrieverQueryEngine.from_args(retriever.with_options(k=2), llm=MockLLM())
-    response = await engine.aquery(LAMBDA) if asynchronous else engine.query(LAMBDA)
-    assert isinstance(response, Response)
-    answer = str(response)
-    assert len(response.source_nodes) == 2
-    assert LAMBDA in answer
-    for result in response.source_nodes:
-        assert passages[result.node_id].text.strip() in answer
-        assert f"topic: {result.metadata['topic']}" in answer
-    assert "recall_" not in answer
-    assert "pydoc:" not in answer
+    nodes = retriever.retrieve(LAMBDA)
+    await retriever.aretrieve(LAMBDA)
+    assert recorder.names == ["RetrievalStartEvent", "RetrievalEndEvent"] * 2
+    told = recorder.events[1]
+    assert isinstance(told, RetrievalEndEvent)
+    assert found(told.nodes) == found(nodes)
+    assert told.span_id is not None
+    assert told.span_id.startswith("D2LLMRetriever.retrieve")
 
 
 async def test_the_event_loop_runs_on_while_searches_do(
-    retriever: D2LLMRetriever, monkeypatch: pytest.MonkeyPatch
+    retriever: D2LLMRetriever, overlap: Any
 ) -> None:
-    # Every search waits, before it encodes, for what only a running event loop does.
-    loop_ran = threading.Event()
-    student = retriever.index.student
-    encode = student.encode_queries
-
-    def wait_then_encode(texts: list[str]) -> Iterator[QueryVectors]:
-        assert loop_ran.wait(3), "the event loop stood still"
-        return encode(texts)
-
-    monkeypatch.setattr(student, "encode_queries", wait_then_encode)
-    searches = [asyncio.create_task(retriever.aretrieve(LAMBDA)) for _ in range(4)]
-    await asyncio.sleep(0.01)
-    loop_ran.set()
-    answers = await asyncio.gather(*searches)
+    answers = await overlap("encode_queries", *(retriever.aretrieve(LAMBDA) for _ in range(4)))
     assert {nodes[0].node_id for nodes in answers} == {"lambda#0"}

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from copy import copy
+from dataclasses import replace
 from typing import Any, Self, Unpack
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
-from llama_index.core.schema import (
-    NodeRelationship,
-    NodeWithScore,
-    QueryBundle,
-    RelatedNodeInfo,
-    TextNode,
-)
+from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.retrievers.d2llm.nodes import as_node
 
 from d2llm_vdb.index import Index, check_index
 from d2llm_vdb.options import MoreOptions, SearchChanges, SearchOptions
@@ -24,11 +20,17 @@ class D2LLMRetriever(BaseRetriever):
     """Retrieves passages from an `Index`: ANN recall, then reranking.
 
     A passage becomes a `TextNode` with its id, text, a copy of the user's metadata, character
-    offsets where known, and its document as SOURCE. `NodeWithScore.score` is what the nodes are
-    ordered by: a probability after reranking, else the recall score. `recall_score` (cosine, in
-    [-1, 1]), `recall_rank` (place before reranking, from 1) and `source` (where known) are added
-    to the metadata under keys that neither LLM nor embedding model is shown; where the user's
-    metadata has a key of these names already, the user's value stays, shown as ever.
+    offsets where known, and its document as SOURCE; one that `D2LLMVectorStore` has added becomes
+    the node it was. `NodeWithScore.score` is what the nodes are ordered by: a probability after
+    reranking, else the recall score. Embedding models and rerankers that follow are shown the text
+    that was embedded.
+
+    `recall_score` (cosine, in [-1, 1]), `recall_rank` (place before reranking, from 1) and
+    `source` (where known) are added to the metadata under keys that no model is shown, and with
+    `neighbours=` the text in its surroundings as `window`, where LlamaIndex's
+    `MetadataReplacementPostProcessor` looks for it. The nearest neighbours are then PREVIOUS and
+    NEXT. Where the user's metadata has a key of these names already, the user's value stays, shown
+    as ever.
 
     The search is by the query's text: embeddings a `QueryBundle` carries come from other models.
 
@@ -38,6 +40,8 @@ class D2LLMRetriever(BaseRetriever):
         options: the other fields of `d2llm_vdb.SearchOptions`, which describes them: `recall_k`,
             `rerank`, `filter`, `hybrid`, `score_threshold`, `mmr_lambda`, `tenant`, ...
         callback_manager: as every LlamaIndex retriever takes it.
+
+    `options` holds them all, and may be replaced.
 
     Raises:
         InputError: an option cannot be used.
@@ -55,6 +59,15 @@ class D2LLMRetriever(BaseRetriever):
         super().__init__(callback_manager=callback_manager)
         self.index = index
         self.options = SearchOptions.from_keywords({"k": k, **options})
+
+    @property
+    def similarity_top_k(self) -> int:
+        """LlamaIndex's name for `k`; may be set."""
+        return self.options.k
+
+    @similarity_top_k.setter
+    def similarity_top_k(self, k: int) -> None:
+        self.options = replace(self.options, k=k)
 
     def with_options(self, **changes: Unpack[SearchChanges]) -> Self:
         """Return a copy that searches with other options; this retriever stays as it is.
@@ -80,21 +93,13 @@ class D2LLMRetriever(BaseRetriever):
 
 
 def _nodes(result: SearchResult) -> list[NodeWithScore]:
-    return [NodeWithScore(node=_node(hit), score=hit.score) for hit in result.hits]
+    return [NodeWithScore(node=as_node(hit, _found(hit)), score=hit.score) for hit in result.hits]
 
 
-def _node(hit: Hit) -> TextNode:
+def _found(hit: Hit) -> dict[str, Any]:
     found: dict[str, Any] = {"recall_score": hit.recall_score, "recall_rank": hit.recall_rank}
     if hit.source is not None:
         found["source"] = hit.source
-    hidden = [key for key in found if key not in hit.metadata]
-    return TextNode(
-        id_=hit.id,
-        text=hit.text,
-        metadata=found | hit.metadata,
-        excluded_llm_metadata_keys=hidden,
-        excluded_embed_metadata_keys=hidden,
-        start_char_idx=hit.start,
-        end_char_idx=hit.end,
-        relationships={NodeRelationship.SOURCE: RelatedNodeInfo(node_id=hit.doc_id)},
-    )
+    if hit.before or hit.after:
+        found["window"] = "\n\n".join([*hit.before, hit.text, *hit.after])
+    return found

@@ -1,0 +1,113 @@
+"""LlamaIndex's metadata filters as Qdrant's, over the metadata of passages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+from llama_index.core.vector_stores.types import (
+    FilterCondition,
+    FilterOperator,
+    MetadataFilter,
+    MetadataFilters,
+)
+from qdrant_client import models
+
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.filters import METADATA, required_filter
+
+
+def qdrant_filter(filters: MetadataFilters) -> models.Filter:
+    """Translate metadata filters, nested ones too; without any of them everything matches.
+
+    A field that holds a list matches by any of its values. `!=` and `nin` also match passages
+    without the field; of the others only `is_empty` (missing, null or an empty list) does. Strings
+    compare with `>`, `>=`, `<`, `<=` as ISO dates. `text_match` finds a part of a string as it is
+    written, `text_match_insensitive` whole words one after the other in any case. `NOT` matches
+    where none of its filters does.
+
+    Raises:
+        InputError: a value does not go with its operator; names the field.
+    """
+    if not filters.filters:
+        return models.Filter()
+    conditions: list[models.Condition] = [
+        qdrant_filter(each) if isinstance(each, MetadataFilters) else _condition(each)
+        for each in filters.filters
+    ]
+    if filters.condition is FilterCondition.OR:
+        return models.Filter(should=conditions)
+    if filters.condition is FilterCondition.NOT:
+        return models.Filter(must_not=conditions)
+    return models.Filter(must=conditions)
+
+
+def selection(
+    filters: Sequence[models.Filter | MetadataFilters | None] = (),
+    node_ids: Sequence[str] | None = None,
+    doc_ids: Sequence[str] | None = None,
+) -> models.Filter | None:
+    """Return what matches all of some filters, ids of nodes and ids of documents; None for all."""
+    must: list[models.Condition] = [
+        qdrant_filter(each) if isinstance(each, MetadataFilters) else each
+        for each in filters
+        if each is not None
+    ]
+    if node_ids is not None:
+        must.append(models.HasIdCondition(has_id=list(node_ids)))
+    if doc_ids is not None:
+        documents = models.MatchAny(any=list(doc_ids))
+        must.append(models.FieldCondition(key="doc_id", match=documents))
+    return models.Filter(must=must) if must else None
+
+
+def _condition(one: MetadataFilter) -> models.Filter:
+    if one.operator in _OPERATORS:
+        return required_filter({one.key: {_OPERATORS[one.operator]: one.value}})
+    if one.operator in _COMPARISONS:
+        return required_filter({one.key: {_COMPARISONS[one.operator]: _comparable(one)}})
+    if one.operator is FilterOperator.IS_EMPTY:
+        return required_filter({one.key: {"$exists": False}})
+    if one.operator is FilterOperator.ALL:
+        if not isinstance(one.value, list) or not one.value:
+            raise InputError(f"{one.key} all {one.value!r}: give a list of one value or more")
+        return required_filter({"$and": [{one.key: {"$eq": value}} for value in one.value]})
+    if not isinstance(one.value, str) or not one.value.strip():
+        raise InputError(f"{one.key} {one.operator.value} {one.value!r}: give text to look for")
+    match = _TEXT_MATCHES[one.operator](one.value)
+    return models.Filter(must=[models.FieldCondition(key=f"{METADATA}.{one.key}", match=match)])
+
+
+def _comparable(one: MetadataFilter) -> Any:
+    if not isinstance(one.value, str):
+        return one.value
+    try:
+        return datetime.fromisoformat(one.value)
+    except ValueError as error:
+        raise InputError(
+            f"{one.key} {one.operator.value} {one.value!r}: give a number, or an ISO date such as "
+            f"'2024-05-01' or '2024-05-01T12:00:00Z'"
+        ) from error
+
+
+_OPERATORS = {
+    FilterOperator.EQ: "$eq",
+    FilterOperator.NE: "$ne",
+    FilterOperator.IN: "$in",
+    FilterOperator.NIN: "$nin",
+    FilterOperator.ANY: "$in",
+    FilterOperator.CONTAINS: "$eq",
+}
+
+_COMPARISONS = {
+    FilterOperator.GT: "$gt",
+    FilterOperator.GTE: "$gte",
+    FilterOperator.LT: "$lt",
+    FilterOperator.LTE: "$lte",
+}
+
+_TEXT_MATCHES: dict[FilterOperator, Callable[[str], models.Match]] = {
+    FilterOperator.TEXT_MATCH: lambda text: models.MatchSubstring(substring=text),
+    FilterOperator.TEXT_MATCH_INSENSITIVE: lambda text: models.MatchPhrase(phrase=text),
+}

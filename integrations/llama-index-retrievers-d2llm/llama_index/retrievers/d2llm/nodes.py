@@ -1,0 +1,106 @@
+"""LlamaIndex nodes as passages of an index, and what an index holds as nodes."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from llama_index.core.schema import (
+    BaseNode,
+    Document,
+    ImageDocument,
+    ImageNode,
+    IndexNode,
+    MetadataMode,
+    Node,
+    NodeRelationship,
+    RelatedNodeInfo,
+    TextNode,
+)
+
+from d2llm_vdb.passages import Passage
+from d2llm_vdb.search import Hit
+
+# Where a passage's metadata has what its text and the user's metadata do not tell of its node.
+NODE_CONTENT = "_node_content"
+
+# Fields of a node that name the metadata not shown to models.
+EXCLUDED_KEYS = ("excluded_llm_metadata_keys", "excluded_embed_metadata_keys")
+
+_CLASSES: dict[str, type[BaseNode]] = {
+    each.class_name(): each
+    for each in (TextNode, Node, IndexNode, ImageNode, Document, ImageDocument)
+}
+
+
+def as_passages(nodes: Sequence[BaseNode]) -> Iterator[Passage]:
+    """Turn nodes into passages; the text is what LlamaIndex embeds of a node.
+
+    That is its own text and the metadata it shows to embedding models. Nodes of a document are
+    numbered in the order they come; a node without one is a document by itself.
+    """
+    documents = [node.ref_doc_id or node.node_id for node in nodes]
+    chunks, given = Counter(documents), Counter[str]()
+    for node, document in zip(nodes, documents, strict=True):
+        text = node.get_content(MetadataMode.EMBED)
+        yield Passage(
+            id=node.node_id,
+            text=text,
+            metadata=node.metadata | {NODE_CONTENT: _content(node, text)},
+            doc_id=document,
+            chunk=given[document],
+            chunks=chunks[document],
+            start=getattr(node, "start_char_idx", None),
+            end=getattr(node, "end_char_idx", None),
+        )
+        given[document] += 1
+
+
+def as_node(found: Hit | Passage, hidden: Mapping[str, Any] | None = None) -> BaseNode:
+    """Turn a passage into the node it was made of, or into a `TextNode` where it was none.
+
+    Args:
+        found: a hit, or a passage read back.
+        hidden: metadata to add that neither LLM nor embedding model is shown; where the user's
+            metadata has a key already, the user's value stays, shown as ever.
+    """
+    metadata = dict(found.metadata)
+    content = metadata.pop(NODE_CONTENT, None)
+    fields = _plain(found, metadata) if content is None else json.loads(content)
+    added = {key: value for key, value in (hidden or {}).items() if key not in metadata}
+    for name in EXCLUDED_KEYS:
+        fields[name] = [*fields.get(name, []), *added]
+    kind = _CLASSES.get(fields["class_name"], TextNode)
+    if issubclass(kind, TextNode):
+        fields.setdefault("text", found.text)
+    return kind.from_dict(fields, id_=found.id, metadata=added | metadata)
+
+
+def _content(node: BaseNode, embedded: str) -> str:
+    left_out = {"id_", "embedding", "metadata"}
+    if not isinstance(node, TextNode) or node.text == embedded:
+        left_out.add("text")
+    return json.dumps(
+        node.model_dump(mode="json", exclude=left_out, exclude_defaults=True), ensure_ascii=False
+    )
+
+
+def _plain(found: Hit | Passage, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    related = {NodeRelationship.SOURCE: found.doc_id}
+    if isinstance(found, Hit):
+        related[NodeRelationship.PREVIOUS] = found.previous_id
+        related[NodeRelationship.NEXT] = found.next_id
+    return {
+        "class_name": TextNode.class_name(),
+        "start_char_idx": found.start,
+        "end_char_idx": found.end,
+        "relationships": {
+            relationship: RelatedNodeInfo(node_id=node_id)
+            for relationship, node_id in related.items()
+            if node_id is not None
+        },
+        # The text alone was embedded.
+        "excluded_embed_metadata_keys": list(metadata),
+    }
