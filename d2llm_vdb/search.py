@@ -160,6 +160,8 @@ def rank(
 def _scores(
     student: Student, options: SearchOptions, query_half: Array, candidates: Candidates
 ) -> Array:
+    if not candidates.payloads:
+        return candidates.scores
     others = candidates.maxsim.get(SEGMENTS), candidates.bm25
     if options.rerank == "iem":
         return student.iem_scores(query_half, candidates.vectors[IEM], options.task, *others)

@@ -11,6 +11,7 @@ from llama_index.core.base.response.schema import Response
 from llama_index.core.chat_engine import ContextChatEngine
 from llama_index.core.ingestion import DocstoreStrategy, IngestionPipeline
 from llama_index.core.llms import MockLLM
+from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.storage.docstore import SimpleDocumentStore
@@ -90,7 +91,7 @@ async def test_a_chat_engine_reads_what_was_retrieved(
     index: Index, passages: dict[str, Passage]
 ) -> None:
     engine = ContextChatEngine.from_defaults(
-        retriever=D2LLMRetriever(index, k=1), llm=MockLLM(), system_prompt="Be brief."
+        retriever=D2LLMRetriever(index, k=1), llm=MockLLM(), memory=ChatMemoryBuffer.from_defaults()
     )
     for response in (engine.chat(LAMBDA), await engine.achat(LAMBDA)):
         assert [result.node_id for result in response.source_nodes] == ["lambda#0"]
@@ -135,13 +136,18 @@ def test_an_index_built_of_documents_asks_for_no_embedding_of_a_query(
     assert recorder.names.count("EmbeddingStartEvent") == before
 
 
+def encode_nothing(texts: Iterator[str], **_: Any) -> Iterator[Any]:
+    assert list(texts) == []
+    return iter([])
+
+
 async def test_an_ingestion_run_again_changes_nothing(
     store: D2LLMVectorStore, embed_model: D2LLMEmbedding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = pipeline(store, embed_model).run(documents=documents())
     stored = {node.node_id: node for node in store.get_nodes()}
     assert stored.keys() == {node.node_id for node in first}
-    monkeypatch.setattr(store.client.student, "_encode_passage_window", None)
+    monkeypatch.setattr(store.client.student, "encode_passages", encode_nothing)
     pipeline(store, embed_model).run(documents=documents())
     await pipeline(store, embed_model).arun(documents=documents())
     assert {node.node_id: node for node in store.get_nodes()} == stored

@@ -24,12 +24,14 @@ from llama_index.core.vector_stores import (
 )
 from llama_index.core.vector_stores.types import VectorStoreQueryMode
 from llama_index.retrievers.d2llm import D2LLMRetriever, D2LLMVectorStore
+from qdrant_client import models
 
 from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.errors import InputError
 
 LOOP = "Which statement leaves a loop early?"
-NAMES = ["assert", "break", "continue", "del", "global", "import", "lambda", "while", "with"]
+NAMES = ["assert", "break", "continue", "del", "global", "lambda", "raise", "while"]
+HAS_ID = models.Filter(must=[models.HasIdCondition(has_id=["while#0", "del#0"])])
 
 
 def documents() -> list[Document]:
@@ -100,7 +102,7 @@ async def test_nodes_come_back_as_they_went_in(empty: Index, nodes: list[BaseNod
             start_char_idx=3,
             end_char_idx=27,
         ),
-        IndexNode(text="See the other index.", index_id="other", obj=TextNode(text="inside")),
+        IndexNode(text="See the other index.", index_id="other"),
         ImageNode(text="A zeppelin", image_url="http://example.org/zeppelin.png"),
         Node(text_resource=MediaResource(text="Of several kinds"), metadata={"kind": "sound"}),
         Document(text="A whole document", metadata={"author": "Émile"}),
@@ -124,6 +126,15 @@ def test_a_node_of_any_kind_comes_back_the_same_from_store_and_retriever(
         assert found.node.relationships == node.relationships
 
 
+def test_a_retriever_goes_on_where_an_index_node_leads(student: Student) -> None:
+    inside = TextNode(id_="inside", text="A zeppelin")
+    with Index.open(":memory:", student) as index:
+        node = IndexNode(text="See the other index.", index_id="other", obj=inside)
+        D2LLMVectorStore(index).add([node])
+        assert D2LLMVectorStore(index).get_nodes() == [node]
+        assert [found.node_id for found in D2LLMRetriever(index).retrieve("What?")] == ["inside"]
+
+
 def test_what_is_embedded_is_what_llamaindex_shows_to_embedding_models(student: Student) -> None:
     node = TextNode(text="It does so.", metadata={"title": "Break"}, embedding=[1.0, 0.0])
     with Index.open(":memory:", student) as index:
@@ -141,7 +152,7 @@ async def test_adding_again_encodes_nothing_and_a_change_replaces(
     store = D2LLMVectorStore(empty)
     store.add(nodes)
     with monkeypatch.context() as patch:
-        patch.setattr(empty.student, "_encode_passage_window", None)
+        patch.setattr(empty.student.backbone, "batches", None)
         store.add(nodes)
         await store.async_add(nodes)
     changed = nodes[0].model_copy(update={"metadata": {"topic": "other"}})
@@ -155,11 +166,11 @@ def test_a_document_is_replaced_whole_where_that_is_asked_for(
 ) -> None:
     store = D2LLMVectorStore(empty, replace_documents=True)
     store.add(nodes)
-    of_import = [node for node in nodes if node.ref_doc_id == "import"]
-    assert len(of_import) > 2
-    store.add(of_import[:1])
-    assert ids(store.get_nodes(filters=topic("import"))) == ids(of_import[:1])
-    assert empty.count() == len(nodes) - len(of_import) + 1
+    of_raise = [node for node in nodes if node.ref_doc_id == "raise"]
+    assert len(of_raise) > 2
+    store.add(of_raise[:1])
+    assert ids(store.get_nodes(filters=topic("raise"))) == ids(of_raise[:1])
+    assert empty.count() == len(nodes) - len(of_raise) + 1
 
 
 async def test_nodes_are_deleted_by_document_by_id_and_by_filter(
@@ -177,7 +188,7 @@ async def test_nodes_are_deleted_by_document_by_id_and_by_filter(
     store.delete_nodes(filters=topic("del"))
     await store.adelete_nodes(["lambda#0", "missing"])
     assert left() == {*NAMES} - {"assert", "break", "del", "lambda"}
-    store.delete_nodes(["while#0"], topic("with"))
+    store.delete_nodes(["while#0"], topic("raise"))
     store.delete_nodes([])
     assert "while" in left()
     with pytest.raises(InputError, match="neither node_ids nor filters is given; clear"):
@@ -210,12 +221,12 @@ async def test_a_query_finds_what_a_search_of_the_index_finds(filled: D2LLMVecto
         ({"mode": "hybrid", "alpha": 1.0}, {}, {"hybrid": 0.0}),
         ({"mode": "hybrid", "hybrid_top_k": 3}, {}, {"hybrid": 1.0, "k": 3}),
         (
-            {"filters": topic("while", "with")},
+            {"filters": topic("while", "del")},
             {},
-            {"filter": {"topic": {"$in": ["while", "with"]}}},
+            {"filter": {"topic": {"$in": ["while", "del"]}}},
         ),
-        ({"filters": topic("while")}, {"filter": {"topic": "with"}}, {"filter": {"topic": "-"}}),
-        ({"node_ids": ["while#0"]}, {}, {"filter": {"topic": "while"}, "k": 1}),
+        ({"filters": topic("while")}, {"filter": {"topic": "del"}}, {"filter": {"topic": "-"}}),
+        ({"node_ids": ["while#0", "del#0"]}, {}, {"filter": HAS_ID}),
         ({"doc_ids": ["break"]}, {}, {"filter": {"topic": "break"}}),
         ({"doc_ids": [], "node_ids": []}, {}, {}),
     ],
@@ -297,9 +308,9 @@ def test_a_tenants_store_reads_writes_and_deletes_its_own_alone(empty: Index) ->
 def test_chunks_of_a_document_are_neighbours(
     filled: D2LLMVectorStore, nodes: list[BaseNode]
 ) -> None:
-    third = next(node for node in nodes if node.node_id == "import#2")
+    third = next(node for node in nodes if node.node_id == "raise#2")
     [found] = D2LLMRetriever(filled.client, k=1, neighbours=1).retrieve(third.get_content())
-    around = filled.client.get(["import#1", "import#2", "import#3"])
+    around = filled.client.get(["raise#1", "raise#2", "raise#3"])
     assert found.node_id == third.node_id
     assert found.metadata["window"].split("\n\n") == "\n\n".join(
         passage.text for passage in around
