@@ -329,6 +329,8 @@ def read_legs(
     for place, points in enumerate(answers[:count]):
         legs = dict(zip(request.legs, scores[place::count], strict=True))
         whole = [point for point in points if all(point.id in leg for leg in legs.values())]
+        if by_words:  # Points of equal rank come in any order.
+            whole.sort(key=lambda point: (-point.score, -legs[RECALL][point.id], str(point.id)))
         by_leg = {
             name: np.array([leg[point.id] for point in whole], dtype=np.float32)
             for name, leg in legs.items()

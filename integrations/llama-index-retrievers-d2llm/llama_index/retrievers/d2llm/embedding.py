@@ -34,9 +34,10 @@ class D2LLMEmbedding(BaseEmbedding):
     embed_batch_size: int = Field(default=256, gt=0, le=2048)
 
     def model_post_init(self, context: Any, /) -> None:
-        """Name the model after the student."""
+        """Name the model after the student, unless it was named."""
         super().model_post_init(context)
-        self.model_name = f"d2llm/{self.student.fingerprint}"
+        if "model_name" not in self.model_fields_set:
+            self.model_name = f"d2llm/{self.student.fingerprint}"
 
     @classmethod
     def class_name(cls) -> str:

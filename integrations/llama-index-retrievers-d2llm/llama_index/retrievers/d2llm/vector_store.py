@@ -20,7 +20,7 @@ from qdrant_client import models
 
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.index import Index, check_index
-from d2llm_vdb.options import SearchChanges, SearchOptions
+from d2llm_vdb.options import MoreOptions, SearchOptions
 from d2llm_vdb.passages import Passage
 from d2llm_vdb.search import SearchResult
 
@@ -55,9 +55,11 @@ class D2LLMVectorStore(BasePydanticVectorStore):
     _options: SearchOptions = PrivateAttr()
 
     def __init__(
-        self, index: Index, *, replace_documents: bool = False, **options: Unpack[SearchChanges]
+        self, index: Index, *, replace_documents: bool = False, **options: Unpack[MoreOptions]
     ) -> None:
         check_index(index)
+        if "k" in options:
+            raise InputError("k is for every query to say; give similarity_top_k to as_retriever")
         chosen = SearchOptions.from_keywords(options)
         fields: dict[str, Any] = {"replace_documents": replace_documents}
         super().__init__(**fields)
