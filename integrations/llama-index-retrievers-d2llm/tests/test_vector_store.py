@@ -291,7 +291,7 @@ def test_nodes_and_options_that_cannot_be_used_are_refused_by_name(
     with pytest.raises(InputError, match="index is str"):
         D2LLMVectorStore(path)
     with pytest.raises(InputError, match="k is for every query to say; give similarity_top_k"):
-        D2LLMVectorStore(filled.client, **{"k": 3})
+        D2LLMVectorStore(filled.client, k=3)
     unknown: dict[str, Any] = {"collection_name": "mine"}
     with pytest.raises(InputError, match="no search option 'collection_name'"):
         D2LLMVectorStore(filled.client, **unknown)
