@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -20,11 +22,28 @@ from rich.console import Console
 from rich.table import Table
 
 from d2llm_vdb import Index, Passage, Student
-from d2llm_vdb.store import RecallRequest
+from d2llm_vdb.store import Columns, RecallRequest
 from d2llm_vdb.store.presets import PRESETS
 from d2llm_vdb.student import QueryVectors
 
 DEPTH = 100
+
+
+def encoded(student: Student, passages: list[Passage]) -> Iterator[Columns]:
+    """Encode passages with token states, a window at a time."""
+    start = 0
+    for window in student.encode_passages((each.text for each in passages), tokens=True):
+        some = passages[start : start + len(window)]
+        start += len(window)
+        yield Columns(
+            [each.id for each in some],
+            [each.payload() for each in some],
+            window.recall,
+            window.iem,
+            window.pma,
+            window.segments,
+            window.tokens,
+        )
 
 
 def nearest(index: Index, queries: np.ndarray) -> list[set[str]]:
@@ -47,6 +66,7 @@ def main() -> None:
     student = Student.default()
     queries = list(collection.queries.values())
     vectors = QueryVectors.concatenate(list(student.encode_queries(queries)))
+    columns = list(encoded(student, passages))
     table = Table(title=f"{len(passages):,} passages, {len(queries)} queries")
     for column in ("", "bytes a passage", f"of exact first {DEPTH}", "ms a search"):
         table.add_column(column, justify="right" if column else "left")
@@ -55,7 +75,8 @@ def main() -> None:
             tempfile.TemporaryDirectory() as directory,
             Index.open(directory, student, preset=preset, tokens=tokens) as index,
         ):
-            index.add(passages)
+            for some in columns:
+                index.store.upsert(some if tokens == "raw" else replace(some, tokens=None))
             index.optimize()
             found = index.store.recall(RecallRequest(vectors.recall, DEPTH))
             shared = [
