@@ -155,6 +155,8 @@ def rank(
 def _scores(
     student: Student, options: SearchOptions, query_half: Array, candidates: Candidates
 ) -> Array:
+    if not candidates.payloads:  # vectors of no rows have no width that a student could take
+        return candidates.scores
     match = candidates.maxsim.get(SEGMENTS)
     if options.rerank == "iem":
         return student.iem_scores(query_half, candidates.vectors[IEM], options.task, match)
