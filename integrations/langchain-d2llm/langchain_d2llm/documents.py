@@ -18,8 +18,12 @@ def as_passages(
     texts: Iterable[str],
     metadatas: Sequence[dict[str, Any]] | None,
     ids: Sequence[str | None] | None,
+    *,
+    batch_size: int | None = None,  # noqa: ARG001
 ) -> list[Passage]:
     """Return n texts as passages, with a random UUID where an id is missing.
+
+    `D2LLMVectorStore.add_texts` describes the arguments.
 
     Raises:
         InputError: there are more or fewer metadatas or ids than texts, or the texts are one.

@@ -91,7 +91,7 @@ class D2LLMVectorStore(VectorStore):
         metadatas: list[dict[str, Any]] | None = None,
         *,
         ids: Sequence[str | None] | None = None,
-        **kwargs: Any,  # noqa: ARG002
+        **kwargs: Any,
     ) -> list[str]:
         """Store texts; `add_documents` is the same for documents.
 
@@ -102,7 +102,8 @@ class D2LLMVectorStore(VectorStore):
             texts: n of them, none blank.
             metadatas: of each, JSON-ready values.
             ids: of each, any strings; where one is None it gets a random UUID.
-            kwargs: taken because LangChain's indexing passes a batch size, and left unused.
+            kwargs: `batch_size`, which LangChain's indexing passes, and nothing else. It is left
+                unused: batches are the index's own.
 
         Returns:
             The n ids.
@@ -110,7 +111,7 @@ class D2LLMVectorStore(VectorStore):
         Raises:
             InputError: a text, an id or a value in the metadata cannot be stored.
         """
-        passages = as_passages(texts, metadatas, ids)
+        passages = as_passages(texts, metadatas, ids, **kwargs)
         self.index.add(passages)
         return [passage.id for passage in passages]
 
@@ -120,28 +121,28 @@ class D2LLMVectorStore(VectorStore):
         metadatas: list[dict[str, Any]] | None = None,
         *,
         ids: Sequence[str | None] | None = None,
-        **kwargs: Any,  # noqa: ARG002
+        **kwargs: Any,
     ) -> list[str]:
         """Async twin of `add_texts`."""
-        passages = as_passages(texts, metadatas, ids)
+        passages = as_passages(texts, metadatas, ids, **kwargs)
         await self.index.aadd(passages)
         return [passage.id for passage in passages]
 
-    def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:  # noqa: ARG002
+    def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
         """Delete documents by id; missing ones are fine.
 
         Returns:
             True: they are not there any more.
 
         Raises:
-            InputError: there is no list of ids. All documents are never deleted by leaving it out.
+            InputError: ids is None. Leaving it out never deletes everything.
         """
-        self.index.delete(_given(ids))
+        self.index.delete(_given(ids, **kwargs))
         return True
 
-    async def adelete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:  # noqa: ARG002
+    async def adelete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
         """Async twin of `delete`."""
-        await self.index.adelete(_given(ids))
+        await self.index.adelete(_given(ids, **kwargs))
         return True
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
@@ -179,7 +180,7 @@ class D2LLMVectorStore(VectorStore):
         A score is a probability, or with `rerank="none"` a cosine in [-1, 1], or with `hybrid` as
         well that of the fused ranking. Arguments and errors are those of `similarity_search`.
         """
-        chosen = _chosen(k, **{**self.options, **options})
+        chosen = _chosen(k, **self.options | options)
         [result] = self.index.search_many([query], chosen)
         return _scored(result, chosen)
 
@@ -187,7 +188,7 @@ class D2LLMVectorStore(VectorStore):
         self, query: str, k: int = DEFAULT_K, **options: Any
     ) -> Scored:
         """Async twin of `similarity_search_with_score`."""
-        chosen = _chosen(k, **{**self.options, **options})
+        chosen = _chosen(k, **self.options | options)
         [result] = await self.index.asearch_many([query], chosen)
         return _scored(result, chosen)
 
@@ -229,14 +230,14 @@ class D2LLMVectorStore(VectorStore):
     def _similarity_search_with_relevance_scores(
         self, query: str, k: int = DEFAULT_K, **options: Any
     ) -> Scored:
-        kind = _chosen(k, **{**self.options, **options}).score_kind
+        kind = _chosen(k, **self.options | options).score_kind
         found = self.similarity_search_with_score(query, k, **options)
         return [(document, _relevance(score, kind)) for document, score in found]
 
     async def _asimilarity_search_with_relevance_scores(
         self, query: str, k: int = DEFAULT_K, **options: Any
     ) -> Scored:
-        kind = _chosen(k, **{**self.options, **options}).score_kind
+        kind = _chosen(k, **self.options | options).score_kind
         found = await self.asimilarity_search_with_score(query, k, **options)
         return [(document, _relevance(score, kind)) for document, score in found]
 
@@ -247,9 +248,7 @@ def _chosen(k: int, **options: Any) -> SearchOptions:
 
 def _given(ids: list[str] | None) -> list[str]:
     if ids is None:
-        raise InputError(
-            "ids=None would delete everything; give a list of ids, or delete the collection"
-        )
+        raise InputError("ids=None would delete everything; give a list of ids")
     return ids
 
 

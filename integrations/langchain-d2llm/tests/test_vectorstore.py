@@ -202,6 +202,8 @@ def test_texts_that_cannot_be_stored_are_refused_by_name(empty: D2LLMVectorStore
         empty.add_documents([Document(" ", id="1")])
     with pytest.raises(InputError, match=r"metadata\.when of passage '1'"):
         empty.add_texts(["one"], [{"when": object()}], ids=["1"])
+    with pytest.raises(TypeError, match="unexpected keyword argument 'id'"):
+        empty.add_texts(["one"], id=["1"])
     assert empty.index.count() == 0
 
 
@@ -211,6 +213,8 @@ async def test_deleting_needs_a_list_of_ids(empty: D2LLMVectorStore) -> None:
         empty.delete()
     with pytest.raises(InputError, match="ids=None"):
         await empty.adelete()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'filter'"):
+        empty.delete(["1"], filter={"n": 1})
     assert empty.delete(["1", "missing"]) is True
     assert await empty.adelete([]) is True
     assert ids(empty.get_by_ids(["1", "2"])) == ["2"]
