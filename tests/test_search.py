@@ -51,7 +51,9 @@ def test_a_stored_passage_scores_as_a_fresh_one(index: Index, passages: list[Pas
     assert fresh.segments is not None
     assert query.segments is not None
     match = StackedSegments(fresh.segments).match(query.segments[0])
-    scores = student.iem_scores(query.iem[0], fresh.iem.astype(np.float32), "asymmetric", match)
+    bm25 = np.array([hits[passage.id].bm25 for passage in given], np.float32)
+    halves = fresh.iem.astype(np.float32)
+    scores = student.iem_scores(query.iem[0], halves, "asymmetric", match, bm25)
     for passage, score in zip(given, scores, strict=True):
         assert hits[passage.id].score == pytest.approx(float(score), abs=2e-3)
 
@@ -72,14 +74,15 @@ def test_maxsim_reranking_equals_maxsim_computed_here(
     ]
     match = StackedSegments(fresh.segments).match(query.segments[0])
     recall = fresh.recall @ query.recall[0]
-    scores = student.late_scores(np.array(maxsim, np.float32), recall, match)
+    bm25 = np.array([hits[passage.id].bm25 for passage in given], np.float32)
+    scores = student.late_scores(np.array(maxsim, np.float32), recall, match, bm25)
     for passage, score in zip(given, scores, strict=True):
         assert hits[passage.id].score == pytest.approx(float(score), abs=2e-3)
 
 
 def test_recall_ranks_tell_what_the_rerank_changed(index: Index) -> None:
     before = hit_ids(index.search(QUESTION, k=20, rerank="none"))
-    after = index.search(QUESTION, k=10, recall_k=20, rerank="tokens").hits
+    after = index.search(QUESTION, k=10, recall_k=20, rerank="tokens", hybrid=0).hits
     for hit in after:
         assert before[hit.recall_rank - 1] == hit.id
     assert hit_ids(index.search(QUESTION, k=10, recall_k=20)) != []

@@ -51,6 +51,20 @@ StudentPath = Annotated[
         help="Student directory, or 'default'. The collection remembers its own.",
     ),
 ]
+SamplePaths = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--samples",
+        metavar="PATH",
+        help="Texts like yours, in any form ingest reads; fits the recall vector. Repeat for more.",
+    ),
+]
+SampleSize = Annotated[
+    int, typer.Option(min=1, help="Documents of each of --samples to use at most.")
+]
+QueryPrompt = Annotated[str, typer.Option(metavar="TEXT", help="Text put before every query.")]
+PassagePrompt = Annotated[str, typer.Option(metavar="TEXT", help="Text put before every passage.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the student that is there.")]
 Tenant = Annotated[
     str | None,
     typer.Option(

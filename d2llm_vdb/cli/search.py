@@ -48,12 +48,14 @@ def search(
     ] = None,
     threshold: Annotated[float | None, typer.Option(help="Leave out lower scores.")] = None,
     hybrid: Annotated[
-        float,
+        float | None,
         typer.Option(
             metavar="WEIGHT",
-            help="Recall by BM25 as well, of this weight beside the vectors' 1; 0 leaves it out.",
+            help="Recall by BM25 as well, of this weight beside the vectors' 1; 0 leaves it out "
+            "(default: 1 with a rerank, 0 without).",
+            show_default=False,
         ),
-    ] = 0.0,
+    ] = None,
     mmr: Annotated[
         float | None,
         typer.Option(metavar="LAMBDA", help="Order by marginal relevance: 1 relevant, 0 diverse."),
