@@ -16,9 +16,9 @@ from d2llm_vdb.student.pairs import PairRerank
 class D2LLMRerank(BaseDocumentCompressor):
     """Orders documents by how well they answer a query and keeps the best.
 
-    They are encoded when it is called. For what an `Index` holds, `D2LLMRetriever` does the same
-    with what is stored, and far faster. The async method is LangChain's own, which runs this one
-    in a thread.
+    They are encoded when it is called. What an `Index` holds, `D2LLMRetriever` reranks by what is
+    stored: far faster, and with BM25 over the whole collection. The async method is LangChain's
+    own, which runs this one in a thread.
 
     Args:
         student: encodes and scores; the one that ships with the package where it is left out.
