@@ -198,14 +198,16 @@ class Index:
         """
         given = distinct_ids(ids)
         found = len(self.store.retrieve(given, fields=["id"]))
-        self.store.delete(given)
+        if found:
+            self.store.delete(given)
         return found
 
     async def adelete(self, ids: Iterable[str]) -> int:
         """Async twin of `delete`."""
         given = distinct_ids(ids)
         found = len(await self.store.aretrieve(given, fields=["id"]))
-        await self.store.adelete(given)
+        if found:
+            await self.store.adelete(given)
         return found
 
     def get(self, ids: Iterable[str]) -> list[Passage]:
