@@ -12,7 +12,7 @@ import asyncio
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
 from qdrant_client import models
 
@@ -21,7 +21,15 @@ from d2llm_vdb.connection import DEFAULT_COLLECTION, Connection
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.opening import Tokens, open_both
 from d2llm_vdb.passages import Passage, check_unicode
-from d2llm_vdb.search import Rerank, SearchOptions, SearchResult, Stopwatch, rank
+from d2llm_vdb.search import (
+    Hit,
+    Rerank,
+    SearchOptions,
+    SearchResult,
+    Stopwatch,
+    explainable,
+    rank,
+)
 from d2llm_vdb.store import CollectionOptions, Store, StoreInfo
 from d2llm_vdb.store.columns import distinct_ids
 from d2llm_vdb.store.server import GRPC_PORT
@@ -323,7 +331,7 @@ class Index:
             found = self.store.recall(options.request(vectors, self.store.schema))
         with watch.stage("rerank"):
             hits = rank(self.student, options, vectors, found)
-        return _results(texts, hits, options, watch)
+        return _results(self.student, texts, hits, options, watch)
 
     async def _asearch(self, queries: Iterable[str], options: SearchOptions) -> list[SearchResult]:
         texts = _checked(queries, options)
@@ -336,7 +344,7 @@ class Index:
             found = await self.store.arecall(options.request(vectors, self.store.schema))
         with watch.stage("rerank"):
             hits = await asyncio.to_thread(rank, self.student, options, vectors, found)
-        return _results(texts, hits, options, watch)
+        return _results(self.student, texts, hits, options, watch)
 
     def _encode(self, texts: Sequence[str]) -> QueryVectors:
         return QueryVectors.concatenate(list(self.student.encode_queries(texts)))
@@ -379,10 +387,15 @@ def _checked(queries: Iterable[str], options: SearchOptions) -> list[str]:
 
 
 def _results(
-    texts: Sequence[str], hits: Sequence[list[Any]], options: SearchOptions, watch: Stopwatch
+    student: Student,
+    texts: Sequence[str],
+    hits: Sequence[list[Hit]],
+    options: SearchOptions,
+    watch: Stopwatch,
 ) -> list[SearchResult]:
     kind: Literal["probability", "cosine"] = "cosine" if options.rerank == "none" else "probability"
     timings = watch.timings(len(texts))
     return [
-        SearchResult(text, found, kind, timings) for text, found in zip(texts, hits, strict=True)
+        SearchResult(text, explainable(found, student, text, options), kind, timings)
+        for text, found in zip(texts, hits, strict=True)
     ]

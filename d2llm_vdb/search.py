@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypedDict, cast, get_args
 
 import numpy as np
@@ -17,11 +17,13 @@ from qdrant_client import models
 
 from d2llm_vdb.checks import check_choice, check_whole_number
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.explain import Explainer, Explanation
 from d2llm_vdb.store import Candidates, RecallRequest, Schema
 from d2llm_vdb.store.columns import Array
 from d2llm_vdb.store.filters import database_filter
 from d2llm_vdb.store.schema import SEGMENTS, TOKENS
 from d2llm_vdb.student import QueryVectors, Student, Task
+from d2llm_vdb.student.calibration import Scorer
 from d2llm_vdb.student.config import TASKS
 
 Rerank = Literal["iem", "tokens", "none"]
@@ -127,6 +129,27 @@ class Hit:
     start: int | None = None
     end: int | None = None
     source: str | None = None
+    _explainer: Explainer | None = field(default=None, repr=False, compare=False)
+
+    def explain(self) -> Explanation:
+        """Tell why the passage was found, and placed where it is; its text is encoded again.
+
+        Raises:
+            InputError: the hit is no search's own any more: unpickled, copied deeply or made by
+                hand.
+        """
+        if self._explainer is None:
+            raise InputError(
+                f"hit {self.id!r} has left its search behind; search again, and explain the hit "
+                f"that comes from there"
+            )
+        return self._explainer.explain(
+            self.id,
+            self.text,
+            score=self.score,
+            recall_score=self.recall_score,
+            recall_rank=self.recall_rank,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +185,21 @@ class SearchResult:
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON-ready values."""
         values = asdict(self)
+        for hit in values["hits"]:
+            del hit["_explainer"]
         values["timings"]["total_ms"] = self.timings.total_ms
         return values
+
+
+def explainable(
+    hits: Sequence[Hit], student: Student, query: str, options: SearchOptions
+) -> list[Hit]:
+    """Bind a query's hits, best first, to the search that they are explained by."""
+    scorers: dict[Rerank, Scorer | None] = {"iem": options.task, "tokens": "late", "none": None}
+    return [
+        replace(hit, _explainer=Explainer(student, query, scorers[options.rerank], place))
+        for place, hit in enumerate(hits, 1)
+    ]
 
 
 class Stopwatch:

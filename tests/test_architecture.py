@@ -19,7 +19,8 @@ ALLOWED = {
     "student": {"errors", "batching", "checks"},
     "store": {"errors", "batching", "checks"},
     "passages": {"errors", "checks"},
-    "search": {"errors", "checks", "student", "store"},
+    "explain": {"student"},
+    "search": {"errors", "checks", "explain", "student", "store"},
     "add": {"errors", "passages", "student", "store"},
     "connection": {"errors", "checks", "store"},
     "opening": {"errors", "checks", "connection", "student", "store"},
@@ -57,6 +58,7 @@ ALLOWED = {
         "connection",
         "distill",
         "evaluate",
+        "explain",
         "index",
         "ingest",
         "search",
@@ -68,7 +70,7 @@ ALLOWED = {
 
 # Heavy libraries and the only parts that may know them.
 OWNERS = {
-    "torch": {"student", "teacher", "evaluate", "distill"},
+    "torch": {"student", "explain", "teacher", "evaluate", "distill"},
     "transformers": {"student", "teacher", "distill"},
     "peft": {"student", "distill"},
     "qdrant_edge": {"store"},
