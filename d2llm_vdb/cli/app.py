@@ -10,6 +10,7 @@ import typer
 from d2llm_vdb.cli import options
 from d2llm_vdb.cli.distill import distill, teach
 from d2llm_vdb.cli.evaluate import evaluate
+from d2llm_vdb.cli.explain import explain
 from d2llm_vdb.cli.info import info
 from d2llm_vdb.cli.ingest import ingest
 from d2llm_vdb.cli.init import init
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (ingest, search, evaluate, info, init, distill, teach):
+for command in (ingest, search, explain, evaluate, info, init, distill, teach):
     app.command(epilog=EXIT_CODES)(command)
 
 

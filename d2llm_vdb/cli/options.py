@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
+
+from d2llm_vdb.errors import InputError
 
 
 def _log_what_happens(verbose: bool) -> None:
@@ -51,6 +53,18 @@ StudentPath = Annotated[
         help="Student directory, or 'default'. The collection remembers its own.",
     ),
 ]
+RecallK = Annotated[int, typer.Option(min=1, help="Candidates to recall and rerank.")]
+SearchTask = Annotated[
+    Literal["asymmetric", "symmetric"],
+    typer.Option(help="Does the passage answer, or mean the same?"),
+]
+Filter = Annotated[
+    str | None,
+    typer.Option(
+        help="A Qdrant filter as JSON, e.g. "
+        '\'{"must": [{"key": "metadata.year", "range": {"gte": 2020}}]}\'.'
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
@@ -87,3 +101,22 @@ def _check_directory(db: str) -> None:
     else:
         return
     raise typer.BadParameter(problem, param_hint="--db")
+
+
+def parsed_filter(text: str | None) -> Any:
+    """Return the Qdrant filter that --filter gives, None for none.
+
+    Raises:
+        InputError: it is not one.
+    """
+    from pydantic import ValidationError
+    from qdrant_client import models
+
+    try:
+        return None if text is None else models.Filter.model_validate_json(text)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        # pydantic names the types it tried among the keys and positions
+        place = ".".join(str(part) for part in problem["loc"] if "[" not in str(part))
+        where = f" at {place}" if place else ""
+        raise InputError(f"filter is not a Qdrant filter: {problem['msg']}{where}") from error

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from d2llm_vdb.cli import options
 from d2llm_vdb.cli.opening import open_index
 from d2llm_vdb.cli.terminal import exit_code, failing_clearly, print_error, print_json, waiting
-from d2llm_vdb.errors import D2LLMError, InputError
+from d2llm_vdb.errors import D2LLMError
 
 if TYPE_CHECKING:
     from d2llm_vdb.index import Index
@@ -30,21 +30,12 @@ def search(
     grpc_port: options.GrpcPort = 6334,
     student: options.StudentPath = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Hits to show.")] = 5,
-    recall_k: Annotated[int, typer.Option(min=1, help="Candidates to recall and rerank.")] = 100,
+    recall_k: options.RecallK = 100,
     rerank: Annotated[
         Literal["iem", "tokens", "none"], typer.Option(help="What orders the hits.")
     ] = "iem",
-    task: Annotated[
-        Literal["asymmetric", "symmetric"],
-        typer.Option(help="Does the passage answer, or mean the same?"),
-    ] = "asymmetric",
-    filter: Annotated[
-        str | None,
-        typer.Option(
-            help="A Qdrant filter as JSON, e.g. "
-            '\'{"must": [{"key": "metadata.year", "range": {"gte": 2020}}]}\'.'
-        ),
-    ] = None,
+    task: options.SearchTask = "asymmetric",
+    filter: options.Filter = None,
     threshold: Annotated[float | None, typer.Option(help="Leave out lower scores.")] = None,
     as_json: options.Json = False,
     _verbose: options.Verbose = False,
@@ -59,7 +50,9 @@ def search(
         from d2llm_vdb.cli.prompt import queries
         from d2llm_vdb.search import SearchOptions
 
-    search_options = SearchOptions(k, recall_k, _filter(filter), task, rerank, threshold)
+    search_options = SearchOptions(
+        k, recall_k, options.parsed_filter(filter), task, rerank, threshold
+    )
     with open_index(
         location,
         student,
@@ -97,17 +90,3 @@ def _answer_each(
             print_error(error)
             code = exit_code(error)
     return code
-
-
-def _filter(text: str | None) -> Any:
-    from pydantic import ValidationError
-    from qdrant_client import models
-
-    try:
-        return None if text is None else models.Filter.model_validate_json(text)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        # pydantic names the types it tried among the keys and positions
-        place = ".".join(str(part) for part in problem["loc"] if "[" not in str(part))
-        where = f" at {place}" if place else ""
-        raise InputError(f"filter is not a Qdrant filter: {problem['msg']}{where}") from error
