@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from d2llm_vdb.add import AddReport
     from d2llm_vdb.errors import D2LLMError
     from d2llm_vdb.index import Index
+    from d2llm_vdb.options import SearchOptions
     from d2llm_vdb.passages import Passage
-    from d2llm_vdb.search import Hit, SearchOptions, SearchResult, Timings
+    from d2llm_vdb.search import Hit, SearchResult, Timings
     from d2llm_vdb.student import Student
 
 __all__ = [
@@ -37,7 +38,7 @@ _MODULES = {
     "Hit": "search",
     "Index": "index",
     "Passage": "passages",
-    "SearchOptions": "search",
+    "SearchOptions": "options",
     "SearchResult": "search",
     "Student": "student",
     "Timings": "search",

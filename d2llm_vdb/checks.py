@@ -9,6 +9,9 @@ from d2llm_vdb.errors import InputError
 # Beyond any count or size there is, and within what every wire format and binding takes.
 MAX_COUNT = 2**31 - 1
 
+# Integers that Qdrant takes over every road: gRPC has signed ones only.
+MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
+
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raise `InputError` unless `value` is one of `choices`."""

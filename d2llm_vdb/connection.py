@@ -38,7 +38,7 @@ class Connection:
         prefer_grpc: speak gRPC to a server for everything it serves.
         grpc_port: where it serves gRPC.
         timeout: seconds a request to a server may take.
-        options: shards and replicas of a collection created on a server.
+        options: layout of a collection when it is created.
 
     Raises:
         InputError: a field cannot be used; names it.
@@ -87,7 +87,7 @@ class Connection:
             directory = Path(self.location).expanduser()
         except RuntimeError as error:
             raise InputError(f"location={self.location!r}: {error}; write the path out") from error
-        return EdgeStore.open(directory / self.collection, create)
+        return EdgeStore.open(directory / self.collection, create, self.options)
 
 
 def _check_location(location: object) -> None:

@@ -12,28 +12,19 @@ import asyncio
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Literal
-
-from qdrant_client import models
+from typing import Unpack
 
 from d2llm_vdb.add import Adder, AddReport, OnProgress, OnReject
-from d2llm_vdb.connection import DEFAULT_COLLECTION, Connection
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.opening import Tokens, open_both
+from d2llm_vdb.filters import FilterLike, as_filter
+from d2llm_vdb.neighbours import NEIGHBOUR_FIELDS, neighbour_filter, with_neighbours
+from d2llm_vdb.opening import OpenOptions, open_both
+from d2llm_vdb.options import MoreOptions, SearchOptions, check_tenant
 from d2llm_vdb.passages import Passage, check_unicode
-from d2llm_vdb.search import (
-    Hit,
-    Rerank,
-    SearchOptions,
-    SearchResult,
-    Stopwatch,
-    explainable,
-    rank,
-)
-from d2llm_vdb.store import CollectionOptions, Store, StoreInfo
+from d2llm_vdb.search import Hit, SearchResult, Stopwatch, explainable, rank, request
+from d2llm_vdb.store import Store, StoredPoint, StoreInfo, TenantStore
 from d2llm_vdb.store.columns import distinct_ids
-from d2llm_vdb.store.server import GRPC_PORT
-from d2llm_vdb.student import QueryVectors, Student, Task
+from d2llm_vdb.student import QueryVectors, Student
 
 
 class Index:
@@ -47,6 +38,23 @@ class Index:
         self.student = student
         self.store = store
 
+    @property
+    def tenant(self) -> str | None:
+        """Whose part of the collection this is; None for the whole."""
+        return self.store.tenant if isinstance(self.store, TenantStore) else None
+
+    def for_tenant(self, tenant: str) -> Index:
+        """Return the index of one tenant's passages in the same collection.
+
+        It adds, finds, counts and deletes that tenant's alone, whose ids are its own. It shares
+        the student and the connection, and closing either closes both.
+
+        Raises:
+            InputError: the name cannot be used, or this index is another tenant's already.
+        """
+        check_tenant(tenant)
+        return Index(self.student, self._store_of(tenant))
+
     def __repr__(self) -> str:
         return f"Index({self.store.location!r})"
 
@@ -55,16 +63,7 @@ class Index:
         cls,
         location: str | os.PathLike[str],
         student: Student | str | os.PathLike[str] | None = None,
-        *,
-        collection: str = DEFAULT_COLLECTION,
-        create: bool = True,
-        tokens: Tokens | None = None,
-        api_key: str | None = None,
-        prefer_grpc: bool = True,
-        grpc_port: int = GRPC_PORT,
-        timeout: int = 60,
-        shard_number: int | None = None,
-        replication_factor: int | None = None,
+        **options: Unpack[OpenOptions],
     ) -> Index:
         """Open a collection, creating it where it does not exist.
 
@@ -72,12 +71,8 @@ class Index:
             location: a directory (embedded, no server), an http(s) URL, or ":memory:".
             student: a student, its directory, or "default"; None takes the one the collection
                 was made with, or the default for a new collection.
-            collection: its name.
-            create: create it where it does not exist.
-            tokens: "raw" stores token states too, for rerank="tokens", at about 2 bytes a
-                dimension and token; "none" does not. None takes what is there, or "none".
-            api_key, prefer_grpc, grpc_port, timeout: for a server; see `Connection`.
-            shard_number, replication_factor: layout of a collection created on a server.
+            options: `collection` (its name), `create`, `tokens`, `tenant`, `api_key`, `preset`
+                and more; `d2llm_vdb.opening.open_both` describes them all.
 
         Raises:
             CollectionNotFoundError: it does not exist and `create` is false.
@@ -86,48 +81,17 @@ class Index:
             StoreLockedError: another process has the directory open.
             StoreUnavailableError: the server cannot be reached.
         """
-        connection = Connection(
-            os.fspath(location) if isinstance(location, os.PathLike) else location,
-            collection,
-            api_key=api_key,
-            prefer_grpc=prefer_grpc,
-            grpc_port=grpc_port,
-            timeout=timeout,
-            options=CollectionOptions(shard_number, replication_factor),
-        )
-        return cls(*open_both(connection, student, tokens, create=create))
+        return cls(*open_both(location, student, **options))
 
     @classmethod
     async def aopen(
         cls,
         location: str | os.PathLike[str],
         student: Student | str | os.PathLike[str] | None = None,
-        *,
-        collection: str = DEFAULT_COLLECTION,
-        create: bool = True,
-        tokens: Tokens | None = None,
-        api_key: str | None = None,
-        prefer_grpc: bool = True,
-        grpc_port: int = GRPC_PORT,
-        timeout: int = 60,  # noqa: ASYNC109 — of requests to a server, not of this call
-        shard_number: int | None = None,
-        replication_factor: int | None = None,
+        **options: Unpack[OpenOptions],
     ) -> Index:
         """Async twin of `open`: loading a student takes a while, so all of it is in a thread."""
-        return await asyncio.to_thread(
-            cls.open,
-            location,
-            student,
-            collection=collection,
-            create=create,
-            tokens=tokens,
-            api_key=api_key,
-            prefer_grpc=prefer_grpc,
-            grpc_port=grpc_port,
-            timeout=timeout,
-            shard_number=shard_number,
-            replication_factor=replication_factor,
-        )
+        return cls(*await asyncio.to_thread(open_both, location, student, **options))
 
     def add(
         self,
@@ -187,50 +151,28 @@ class Index:
             await asyncio.gather(adding, return_exceptions=True)
             raise
 
-    def search(
-        self,
-        query: str,
-        k: int = 10,
-        *,
-        recall_k: int = 100,
-        filter: models.Filter | None = None,
-        task: Task = "asymmetric",
-        rerank: Rerank = "iem",
-        score_threshold: float | None = None,
-    ) -> SearchResult:
-        """Find the passages that answer a query: ANN recall, then reranking.
+    def search(self, query: str, k: int = 10, **options: Unpack[MoreOptions]) -> SearchResult:
+        """Find the passages that answer a query: recall, then reranking.
 
         Args:
             query: any text.
             k: hits to return.
-            recall_k: candidates to recall and rerank.
-            filter: which passages count; the caller's metadata is under `metadata.`, as in
-                `FieldCondition(key="metadata.year", ...)`.
-            task: "asymmetric" (does the passage answer?) or "symmetric" (same meaning?).
-            rerank: "iem" by the interaction emulation module, "tokens" by late interaction over
-                stored token states, "none" to keep the recall order.
-            score_threshold: leave out hits scored lower.
+            options: the other fields of `SearchOptions`, which describes them: `recall_k`,
+                `rerank`, `filter`, `hybrid`, `score_threshold`, `mmr_lambda`, `group_by`, ...
 
         Raises:
             InputError: an option or the query cannot be used.
         """
-        options = SearchOptions(k, recall_k, filter, task, rerank, score_threshold)
-        return self._search([query], options)[0]
+        [result] = self._search([query], SearchOptions.from_keywords({"k": k, **options}))
+        return result
 
     async def asearch(
-        self,
-        query: str,
-        k: int = 10,
-        *,
-        recall_k: int = 100,
-        filter: models.Filter | None = None,
-        task: Task = "asymmetric",
-        rerank: Rerank = "iem",
-        score_threshold: float | None = None,
+        self, query: str, k: int = 10, **options: Unpack[MoreOptions]
     ) -> SearchResult:
         """Async twin of `search`; the event loop is never blocked."""
-        options = SearchOptions(k, recall_k, filter, task, rerank, score_threshold)
-        return (await self._asearch([query], options))[0]
+        chosen = SearchOptions.from_keywords({"k": k, **options})
+        [result] = await self._asearch([query], chosen)
+        return result
 
     def search_many(
         self, queries: Iterable[str], options: SearchOptions | None = None
@@ -266,13 +208,27 @@ class Index:
         await self.store.adelete(given)
         return found
 
-    def count(self, filter: models.Filter | None = None) -> int:
-        """Count the passages that match, all without a filter."""
-        return self.store.count(filter)
+    def get(self, ids: Iterable[str]) -> list[Passage]:
+        """Return stored passages by id, in the order of the ids; missing ones are left out.
 
-    async def acount(self, filter: models.Filter | None = None) -> int:
+        Raises:
+            InputError: an id is not a string, or one string stands where a list of ids should.
+        """
+        given = distinct_ids(ids)
+        return _in_order(given, self.store.retrieve(given))
+
+    async def aget(self, ids: Iterable[str]) -> list[Passage]:
+        """Async twin of `get`."""
+        given = distinct_ids(ids)
+        return _in_order(given, await self.store.aretrieve(given))
+
+    def count(self, filter: FilterLike | None = None) -> int:
+        """Count the passages that match, all without a filter."""
+        return self.store.count(as_filter(filter))
+
+    async def acount(self, filter: FilterLike | None = None) -> int:
         """Async twin of `count`."""
-        return await self.store.acount(filter)
+        return await self.store.acount(as_filter(filter))
 
     def optimize(self) -> None:
         """Bring the embedded store's index up to date after large additions."""
@@ -324,27 +280,52 @@ class Index:
         texts = _checked(queries, options)
         if not texts:
             return []
+        store = self._store_of(options.tenant)
         watch = Stopwatch()
         with watch.stage("encode"):
             vectors = self._encode(texts)
         with watch.stage("recall"):
-            found = self.store.recall(options.request(vectors, self.store.schema))
+            found = store.recall(request(options, texts, vectors, store.schema))
         with watch.stage("rerank"):
             hits = rank(self.student, options, vectors, found)
+        if options.neighbours and (wanted := neighbour_filter(hits, options.neighbours)):
+            with watch.stage("recall"):
+                points = list(store.scroll(wanted, fields=NEIGHBOUR_FIELDS))
+            hits = with_neighbours(hits, points, options.neighbours)
         return _results(self.student, texts, hits, options, watch)
 
     async def _asearch(self, queries: Iterable[str], options: SearchOptions) -> list[SearchResult]:
         texts = _checked(queries, options)
         if not texts:
             return []
+        store = self._store_of(options.tenant)
         watch = Stopwatch()
         with watch.stage("encode"):
             vectors = await asyncio.to_thread(self._encode, texts)
         with watch.stage("recall"):
-            found = await self.store.arecall(options.request(vectors, self.store.schema))
+            found = await store.arecall(request(options, texts, vectors, store.schema))
         with watch.stage("rerank"):
             hits = await asyncio.to_thread(rank, self.student, options, vectors, found)
+        if options.neighbours and (wanted := neighbour_filter(hits, options.neighbours)):
+            with watch.stage("recall"):
+                points = [each async for each in store.ascroll(wanted, fields=NEIGHBOUR_FIELDS)]
+            hits = with_neighbours(hits, points, options.neighbours)
         return _results(self.student, texts, hits, options, watch)
+
+    def _store_of(self, tenant: str | None) -> Store:
+        """Return the store, or a tenant's part of it.
+
+        Raises:
+            InputError: this index is another tenant's already.
+        """
+        if tenant is None or tenant == self.tenant:
+            return self.store
+        if self.tenant is not None:
+            raise InputError(
+                f"tenant={tenant!r}, and this index is that of {self.tenant!r}; search with the "
+                f"index that was opened without a tenant"
+            )
+        return TenantStore(self.store, tenant)
 
     def _encode(self, texts: Sequence[str]) -> QueryVectors:
         return QueryVectors.concatenate(list(self.student.encode_queries(texts)))
@@ -373,6 +354,11 @@ def _only_passages(passages: Iterable[Passage]) -> Iterator[Passage]:
         yield passage
 
 
+def _in_order(ids: Sequence[str], points: Iterable[StoredPoint]) -> list[Passage]:
+    found = {point.payload["id"]: Passage.from_payload(point.payload) for point in points}
+    return [found[each] for each in ids if each in found]
+
+
 def _checked(queries: Iterable[str], options: SearchOptions) -> list[str]:
     if isinstance(queries, str):
         raise InputError(f"queries={queries!r} is one string; wrap it in a list, or use search")
@@ -393,9 +379,8 @@ def _results(
     options: SearchOptions,
     watch: Stopwatch,
 ) -> list[SearchResult]:
-    kind: Literal["probability", "cosine"] = "cosine" if options.rerank == "none" else "probability"
     timings = watch.timings(len(texts))
     return [
-        SearchResult(text, explainable(found, student, text, options), kind, timings)
+        SearchResult(text, explainable(found, student, text, options), options.score_kind, timings)
         for text, found in zip(texts, hits, strict=True)
     ]

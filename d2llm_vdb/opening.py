@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Literal, TypedDict, get_args
 
 from d2llm_vdb.checks import check_choice
-from d2llm_vdb.connection import Connection
+from d2llm_vdb.connection import DEFAULT_COLLECTION, Connection
 from d2llm_vdb.errors import (
     CheckpointError,
     CollectionNotFoundError,
     InputError,
     SchemaMismatchError,
 )
-from d2llm_vdb.store import Schema, Store
+from d2llm_vdb.options import check_tenant
+from d2llm_vdb.store import CollectionOptions, Schema, Store, TenantStore
+from d2llm_vdb.store.presets import PresetName
+from d2llm_vdb.store.schema import INDEXED_FIELDS, FieldKind, check_payload_indexes
+from d2llm_vdb.store.server import GRPC_PORT
 from d2llm_vdb.student import Student
 from d2llm_vdb.student.checkpoint import DEFAULT_STUDENT
 
@@ -22,17 +27,75 @@ Tokens = Literal["raw", "none"]
 DEFAULT_STUDENT_NAME = "default"
 
 
+class OpenOptions(TypedDict, total=False):
+    """The options of `open_both`, as keyword arguments."""
+
+    collection: str
+    create: bool
+    tokens: Tokens | None
+    tenant: str | None
+    api_key: str | None
+    prefer_grpc: bool
+    grpc_port: int
+    timeout: int
+    shard_number: int | None
+    replication_factor: int | None
+    preset: PresetName
+    payload_indexes: Mapping[str, FieldKind] | None
+
+
 def open_both(
-    connection: Connection,
+    location: str | os.PathLike[str],
     student: Student | str | os.PathLike[str] | None,
-    tokens: Tokens | None,
     *,
-    create: bool,
+    collection: str = DEFAULT_COLLECTION,
+    create: bool = True,
+    tokens: Tokens | None = None,
+    tenant: str | None = None,
+    api_key: str | None = None,
+    prefer_grpc: bool = True,
+    grpc_port: int = GRPC_PORT,
+    timeout: int = 60,
+    shard_number: int | None = None,
+    replication_factor: int | None = None,
+    preset: PresetName = "balanced",
+    payload_indexes: Mapping[str, FieldKind] | None = None,
 ) -> tuple[Student, Store]:
-    """Open a collection and its student; `Index.open` describes arguments and errors."""
+    """Open a collection and its student.
+
+    Args:
+        location, student: as `Index.open` takes them.
+        collection: its name.
+        create: create it where it does not exist.
+        tokens: "raw" stores token states too, for rerank="tokens", at about 2 bytes a dimension
+            and token; "none" does not. None takes what is there, or "none".
+        tenant: open one tenant's part; see `Index.for_tenant`.
+        api_key, prefer_grpc, grpc_port, timeout: for a server; see `Connection`.
+        shard_number, replication_factor: layout of a collection created on a server.
+        preset: how a collection that is created holds its vectors: "balanced", "fast", "small" or
+            "exact"; see `d2llm_vdb.store.presets`.
+        payload_indexes: fields to index for faster filters, made where they are missing, as in
+            {"metadata.year": "integer"}; the kinds are keyword, integer, float, bool, datetime,
+            geo, uuid and text.
+
+    Raises:
+        D2LLMError: as `Index.open`.
+    """
+    connection = Connection(
+        os.fspath(location) if isinstance(location, os.PathLike) else location,
+        collection,
+        api_key=api_key,
+        prefer_grpc=prefer_grpc,
+        grpc_port=grpc_port,
+        timeout=timeout,
+        options=CollectionOptions(shard_number, replication_factor, preset),
+    )
     _check_student(student)
     if tokens is not None:
         check_choice("tokens", tokens, get_args(Tokens))
+    check_tenant(tenant)
+    indexes = payload_indexes or {}
+    check_payload_indexes(indexes)
     try:
         store = connection.open(None)
     except CollectionNotFoundError:
@@ -47,11 +110,11 @@ def open_both(
         loaded = _remembered_student(store) if student is None else _load_student(student)
         store.schema.check_student(loaded.fingerprint, store.location)
         if create:
-            store.index_documents()
+            store.index_payload({**indexes, **INDEXED_FIELDS})
     except BaseException:
         store.close()
         raise
-    return loaded, store
+    return loaded, store if tenant is None else TenantStore(store, tenant)
 
 
 def _check_student(student: object) -> None:

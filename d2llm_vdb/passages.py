@@ -6,16 +6,11 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from d2llm_vdb.checks import check_whole_number
+from d2llm_vdb.checks import MAX_INTEGER, MIN_INTEGER, check_whole_number
 from d2llm_vdb.errors import InputError
-
-# What Qdrant takes over every road: gRPC has signed integers only, and allows a message about
-# thirty mappings within each other.
-MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
-MAX_DEPTH = 24
 
 # gRPC allows a message about thirty mappings within each other.
 MAX_DEPTH = 24
@@ -34,7 +29,6 @@ class Passage:
         chunks: how many passages the document has.
         start, end: where it stands in the document, in characters; None where unknown.
         source: the file or address the document came from.
-        tenant: whom it belongs to, in a collection shared by several.
     """
 
     id: str
@@ -46,7 +40,12 @@ class Passage:
     start: int | None = None
     end: int | None = None
     source: str | None = None
-    tenant: str | None = None
+
+    @classmethod
+    def from_payload(cls, payload: Mapping[str, Any]) -> Passage:
+        """Return the passage that a stored payload was made of."""
+        names = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in payload.items() if name in names})
 
     def payload(self) -> dict[str, Any]:
         """Return what is stored beside the vectors.
@@ -68,7 +67,6 @@ class Passage:
             "metadata": _json_value(self.metadata, "metadata", self.id),
         }
         optional = {"start": self.start, "end": self.end, "source": self.source}
-        optional["tenant"] = self.tenant
         values |= {key: value for key, value in optional.items() if value is not None}
         canonical = json.dumps(values, sort_keys=True, ensure_ascii=False).encode()
         return values | {"content_hash": hashlib.blake2b(canonical, digest_size=16).hexdigest()}
@@ -78,9 +76,8 @@ class Passage:
         _check_text("text", self.text, self.id)
         if self.doc_id is not None:
             _check_text("doc_id", self.doc_id, self.id)
-        for name in ("source", "tenant"):
-            if getattr(self, name) is not None:
-                _check_string(name, getattr(self, name), self.id)
+        if self.source is not None:
+            _check_string("source", self.source, self.id)
         for name, least in (("chunk", 0), ("chunks", 1), ("start", 0), ("end", 0)):
             value = getattr(self, name)
             if value is not None or name.startswith("chunk"):

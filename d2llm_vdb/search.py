@@ -1,106 +1,24 @@
-"""One search without its input and output: options, the request to the store, reranking.
+"""One search without its input and output: the request to the store, reranking, hits.
 
 `Index` runs these steps, blocking or awaited; the logic is here once.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, TypedDict, cast, get_args
+from typing import Any
 
-import numpy as np
-from qdrant_client import models
-
-from d2llm_vdb.checks import check_choice, check_whole_number
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.explain import Explainer, Explanation
+from d2llm_vdb.options import ScoreKind, SearchOptions
+from d2llm_vdb.ordering import by_marginal_relevance, by_score, grouped
 from d2llm_vdb.store import Candidates, RecallRequest, Schema
 from d2llm_vdb.store.columns import Array
-from d2llm_vdb.store.filters import database_filter
-from d2llm_vdb.store.schema import SEGMENTS, TOKENS
-from d2llm_vdb.student import QueryVectors, Student, Task
-from d2llm_vdb.student.calibration import Scorer
-from d2llm_vdb.student.config import TASKS
-
-Rerank = Literal["iem", "tokens", "none"]
-RERANKS = cast("tuple[Rerank, ...]", get_args(Rerank))
-
-
-class SearchChanges(TypedDict, total=False):
-    """Any of `SearchOptions`' fields, as keyword arguments."""
-
-    k: int
-    recall_k: int
-    filter: models.Filter | None
-    task: Task
-    rerank: Rerank
-    score_threshold: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class SearchOptions:
-    """How to search; `Index.search` describes the fields."""
-
-    k: int = 10
-    recall_k: int = 100
-    filter: models.Filter | None = None
-    task: Task = "asymmetric"
-    rerank: Rerank = "iem"
-    score_threshold: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("k", "recall_k"):
-            check_whole_number(name, getattr(self, name))
-        check_choice("task", self.task, TASKS)
-        check_choice("rerank", self.rerank, RERANKS)
-        threshold = self.score_threshold
-        if threshold is not None and not (
-            isinstance(threshold, int | float) and math.isfinite(threshold)
-        ):
-            raise InputError(f"score_threshold={threshold!r} must be a finite number or None")
-        if self.filter is not None:
-            database_filter(self.filter)  # refused now and not after the query is encoded
-
-    @classmethod
-    def from_keywords(cls, keywords: Mapping[str, Any]) -> SearchOptions:
-        """Build options from keyword arguments that came through other hands.
-
-        Raises:
-            InputError: there is no option of such a name, or an option cannot be used.
-        """
-        names = SearchChanges.__annotations__
-        for name in keywords:
-            if name not in names:
-                raise InputError(f"there is no search option {name!r}; use {', '.join(names)}")
-        return cls(**keywords)
-
-    def request(self, queries: QueryVectors, schema: Schema) -> RecallRequest:
-        """Plan the recall of some encoded queries.
-
-        Raises:
-            InputError: token states are asked for and the collection has none.
-        """
-        if self.rerank == "tokens" and schema.token_dim is None:
-            raise InputError(
-                "rerank='tokens' needs token states, and this collection was made without; "
-                "ingest again into a new collection with tokens='raw', or use rerank='iem'"
-            )
-        maxsim: dict[str, Sequence[Array]] = {}
-        if self.rerank != "none" and queries.segments is not None:
-            maxsim[SEGMENTS] = list(queries.segments[:, None])
-        if self.rerank == "tokens":
-            maxsim[TOKENS] = queries.tokens
-        return RecallRequest(
-            vectors=queries.recall,
-            limit=self.k if self.rerank == "none" else max(self.k, self.recall_k),
-            filter=self.filter,
-            with_iem=self.rerank == "iem",
-            maxsim=maxsim,
-        )
+from d2llm_vdb.store.schema import IEM, RECALL, SEGMENTS, TOKENS
+from d2llm_vdb.student import QueryVectors, Student
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +29,12 @@ class Hit:
         id: the caller's id.
         text: of the passage.
         metadata: the caller's, untouched.
-        score: what the hits are ordered by: a probability after reranking, else the recall
-            score. Larger is better.
+        score: what the hits are ordered by, unless by marginal relevance: a probability after
+            reranking, else the recall score or the fused one. Larger is better.
         recall_score: cosine of the recall vectors, in [-1, 1].
         recall_rank: place before reranking, from 1.
         doc_id, chunk, start, end, source: where the passage comes from.
+        before, after: texts of its neighbours in the document, in order, where asked for.
     """
 
     id: str
@@ -129,6 +48,8 @@ class Hit:
     start: int | None = None
     end: int | None = None
     source: str | None = None
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
     _explainer: Explainer | None = field(default=None, repr=False, compare=False)
 
     def explain(self) -> Explanation:
@@ -173,13 +94,14 @@ class SearchResult:
     Args:
         query: its text.
         hits: best first.
-        score_kind: what `Hit.score` is: "probability" after reranking, "cosine" without.
+        score_kind: what `Hit.score` is: "probability" after reranking; without, "cosine", or
+            "rrf" where two rankings were fused.
         timings: where the time went.
     """
 
     query: str
     hits: list[Hit]
-    score_kind: Literal["probability", "cosine"]
+    score_kind: ScoreKind
     timings: Timings
 
     def to_dict(self) -> dict[str, Any]:
@@ -194,11 +116,10 @@ class SearchResult:
 def explainable(
     hits: Sequence[Hit], student: Student, query: str, options: SearchOptions
 ) -> list[Hit]:
-    """Bind a query's hits, best first, to the search that they are explained by."""
-    scorers: dict[Rerank, Scorer | None] = {"iem": options.task, "tokens": "late", "none": None}
+    """Bind a query's hits, in their order, to the search that they are explained by."""
     return [
-        replace(hit, _explainer=Explainer(student, query, scorers[options.rerank], place))
-        for place, hit in enumerate(hits, 1)
+        replace(hit, _explainer=Explainer(student, query, options, place))
+        for place, hit in enumerate(hits, options.offset + 1)
     ]
 
 
@@ -225,10 +146,40 @@ class Stopwatch:
         )
 
 
+def request(
+    options: SearchOptions, texts: Sequence[str], queries: QueryVectors, schema: Schema
+) -> RecallRequest:
+    """Plan the recall of some encoded queries.
+
+    Raises:
+        InputError: token states are asked for and the collection has none.
+    """
+    if options.rerank == "tokens" and schema.token_dim is None:
+        raise InputError(
+            "rerank='tokens' needs token states, and this collection was made without; "
+            "ingest again into a new collection with tokens='raw', or use rerank='iem'"
+        )
+    maxsim: dict[str, Sequence[Array]] = {}
+    if options.rerank != "none" and queries.segments is not None:
+        maxsim[SEGMENTS] = list(queries.segments[:, None])
+    if options.rerank == "tokens":
+        maxsim[TOKENS] = queries.tokens
+    wanted = {IEM: options.rerank == "iem", RECALL: options.mmr_lambda is not None}
+    return RecallRequest(
+        vectors=queries.recall,
+        limit=options.candidates,
+        filter=options.database_filter,
+        with_vectors=[name for name, needed in wanted.items() if needed],
+        maxsim=maxsim,
+        texts=texts if options.hybrid else None,
+        lexical_weight=options.hybrid,
+    )
+
+
 def rank(
     student: Student, options: SearchOptions, queries: QueryVectors, found: list[Candidates]
 ) -> list[list[Hit]]:
-    """Score every query's candidates, order them and keep the best k."""
+    """Score every query's candidates, order them and take the page asked for."""
     return [
         _hits(candidates, _scores(student, options, queries.iem[row], candidates), options)
         for row, candidates in enumerate(found)
@@ -239,25 +190,36 @@ def _scores(
     student: Student, options: SearchOptions, query_half: Array, candidates: Candidates
 ) -> Array:
     match = candidates.maxsim.get(SEGMENTS)
-    if options.rerank == "iem" and candidates.iem is not None:
-        return student.iem_scores(query_half, candidates.iem, options.task, match)
+    if options.rerank == "iem":
+        return student.iem_scores(query_half, candidates.vectors[IEM], options.task, match)
     if options.rerank == "tokens":
         return student.late_scores(candidates.maxsim[TOKENS], candidates.scores, match)
-    return candidates.scores
+    return candidates.scores if candidates.fused is None else candidates.fused
 
 
 def _hits(candidates: Candidates, scores: Array, options: SearchOptions) -> list[Hit]:
-    order = np.argsort(-scores, kind="stable")[: options.k]
+    rows = by_score(scores)
     if options.score_threshold is not None:
-        order = order[scores[order] >= options.score_threshold]
+        rows = [row for row in rows if scores[row] >= options.score_threshold]
+    if options.mmr_lambda is not None and rows:
+        # Cosines are compared with cosines; other scores may all be small, so the best counts as 1.
+        relevance = scores if options.score_kind == "cosine" else scores / scores.max()
+        rows = by_marginal_relevance(
+            relevance, candidates.vectors[RECALL], rows, options.mmr_lambda
+        )
+    page = slice(options.offset, options.offset + options.k)
+    if options.group_by is None:
+        rows = rows[page]
+    else:
+        groups = grouped(candidates.payloads, rows, options.group_by, options.group_size)
+        rows = [row for group in groups[page] for row in group]
     return [
         _hit(candidates.payloads[row], float(scores[row]), float(candidates.scores[row]), row + 1)
-        for row in order.tolist()
+        for row in rows
     ]
 
 
 def _hit(payload: dict[str, Any], score: float, recall_score: float, recall_rank: int) -> Hit:
-    optional = {name: payload.get(name) for name in ("start", "end", "source")}
     return Hit(
         id=payload["id"],
         text=payload["text"],
@@ -267,5 +229,7 @@ def _hit(payload: dict[str, Any], score: float, recall_score: float, recall_rank
         recall_rank=recall_rank,
         doc_id=payload["doc_id"],
         chunk=payload["chunk"],
-        **optional,
+        start=payload.get("start"),
+        end=payload.get("end"),
+        source=payload.get("source"),
     )

@@ -1,4 +1,4 @@
-"""Real parts for the tests: the default student, real passages, every store there is."""
+"""Real parts for the tests: the default student, real passages, every store, tiny sets."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from pydoc_data.topics import topics
+from pydoc_data.topics import topics as documentation
 
 import pytest
+from tiny_sets import DOCUMENTS, QUERIES, write_qrels, write_rows
 
-from d2llm_vdb import Index, Passage, Student
+from d2llm_vdb import Index, Passage, SearchResult, Student
+from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.store import Columns, EdgeStore, MemoryStore, Schema, ServerStore, Store
 
 OpenStore = Callable[[Schema], Store]
@@ -28,13 +30,13 @@ def student() -> Student:
 @pytest.fixture(scope="session")
 def texts() -> list[str]:
     """Openings of the topics of Python's language reference."""
-    return [text[:600].strip() for _, text in sorted(topics.items())]
+    return [text[:600].strip() for _, text in sorted(documentation.items())]
 
 
 @pytest.fixture(scope="session")
 def passages(texts: list[str]) -> list[Passage]:
     """The texts as passages with metadata."""
-    names = sorted(topics)
+    names = sorted(documentation)
     return [
         Passage(name, text, {"position": row, "initial": name[0].lower(), "even": row % 2 == 0})
         for row, (name, text) in enumerate(zip(names, texts, strict=True))
@@ -124,3 +126,48 @@ def index(
     with Index.open(location, student, collection=name, tokens="raw", **options) as opened:
         opened.store.upsert(encoded)
         yield opened
+
+
+def hit_ids(result: SearchResult) -> list[str]:
+    return [hit.id for hit in result.hits]
+
+
+@pytest.fixture
+def kitchen(tmp_path: Path) -> Path:
+    """A retrieval set of seven documents and three queries; one query is a document."""
+    path = tmp_path / "kitchen"
+    write_rows(
+        path / "corpus.jsonl.gz",
+        [{"_id": key, "title": title, "text": text} for key, (title, text) in DOCUMENTS.items()],
+    )
+    write_rows(path / "queries.jsonl", [{"_id": k, "text": text} for k, text in QUERIES.items()])
+    write_qrels(path / "qrels" / "test.tsv")
+    return path
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """A set of pairs that have labels and scores."""
+    path = tmp_path / "pairs"
+    rows = [
+        ("A man plays a guitar.", "Somebody makes music.", "entailment", 4.0),
+        ("A man plays a guitar.", "Nobody plays anything.", "contradiction", 1.5),
+        ("Two dogs run over a field.", "Animals are outside.", "entailment", 3.5),
+        ("Two dogs run over a field.", "The dogs are brown.", "neutral", 3.0),
+        ("A woman reads.", "The engine of a ship has stopped.", "contradiction", 0.0),
+    ]
+    names = ("sentence1", "sentence2", "label", "score")
+    write_rows(path / "dev.jsonl", [dict(zip(names, row, strict=True)) for row in rows])
+    return path
+
+
+@pytest.fixture(scope="module")
+def topics(passages: list[Passage]) -> TrainingSet:
+    """The name of each topic of the language reference as the query of its text."""
+    some = passages[:40]
+    return TrainingSet.from_retrieval(
+        "topics",
+        {passage.id: passage.text for passage in some},
+        {passage.id: f"what is {passage.id}?" for passage in some},
+        {passage.id: {passage.id: 1} for passage in some},
+    )

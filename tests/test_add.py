@@ -1,14 +1,20 @@
+"""Adding passages: what is encoded, replaced, deleted, rejected."""
+
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import hit_ids
+from tiny_models import save_decoder
 
 from d2llm_vdb import Index, Passage, Student
+from d2llm_vdb.add import AddReport
 
 
 @pytest.fixture
@@ -25,9 +31,89 @@ def document(*texts: str) -> list[Passage]:
     ]
 
 
+def spoil_second_vectors(student: Student) -> None:
+    """Make the second passage of every window come out as NaN."""
+    honest = student.encode_passages
+
+    def with_nan(texts, *, tokens=False):
+        for vectors in honest(texts, tokens=tokens):
+            vectors.recall[1, 0] = np.nan
+            yield vectors
+
+    student.encode_passages = with_nan
+
+
 def stored(index: Index) -> dict[str, str]:
     points = index.store.scroll(fields=["id", "text"])
     return {point.payload["id"]: point.payload["text"] for point in points}
+
+
+def test_adding_again_encodes_nothing_and_changes_replace(
+    index: Index, passages: list[Passage]
+) -> None:
+    again = index.add(passages[:40])
+    assert again == AddReport(passages=40, unchanged=40)
+    changed = [replace(passages[0], text="now about zebras"), *passages[1:42]]
+    report = index.add(changed)
+    assert (report.encoded, report.replaced, report.unchanged) == (3, 1, 39)
+    assert index.count() == 42
+    assert hit_ids(index.search("zebras", k=1)) == [passages[0].id]
+
+
+def test_replacing_a_document_leaves_no_stale_passages(index: Index) -> None:
+    def document(name: str, count: int) -> list[Passage]:
+        return [
+            Passage(f"{name}#{row}", f"{name} part {row} of {count}", doc_id=name, chunk=row)
+            for row in range(count)
+        ]
+
+    index.add(document("long", 5) + document("other", 2), replace_documents=True)
+    report = index.add(document("long", 2), replace_documents=True)
+    assert (report.encoded, report.replaced, report.deleted) == (2, 2, 3)
+    left = [point.payload["id"] for point in index.store.scroll(fields=["id"])]
+    assert sorted(name for name in left if "#" in name) == [
+        "long#0",
+        "long#1",
+        "other#0",
+        "other#1",
+    ]
+
+
+def test_an_id_given_twice_in_one_run_is_rejected_not_overwritten(index: Index) -> None:
+    rejected: list[str] = []
+    report = index.add(
+        [Passage("twice", "the first"), Passage("twice", "the second")],
+        on_reject=lambda _, reason: rejected.append(reason),
+    )
+    assert (report.encoded, report.rejected) == (1, 1)
+    assert "'twice' was given twice" in rejected[0]
+    assert index.store.retrieve(["twice"])[0].payload["text"] == "the first"
+
+
+def test_a_vector_of_nan_is_rejected_alone(tmp_path: Path, passages: list[Passage]) -> None:
+    student = Student.default(dtype="float32")
+    spoil_second_vectors(student)
+    rejected: list[str] = []
+    with Index.open(tmp_path, student) as index:
+        report = index.add(passages[:5], on_reject=lambda _, reason: rejected.append(reason))
+        assert (report.encoded, report.rejected, index.count()) == (4, 1, 4)
+    assert f"'recall' of passage {passages[1].id!r} holds NaN" in rejected[0]
+
+
+def test_too_many_token_states_are_rejected_with_the_way_out(
+    tmp_path: Path, texts: list[str]
+) -> None:
+    path = save_decoder(tmp_path / "wide", "llama", texts, hidden_size=2048, num_hidden_layers=1)
+    student = Student.from_backbone(str(path), max_tokens=512)
+    rejected: list[str] = []
+    with Index.open(tmp_path / "db", student, tokens="raw") as index:
+        report = index.add(
+            [Passage("short", "a few words"), Passage("long", "many words " * 600)],
+            on_reject=lambda _, reason: rejected.append(reason),
+        )
+        assert (report.encoded, report.rejected, index.count()) == (1, 1, 1)
+    assert "passage 'long' has 512 tokens of 2049 floats" in rejected[0]
+    assert "at most 511 tokens" in rejected[0]
 
 
 def test_a_refused_passage_keeps_its_predecessor_when_its_document_is_replaced(db: Index) -> None:
@@ -44,14 +130,7 @@ def test_a_refused_passage_keeps_its_predecessor_when_its_document_is_replaced(d
 
 def test_a_vector_that_is_refused_replaces_nothing(db: Index) -> None:
     db.add(document("one", "two"), replace_documents=True)
-    honest = db.student.encode_passages
-
-    def with_nan(texts, *, tokens=False):
-        for vectors in honest(texts, tokens=tokens):
-            vectors.recall[1, 0] = np.nan
-            yield vectors
-
-    db.student.encode_passages = with_nan
+    spoil_second_vectors(db.student)
     report = db.add(document("ONE", "TWO"), replace_documents=True, on_reject=lambda *_: None)
     assert (report.encoded, report.replaced, report.rejected) == (1, 1, 1)
     assert stored(db) == {"d#0": "ONE", "d#1": "two"}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tiny_models import save_causal_lm
+from tiny_sets import write_qrels, write_rows
 from typer.testing import CliRunner, Result
 
 from d2llm_vdb import Index, Passage, Student
@@ -19,11 +19,6 @@ def d2llm(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
 @pytest.fixture(scope="module")
 def topics(tmp_path_factory: pytest.TempPathFactory, passages: list[Passage]) -> Path:
     """Topics of the language reference as a retrieval set with a split to train on and a dev."""
@@ -33,10 +28,8 @@ def topics(tmp_path_factory: pytest.TempPathFactory, passages: list[Passage]) ->
         path / "queries.jsonl",
         [{"_id": one.id, "text": f"what is {one.id}?"} for one in passages],
     )
-    (path / "qrels").mkdir()
     for split, some in (("train", passages[:30]), ("dev", passages[30:50])):
-        lines = ["query-id\tcorpus-id\tscore", *(f"{one.id}\t{one.id}\t1" for one in some)]
-        (path / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+        write_qrels(path / "qrels" / f"{split}.tsv", [(one.id, one.id, 1) for one in some])
     return path
 
 

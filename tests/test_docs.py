@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,18 @@ def test_the_python_that_explains_a_hit_runs_by_itself(
         exec(compile(block, "explain.md", "exec"), namespace)
     assert "rotate → rotate" in capsys.readouterr().out
     assert "rotate" in (tmp_path / "why.html").read_text()
+
+
+def test_the_python_for_other_libraries_runs_from_top_to_bottom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    for block in blocks(ROOT / "docs" / "interop.md", "python"):
+        exec(compile(block, "interop.md", "exec"), namespace)
+    assert namespace["one"]["corpus_id"] == 1
+    assert namespace["again"].encode("Qdrant") == pytest.approx(namespace["same"].encode("Qdrant"))
+    assert namespace["score"] == 1
 
 
 @pytest.mark.parametrize("command", ["ingest", "search", "explain", "evaluate", "info", "init"])

@@ -52,7 +52,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     store.close()
 
 
-@pytest.mark.parametrize("killed_before", ["_index_documents", "Path.rename"])
+@pytest.mark.parametrize("killed_before", ["_index_payload", "Path.rename"])
 def test_a_collection_whose_making_was_killed_is_made_anew(
     tmp_path: Path, killed_before: str
 ) -> None:
@@ -76,14 +76,14 @@ edge.EdgeStore.open(Path({str(tmp_path / "c")!r}), Schema(8, 6, 5, 3, 4, "f", "s
 def test_of_two_processes_that_make_a_collection_the_first_one_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare = edge._index_documents
+    prepare = edge._index_payload
 
-    def another_is_quicker(shard: object) -> None:
-        monkeypatch.setattr(edge, "_index_documents", prepare)
+    def another_is_quicker(shard: object, fields: object) -> None:
+        monkeypatch.setattr(edge, "_index_payload", prepare)
         EdgeStore.open(tmp_path / "c", SCHEMA).close()
-        prepare(shard)
+        prepare(shard, fields)
 
-    monkeypatch.setattr(edge, "_index_documents", another_is_quicker)
+    monkeypatch.setattr(edge, "_index_payload", another_is_quicker)
     store = EdgeStore.open(tmp_path / "c", replace(SCHEMA, fingerprint="of the second"))
     assert store.schema == SCHEMA
     store.close()
@@ -94,11 +94,11 @@ def test_the_document_index_is_made_where_it_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as without:
-        without.setattr(edge, "_index_documents", lambda _: None)
+        without.setattr(edge, "_index_payload", lambda *_: None)
         store = EdgeStore.open(tmp_path / "c", SCHEMA)
     assert "doc_id" not in store._shard.info().payload_schema
     for _ in range(2):
-        store.index_documents()
+        store.index_payload()
         assert "doc_id" in store._shard.info().payload_schema
     store.close()
 

@@ -105,6 +105,14 @@ def test_without_reranking_there_is_nothing_to_add_up(small: Index) -> None:
     assert html_page(explanation).count("<section hidden>") == 1
 
 
+def test_a_hit_of_a_later_page_or_of_hybrid_recall_says_so(small: Index) -> None:
+    [second] = small.search("rotate a key", k=1, offset=1).hits
+    assert second.explain().rank == 2
+    fused = small.search("rotate a key", rerank="none", hybrid=1).hits[0].explain()
+    assert fused.score_kind == "rrf"
+    assert "rrf" in html_page(fused)
+
+
 def test_similar_words_find_each_other_and_their_contributions_are_maxsim(small: Index) -> None:
     explanation = small.search("how do I rotate my API keys?", rerank="tokens").hits[0].explain()
     found = {pair.query.text: pair.passage.text for pair in explanation.alignment}

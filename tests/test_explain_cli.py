@@ -62,7 +62,7 @@ def test_a_page_is_written_beside_what_is_shown(db: Path, tmp_path: Path) -> Non
     ("arguments", "message"),
     [
         (["--hit", 3], "--hit 3: the search found 2; give one of those"),
-        (["--filter", "{"], "filter is not a Qdrant filter"),
+        (["--filter", "{"], "filter='{' is not JSON"),
         (["--rerank", "none"], "Invalid value for '--rerank'"),
     ],
 )

@@ -66,14 +66,14 @@ def test_vectors_and_payload_are_read_back_as_written(store: Store) -> None:
 def test_recall_returns_the_nearest_by_cosine_with_payload_and_halves(store: Store) -> None:
     written = some_columns(20)
     query = written.recall[3]
-    [found] = store.recall(RecallRequest(query[None], limit=20, with_iem=True, exact=True))
+    [found] = store.recall(RecallRequest(query[None], limit=20, with_vectors=["iem"], exact=True))
     unit = written.recall / np.linalg.norm(written.recall, axis=1, keepdims=True)
     cosines = unit @ query / np.linalg.norm(query)
     order = np.argsort(-cosines)
     assert [payload["metadata"]["row"] for payload in found.payloads] == order.tolist()
     np.testing.assert_allclose(found.scores, cosines[order], atol=1e-3)
-    assert found.iem is not None
-    np.testing.assert_allclose(found.iem, written.iem[order], atol=2e-3)
+    assert "iem" in found.vectors
+    np.testing.assert_allclose(found.vectors["iem"], written.iem[order], atol=2e-3)
 
 
 def test_maxsim_is_computed_where_the_multivectors_are(store: Store) -> None:
@@ -118,7 +118,7 @@ def test_nothing_found_is_no_error(store: Store) -> None:
         some_columns(1).recall,
         limit=5,
         filter=models.Filter(must=[condition]),
-        with_iem=True,
+        with_vectors=["iem"],
         maxsim={"tokens": [np.ones((2, 4), np.float32)]},
     )
     [found] = store.recall(request)
@@ -160,7 +160,7 @@ def test_scroll_reads_everything_once_across_pages(open_store: OpenStore) -> Non
 
 
 def test_async_gives_what_sync_gives(store: Store) -> None:
-    request = RecallRequest(some_columns(2, seed=3).recall, limit=5, with_iem=True)
+    request = RecallRequest(some_columns(2, seed=3).recall, limit=5, with_vectors=["iem"])
 
     async def everything() -> None:
         for sync, found in zip(store.recall(request), await store.arecall(request), strict=True):
@@ -224,6 +224,19 @@ def test_a_multivector_over_qdrants_limit_is_refused_with_the_way_out(
     assert store.count() == 2
 
 
+def test_segments_over_qdrants_limit_are_the_students_to_mend(open_store: OpenStore) -> None:
+    store = open_store(replace(SCHEMA, segment_dim=1024))
+    segments = [np.ones((rows, 1024), np.float32) for rows in (8, 1024)]
+    with pytest.raises(InputError) as failure:
+        store.upsert(replace(some_columns(2), segments=segments))
+    message = str(failure.value)
+    assert "'passage 1' has 1024 segments of 1024 floats" in message
+    assert "a student with fewer segments, at most 1023 of this width" in message
+    assert "a smaller recall vector" in message
+    assert "token" not in message
+    assert store.count() == 0
+
+
 def test_large_writes_are_cut_by_bytes() -> None:
     columns = some_columns(50)
     parts = list(columns.split(budget=2000))
@@ -275,7 +288,7 @@ def test_every_request_can_be_put_on_the_wire(prefer_grpc: bool) -> None:
         must=[models.FieldCondition(key="metadata.row", range=models.Range(gte=1))]
     )
     request = RecallRequest(
-        written.recall, 5, condition, with_iem=True, maxsim=written.multivectors
+        written.recall, 5, condition, with_vectors=["iem"], maxsim=written.multivectors
     )
     calls = {
         "upsert": (written,),

@@ -29,6 +29,8 @@ def explain(
     rerank: Annotated[Literal["iem", "tokens"], typer.Option(help="What orders the hits.")] = "iem",
     task: options.SearchTask = "asymmetric",
     filter: options.Filter = None,
+    hybrid: options.Hybrid = 0.0,
+    tenant: options.Tenant = None,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the explanation as a web page.")
     ] = None,
@@ -40,10 +42,16 @@ def explain(
     with waiting("starting"):
         from d2llm_vdb.cli.explanation import show_explanation, show_places
         from d2llm_vdb.explain import html_page
-        from d2llm_vdb.search import SearchOptions
+        from d2llm_vdb.options import SearchOptions
 
     search_options = SearchOptions(
-        max(k, hit), recall_k, options.parsed_filter(filter), task, rerank
+        k=max(k, hit),
+        recall_k=recall_k,
+        filter=options.parsed_filter(filter),
+        task=task,
+        rerank=rerank,
+        hybrid=hybrid,
+        tenant=tenant,
     )
     with open_index(
         location,

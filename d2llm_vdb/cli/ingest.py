@@ -111,6 +111,19 @@ def ingest(
     replicas: Annotated[
         int | None, typer.Option(min=1, help="Replicas of a collection created on a server.")
     ] = None,
+    preset: Annotated[
+        Literal["balanced", "fast", "small", "exact"],
+        typer.Option(help="How a collection that is created holds its vectors."),
+    ] = "balanced",
+    index_field: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD:KIND",
+            help="Payload field to index for faster filters, e.g. metadata.year:integer; repeat "
+            "for more.",
+        ),
+    ] = None,
+    tenant: options.Tenant = None,
     as_json: options.Json = False,
     _verbose: options.Verbose = False,
 ) -> None:
@@ -141,6 +154,9 @@ def ingest(
         tokens=tokens,
         shard_number=shards,
         replication_factor=replicas,
+        preset=preset,
+        payload_indexes=dict(_field_and_kind(each) for each in index_field or ()),
+        tenant=tenant,
     )
     with rejects_file:
         try:
@@ -162,6 +178,11 @@ def ingest(
         where = printable(str(rejects))
         errors.print(f"{report.rejected:,} rejected, with reasons, in {where}", soft_wrap=True)
         raise typer.Exit(EXIT_REJECTS)
+
+
+def _field_and_kind(text: str) -> tuple[str, str]:
+    field, _, kind = text.rpartition(":")
+    return field, kind
 
 
 def _tuple(values: list[str] | None) -> tuple[str, ...] | None:

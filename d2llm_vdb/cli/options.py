@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -61,8 +62,23 @@ SearchTask = Annotated[
 Filter = Annotated[
     str | None,
     typer.Option(
-        help="A Qdrant filter as JSON, e.g. "
-        '\'{"must": [{"key": "metadata.year", "range": {"gte": 2020}}]}\'.'
+        help='A filter as JSON: over the metadata, e.g. \'{"year": {"$gte": 2020}}\', or '
+        "Qdrant's own."
+    ),
+]
+Hybrid = Annotated[
+    float,
+    typer.Option(
+        metavar="WEIGHT",
+        help="Recall by BM25 as well, of this weight beside the vectors' 1; 0 leaves it out.",
+    ),
+]
+Tenant = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Whose passages, in a collection that several share.",
+        show_default=False,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
@@ -104,19 +120,26 @@ def _check_directory(db: str) -> None:
 
 
 def parsed_filter(text: str | None) -> Any:
-    """Return the Qdrant filter that --filter gives, None for none.
+    """Read --filter: Qdrant's own filter if its keys are, else one over the metadata.
 
     Raises:
-        InputError: it is not one.
+        InputError: it is neither.
     """
     from pydantic import ValidationError
     from qdrant_client import models
 
+    if text is None:
+        return None
     try:
-        return None if text is None else models.Filter.model_validate_json(text)
+        values = json.loads(text)
+        if not isinstance(values, dict) or not values.keys() & models.Filter.model_fields.keys():
+            return values
+        return models.Filter.model_validate(values)
     except ValidationError as error:
         problem = error.errors()[0]
         # pydantic names the types it tried among the keys and positions
         place = ".".join(str(part) for part in problem["loc"] if "[" not in str(part))
         where = f" at {place}" if place else ""
         raise InputError(f"filter is not a Qdrant filter: {problem['msg']}{where}") from error
+    except ValueError as error:
+        raise InputError(f"filter={text!r} is not JSON: {error}; quote it for the shell") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -18,18 +17,16 @@ from rich.table import Table
 from rich.text import Text
 
 from d2llm_vdb.cli.samples import Samples
-from d2llm_vdb.cli.terminal import output, printable
+from d2llm_vdb.cli.terminal import every_few_seconds, output, printable
 from d2llm_vdb.ingest.files import SourceReader
 from d2llm_vdb.ingest.pipeline import IngestReport
-
-SECONDS_BETWEEN_LINES = 5.0
 
 
 @contextmanager
 def track(reader: SourceReader, console: Console) -> Iterator[Callable[[IngestReport], None]]:
     """Show progress on the console; yields what the ingest reports to."""
     if not console.is_terminal:
-        yield _Lines(reader, console)
+        yield every_few_seconds(console, lambda report: _percent(reader, report) + _line(report))
         return
     columns = (
         BarColumn(bar_width=20),
@@ -69,28 +66,15 @@ class _Making:
         return Text(f"making the student{taken}")
 
 
-class _Lines:
-    """A line every few seconds, for log files."""
-
-    def __init__(self, reader: SourceReader, console: Console) -> None:
-        self._reader = reader
-        self._console = console
-        self._last = time.monotonic()
-
-    def __call__(self, report: IngestReport) -> None:
-        if time.monotonic() - self._last < SECONDS_BETWEEN_LINES:
-            return
-        self._last = time.monotonic()
-        share = _share_done(self._reader, report)
-        percent = f"{share:.0%}, " if self._reader.total_bytes else ""
-        self._console.print(percent + _line(report), soft_wrap=True)
-
-
 def _share_done(reader: SourceReader, report: IngestReport) -> float:
     """Estimate how much of the input is stored: reading runs a window ahead of encoding."""
     added = report.added
     done = added.encoded + added.unchanged + added.rejected
     return reader.read_bytes / (reader.total_bytes or 1) * done / max(1, added.passages)
+
+
+def _percent(reader: SourceReader, report: IngestReport) -> str:
+    return f"{_share_done(reader, report):.0%}, " if reader.total_bytes else ""
 
 
 def _line(report: IngestReport) -> str:

@@ -14,7 +14,7 @@ from d2llm_vdb.errors import D2LLMError
 
 if TYPE_CHECKING:
     from d2llm_vdb.index import Index
-    from d2llm_vdb.search import SearchOptions
+    from d2llm_vdb.options import SearchOptions
 
 
 @failing_clearly()
@@ -37,6 +37,20 @@ def search(
     task: options.SearchTask = "asymmetric",
     filter: options.Filter = None,
     threshold: Annotated[float | None, typer.Option(help="Leave out lower scores.")] = None,
+    hybrid: options.Hybrid = 0.0,
+    mmr: Annotated[
+        float | None,
+        typer.Option(metavar="LAMBDA", help="Order by marginal relevance: 1 relevant, 0 diverse."),
+    ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(metavar="FIELD", help="One hit a group: doc_id, source or metadata.NAME."),
+    ] = None,
+    offset: Annotated[int, typer.Option(min=0, help="Hits to skip: the next page.")] = 0,
+    neighbours: Annotated[
+        int, typer.Option(min=0, help="Passages before and after each hit to show with it.")
+    ] = 0,
+    tenant: options.Tenant = None,
     as_json: options.Json = False,
     _verbose: options.Verbose = False,
 ) -> None:
@@ -48,10 +62,21 @@ def search(
     location = options.location(db, url)
     with waiting("starting"):
         from d2llm_vdb.cli.prompt import queries
-        from d2llm_vdb.search import SearchOptions
+        from d2llm_vdb.options import SearchOptions
 
     search_options = SearchOptions(
-        k, recall_k, options.parsed_filter(filter), task, rerank, threshold
+        k=k,
+        recall_k=recall_k,
+        filter=options.parsed_filter(filter),
+        task=task,
+        rerank=rerank,
+        score_threshold=threshold,
+        hybrid=hybrid,
+        mmr_lambda=mmr,
+        group_by=group_by,
+        offset=offset,
+        neighbours=neighbours,
+        tenant=tenant,
     )
     with open_index(
         location,

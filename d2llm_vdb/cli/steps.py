@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,17 +9,15 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from d2llm_vdb.cli.terminal import printable
+from d2llm_vdb.cli.terminal import every_few_seconds, printable
 from d2llm_vdb.progress import OnProgress, Progress
-
-SECONDS_BETWEEN_LINES = 5.0
 
 
 @contextmanager
 def track_steps(console: Console) -> Iterator[OnProgress]:
     """Show progress: a bar on a terminal, lines elsewhere."""
     if not console.is_terminal:
-        yield _Lines(console)
+        yield every_few_seconds(console, _line)
         return
     columns = (
         BarColumn(bar_width=20),
@@ -43,18 +40,5 @@ def track_steps(console: Console) -> Iterator[OnProgress]:
         yield update
 
 
-class _Lines:
-    """A line every few seconds, for log files."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._last = time.monotonic()
-
-    def __call__(self, progress: Progress) -> None:
-        if time.monotonic() - self._last < SECONDS_BETWEEN_LINES:
-            return
-        self._last = time.monotonic()
-        self._console.print(
-            printable(f"{progress.set}: {progress.step}, {progress.done:,} of {progress.total:,}"),
-            soft_wrap=True,
-        )
+def _line(progress: Progress) -> str:
+    return printable(f"{progress.set}: {progress.step}, {progress.done:,} of {progress.total:,}")

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
 
 from d2llm_vdb.errors import D2LLMError, InputError
+
+T = TypeVar("T")
+
+SECONDS_BETWEEN_LINES = 5.0
 
 EXIT_FAILED = 1
 EXIT_WRONG_USAGE = 2
@@ -54,6 +59,19 @@ def waiting(what: str) -> Iterator[None]:
             yield
     else:
         yield
+
+
+def every_few_seconds(console: Console, line: Callable[[T], str]) -> Callable[[T], None]:
+    """Return what prints a line about what it is told, if the last was a while ago; for logs."""
+    last = time.monotonic()
+
+    def tell(progress: T) -> None:
+        nonlocal last
+        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            console.print(line(progress), soft_wrap=True)
+
+    return tell
 
 
 def exit_code(error: Exception) -> int:

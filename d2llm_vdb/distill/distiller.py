@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
 from d2llm_vdb.progress import OnProgress, Progress
 from d2llm_vdb.student import Student
+from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.teacher import Teacher
 
 
@@ -87,11 +89,7 @@ def distill(
     with PartialState().main_process_first():  # the others find all of it in `work`
         lessons = prepare(train, student, teacher, work, config, on_progress)
         dev_sets = [dev_set(one, student, work, config, on_progress) for one in dev]
-    adapters = config.lora_rank is not None
-    for name, head in student.heads.named_children():
-        if name in config.frozen:
-            head.requires_grad_(False)
-    model = DistillationModel(student.heads, config, student.backbone.model if adapters else None)
+    backbone = None if config.lora_rank is None else student.backbone.model
     directory = work / f"training-{_key(student, train, teacher, config)}"
     arguments = training_arguments(
         directory,
@@ -106,18 +104,20 @@ def distill(
         metric_for_best_model=OVERALL,
         greater_is_better=True,
     )
-    trainer = _StudentTrainer(model, arguments, lessons, dev_sets, config)
-    trainer.add_callback(EarlyStoppingCallback(config.patience))
-    start, untrained = deepcopy(model.state_dict()), trainer.measure()
-    run(
-        trainer,
-        directory,
-        lambda done, total, _: on_progress(Progress("student", "training", done, total)),
-    )
-    best = trainer.measure()
-    if best[OVERALL] <= untrained[OVERALL]:
-        model.load_state_dict(start, strict=False)
-    calibrate(model.eval(), dev_sets)
+    with _frozen(student.heads, config.frozen):
+        model = DistillationModel(student.heads, config, backbone)
+        trainer = _StudentTrainer(model, arguments, lessons, dev_sets, config)
+        trainer.add_callback(EarlyStoppingCallback(config.patience))
+        start, untrained = deepcopy(model.state_dict()), trainer.measure()
+        run(
+            trainer,
+            directory,
+            lambda done, total, _: on_progress(Progress("student", "training", done, total)),
+        )
+        best = trainer.measure()
+        if best[OVERALL] <= untrained[OVERALL]:
+            model.load_state_dict(start, strict=False)
+        calibrate(model.eval(), dev_sets)
     record = {
         "teacher": None if teacher is None else teacher.identity,
         "sets": {lesson.taught.data.name: len(lesson.taught.data) for lesson in lessons},
@@ -128,6 +128,23 @@ def distill(
     # A new object: the old one may know its fingerprint from before the training.
     best_student = Student(student.config, student.backbone, student.heads)
     return Distilled(best_student, record, directory / LOSSES_FILE)
+
+
+@contextmanager
+def _frozen(heads: StudentHeads, names: Sequence[str]) -> Iterator[None]:
+    """Keep some heads from learning, and only within the block."""
+    learning = [
+        weight
+        for name, weight in heads.named_parameters()
+        if name.split(".")[0] in names and weight.requires_grad
+    ]
+    for weight in learning:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in learning:
+            weight.requires_grad_(True)
 
 
 def _check(

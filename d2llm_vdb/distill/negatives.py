@@ -13,8 +13,8 @@ from pathlib import Path
 from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.errors import MissingExtraError
 from d2llm_vdb.index import Index
+from d2llm_vdb.options import SearchOptions
 from d2llm_vdb.passages import Passage
-from d2llm_vdb.search import SearchOptions
 from d2llm_vdb.student import Student
 
 

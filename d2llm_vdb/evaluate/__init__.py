@@ -4,6 +4,7 @@
     sets        directories to `RetrievalSet` and `PairSet`
     metrics     nDCG, MRR, recall, MAP; accuracy, AP; Spearman
     modes       what can be compared
+    corpus      the index of a corpus
     rankers     the student's modes, through an index
     bare        the student's backbone without heads and adapter, which baselines read
     baselines   cosine, MaxSim, BM25, cross-encoder

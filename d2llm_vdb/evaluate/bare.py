@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from d2llm_vdb.batching import batched
 from d2llm_vdb.student import Student
 from d2llm_vdb.student.columns import Float16, Float32
+from d2llm_vdb.student.recall import unit
 
 WINDOW_TEXTS = 512
 
@@ -115,15 +116,3 @@ class BareCorpus:
     def tokens(self, row: int) -> Float16:
         """Return one document's unit-length token states, float16 (L, d)."""
         return self._tokens[self._offsets[row] : self._offsets[row + 1]]
-
-
-def unit(vectors: Float32) -> Float32:
-    """Scale vectors, float32 (..., d), to unit length; a zero vector stays as it is."""
-    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    scaled: Float32 = vectors / np.maximum(norms, 1e-12)
-    return scaled
-
-
-def maxsim(query: Float32, passage: Float32) -> float:
-    """Sum the best similarity of each query token, (L, d) against (M, d)."""
-    return float((query @ passage.T).max(axis=1).sum())

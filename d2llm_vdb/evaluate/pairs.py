@@ -5,17 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from d2llm_vdb.evaluate.bare import BareBackbone, maxsim
-from d2llm_vdb.student import QueryVectors, Student
+from d2llm_vdb.evaluate.bare import BareBackbone
+from d2llm_vdb.student import Student
 from d2llm_vdb.student.columns import Float32
+from d2llm_vdb.student.pairs import distinct, each, maxsim, pair_scores
 from d2llm_vdb.teacher import Teacher
 
-Rows = NDArray[np.intp]
 Scores = dict[str, Float32]
 
 
@@ -23,53 +22,17 @@ def student_scores(
     student: Student, first: Sequence[str], second: Sequence[str], modes: Sequence[str]
 ) -> Scores:
     """Score n pairs by `none` (recall vectors), `iem` and `tokens`, float32 (n,) a mode."""
-    texts, left, right = _distinct(first, second)
-    queries = QueryVectors.concatenate(list(student.encode_queries(texts)))
-    windows = list(student.encode_passages(texts, tokens="tokens" in modes))
-    recall = np.concatenate([window.recall for window in windows])
-    halves = np.concatenate([window.iem for window in windows]).astype(np.float32)
-    states = [tokens for window in windows for tokens in window.tokens or ()]
-
-    segments = [rows for window in windows for rows in window.segments or ()]
-
-    def cosine(one: Rows, other: Rows) -> Float32:
-        cosines: Float32 = np.einsum("nr,nr->n", queries.recall[one], recall[other])
-        return cosines
-
-    def match(one: Rows, other: Rows) -> Float32 | None:
-        rows = queries.segments
-        if rows is None:
-            return None
-        return _each(
-            one,
-            other,
-            lambda query, passage: float(
-                (segments[passage].astype(np.float32) @ rows[query]).max()
-            ),
-        )
-
-    def iem(one: Rows, other: Rows) -> Float32:
-        return student.iem_scores(queries.iem[one], halves[other], "symmetric", match(one, other))
-
-    def tokens(one: Rows, other: Rows) -> Float32:
-        sums = _each(
-            one,
-            other,
-            lambda query, passage: maxsim(
-                queries.tokens[query], states[passage].astype(np.float32)
-            ),
-        )
-        return student.late_scores(sums, cosine(one, other), match(one, other))
-
-    scorers = {"none": cosine, "iem": iem, "tokens": tokens}
-    return {mode: _both(scorers[mode], left, right) for mode in modes}
+    both = [*zip(first, second, strict=True), *zip(second, first, strict=True)]
+    scores = pair_scores(student, both, modes, "symmetric")
+    return {mode: _mean_of_orders(found) for mode, found in scores.items()}
 
 
 def bare_scores(
     backbone: BareBackbone, first: Sequence[str], second: Sequence[str], modes: Sequence[str]
 ) -> Scores:
     """Score n pairs by `cosine` and `maxsim` of the bare backbone, float32 (n,) a mode."""
-    texts, left, right = _distinct(first, second)
+    texts, one = distinct([*first, *second])
+    other = np.roll(one, len(first))
     queries, passages = (
         list(states) for states in (backbone.queries(texts), backbone.passages(texts))
     )
@@ -80,22 +43,19 @@ def bare_scores(
         [rows for states in several for rows in states.tokens] for several in (queries, passages)
     )
 
-    def cosine(one: Rows, other: Rows) -> Float32:
-        cosines: Float32 = np.einsum("nd,nd->n", query_means[one], means[other])
-        return cosines
-
-    def late(one: Rows, other: Rows) -> Float32:
+    scores = {}
+    if "cosine" in modes:
+        scores["cosine"] = np.einsum("nd,nd->n", query_means[one], means[other])
+    if "maxsim" in modes:
         # The mean over the query's tokens: a sum would rank pairs by their length.
-        return _each(
+        scores["maxsim"] = each(
             one,
             other,
             lambda query, passage: (
                 maxsim(query_tokens[query], tokens[passage]) / len(query_tokens[query])
             ),
         )
-
-    scorers = {"cosine": cosine, "maxsim": late}
-    return {mode: _both(scorers[mode], left, right) for mode in modes}
+    return {mode: _mean_of_orders(found) for mode, found in scores.items()}
 
 
 def cross_encoder_scores(model: Teacher, first: Sequence[str], second: Sequence[str]) -> Float32:
@@ -106,20 +66,7 @@ def cross_encoder_scores(model: Teacher, first: Sequence[str], second: Sequence[
     return mean
 
 
-def _distinct(first: Sequence[str], second: Sequence[str]) -> tuple[list[str], Rows, Rows]:
-    """Return the texts once each, and the rows of both sides among them."""
-    rows: dict[str, int] = {}
-    for text in (*first, *second):
-        rows.setdefault(text, len(rows))
-    left, right = (np.array([rows[text] for text in side], np.intp) for side in (first, second))
-    return list(rows), left, right
-
-
-def _each(one: Rows, other: Rows, score: Callable[[int, int], float]) -> Float32:
-    pairs = zip(one.tolist(), other.tolist(), strict=True)
-    return np.fromiter((score(*pair) for pair in pairs), np.float32, len(one))
-
-
-def _both(score: Callable[[Rows, Rows], Float32], left: Rows, right: Rows) -> Float32:
-    mean: Float32 = 0.5 * (score(left, right) + score(right, left))
+def _mean_of_orders(scores: Float32) -> Float32:
+    """Return the mean of n scores of one order and n of the other, float32 (n,)."""
+    mean: Float32 = scores.reshape(2, -1).mean(axis=0)
     return mean

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from qdrant_client import models
 
 from d2llm_vdb.index import Index
-from d2llm_vdb.search import Rerank, Stopwatch, Timings
+from d2llm_vdb.options import Rerank
+from d2llm_vdb.search import Stopwatch, Timings
 from d2llm_vdb.student.columns import Float32
 
 # Documents in a ranking: as far as recall@100 looks.

@@ -13,9 +13,9 @@ import numpy as np
 
 from d2llm_vdb.batching import batched
 from d2llm_vdb.checks import check_whole_number
-from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.bare import BareBackbone, BareCorpus
 from d2llm_vdb.evaluate.baselines import BM25Ranker, CosineRanker, CrossEncoderRanker, MaxSimRanker
+from d2llm_vdb.evaluate.corpus import open_corpus
 from d2llm_vdb.evaluate.metrics import binary_metrics, retrieval_metrics, spearman
 from d2llm_vdb.evaluate.modes import (
     BASELINES,
@@ -126,29 +126,16 @@ class _Evaluation:
         return made
 
     def _index(self, one: RetrievalSet, db: str | os.PathLike[str]) -> Index:
-        index = Index.open(
+        return open_corpus(
             db,
             self.student,
-            collection=one.name.replace("/", "-"),
-            tokens="raw" if "tokens" in self.modes else None,
+            one.name,
+            (Passage(key, text) for key, text in one.documents.items()),
+            tokens="tokens" in self.modes,
+            on_progress=lambda report: self._tell(
+                one, "indexing", report.encoded + report.unchanged, len(one.documents)
+            ),
         )
-        try:
-            index.add(
-                (Passage(key, text) for key, text in one.documents.items()),
-                on_progress=lambda report: self._tell(
-                    one, "indexing", report.encoded + report.unchanged, len(one.documents)
-                ),
-            )
-            if (count := index.count()) != len(one.documents):
-                raise InputError(
-                    f"{index.store.location} holds {count:,} passages and {one.name} has "
-                    f"{len(one.documents):,} documents; give another db"
-                )
-            index.optimize()
-        except BaseException:
-            index.close()
-            raise
-        return index
 
     def _measure(self, one: RetrievalSet, mode: str, ranker: Ranker) -> Metrics:
         run, timings = {}, []

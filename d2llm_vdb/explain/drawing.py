@@ -13,7 +13,7 @@ SCORERS: dict[Scorer | None, str] = {
     "asymmetric": "interaction emulation: does the passage answer?",
     "symmetric": "interaction emulation: do both mean the same?",
     "late": "late interaction: words that find each other",
-    None: "cosine of the recall vectors",
+    None: "recall alone",
 }
 
 PARTS = {

@@ -11,6 +11,7 @@ import torch
 from d2llm_vdb.explain.explanation import Alignment, Explanation, Part, Segment
 from d2llm_vdb.explain.parts import iem_parts, late_parts
 from d2llm_vdb.explain.reading import Reading, read
+from d2llm_vdb.options import Rerank, SearchOptions
 from d2llm_vdb.student import PassageVectors, QueryVectors, Student
 from d2llm_vdb.student.calibration import Scorer
 from d2llm_vdb.student.columns import Float32
@@ -25,18 +26,25 @@ class Explainer:
     Args:
         student: that searched.
         query: the text searched for.
-        scorer: what ordered the passages; None where that was their recall score.
+        options: how it searched.
         rank: the place after reranking, from 1.
     """
 
-    def __init__(self, student: Student, query: str, scorer: Scorer | None, rank: int) -> None:
+    def __init__(self, student: Student, query: str, options: SearchOptions, rank: int) -> None:
         self.student = student
         self.query = query
-        self.scorer = scorer
+        self.options = options
         self.rank = rank
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(None), ()
+
+    @property
+    def scorer(self) -> Scorer | None:
+        """What made the score; None where that is the recall's."""
+        scorers: dict[Rerank, Scorer | None]
+        scorers = {"iem": self.options.task, "tokens": "late", "none": None}
+        return scorers[self.options.rerank]
 
     def explain(
         self, id: str, passage: str, *, score: float, recall_score: float, recall_rank: int
@@ -62,6 +70,7 @@ class Explainer:
             passage=passage_read.text,
             rank=self.rank,
             score=score,
+            score_kind=self.options.score_kind,
             recall_rank=recall_rank,
             recall_score=recall_score,
             scorer=self.scorer,
@@ -78,15 +87,15 @@ class Explainer:
         recall_score: float,
         match: float | None,
     ) -> tuple[Part, ...]:
-        heads = self.student.heads
-        if self.scorer is None:
+        heads, scorer = self.student.heads, self.scorer
+        if scorer is None:
             return ()
-        if self.scorer == "late":
+        if scorer == "late":
             return late_parts(heads, float(similarities.max(axis=1).sum()), recall_score, match)
         device = self.student.backbone.device
         query_half = torch.from_numpy(query.iem[0]).to(device)
         passage_half = torch.from_numpy(stored.iem[0]).float().to(device)
-        return iem_parts(heads, query_half, passage_half, self.scorer, match)
+        return iem_parts(heads, query_half, passage_half, scorer, match)
 
 
 def _similarities(query: QueryVectors, stored: PassageVectors) -> Float32:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from d2llm_vdb.options import ScoreKind
 from d2llm_vdb.student.calibration import Scorer
 
 # Tokens whose attention differs by less than this share are paid alike, as by mean pooling.
@@ -137,9 +138,10 @@ class Explanation:
         id: the passage's.
         query, passage: their words.
         rank, score: place from 1, and score after reranking.
-        recall_rank, recall_score: the same before it.
+        score_kind: what the score is, as `SearchResult` says it.
+        recall_rank, recall_score: place before reranking, and cosine of the recall vectors.
         scorer: what made the score: a task of the IEM, "late" for the late interaction, None
-            where the recall score stands.
+            without reranking.
         parts: they add up to the logit of the score; none without a scorer.
         alignment: which words of the query found which of the passage, in the query's order.
             It is part of the score where the scorer is "late".
@@ -151,6 +153,7 @@ class Explanation:
     passage: AttendedText
     rank: int
     score: float
+    score_kind: ScoreKind
     recall_rank: int
     recall_score: float
     scorer: Scorer | None

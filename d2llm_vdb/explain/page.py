@@ -57,10 +57,9 @@ def _tag(name: str, *inside: str, **attributes: str) -> str:
 
 def _facts(explanation: Explanation) -> str:
     before, after = explanation.recall_rank, explanation.rank
-    score = "cosine" if explanation.scorer is None else "probability"
     facts = (
         ("place", f"#{after}", f"was #{before} {moved(before, after)}"),
-        ("score", f"{explanation.score:.3f}", score),
+        ("score", f"{explanation.score:.3f}", explanation.score_kind),
         ("recall score", f"{explanation.recall_score:.3f}", "cosine"),
         ("ordered by", "", SCORERS[explanation.scorer]),
     )

@@ -5,6 +5,7 @@ from d2llm_vdb.store.columns import Columns
 from d2llm_vdb.store.edge import EdgeStore
 from d2llm_vdb.store.schema import CollectionOptions, Schema
 from d2llm_vdb.store.server import MemoryStore, ServerStore
+from d2llm_vdb.store.tenant import TenantStore
 
 __all__ = [
     "Candidates",
@@ -19,4 +20,5 @@ __all__ = [
     "Store",
     "StoreInfo",
     "StoredPoint",
+    "TenantStore",
 ]

@@ -18,7 +18,10 @@ from qdrant_client import models
 
 from d2llm_vdb.errors import StoreError
 from d2llm_vdb.store.columns import Array, Columns, Payload
-from d2llm_vdb.store.schema import Schema
+from d2llm_vdb.store.schema import INDEXED_FIELDS, RECALL, FieldKind, Schema
+
+# Ranks are fused by 1 / (RRF_K + rank). Source: Cormack et al. (SIGIR 2009).
+RRF_K = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +32,34 @@ class RecallRequest:
         vectors: recall vectors, float32 (m, r).
         limit: candidates a query.
         filter: which points count.
-        with_iem: return the passages' IEM halves.
+        with_vectors: names of the candidates' single vectors to return.
         maxsim: by the name of a multivector, for each query its own rows (L, width), to have the
             candidates' MaxSim computed where they are stored.
+        texts: of the queries, to find candidates by BM25 as well and fuse both rankings; None
+            recalls by the vectors alone.
+        lexical_weight: of BM25's ranking in the fusion; that of the vectors is 1.
         exact: search every point in place of the index.
     """
 
     vectors: Array
     limit: int
     filter: models.Filter | None = None
-    with_iem: bool = False
+    with_vectors: Sequence[str] = ()
     maxsim: Mapping[str, Sequence[Array]] = field(default_factory=dict)
+    texts: Sequence[str] | None = None
+    lexical_weight: float = 1.0
     exact: bool = False
 
     @property
     def ef(self) -> int:
         """HNSW search width: twice the candidates asked for, 256 at least."""
         return max(256, 2 * self.limit)
+
+    @property
+    def legs(self) -> dict[str, Sequence[Array]]:
+        """What the candidates are scored by besides what found them: a vector, and its rows."""
+        fused = {} if self.texts is None else {RECALL: list(self.vectors)}
+        return fused | dict(self.maxsim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +69,16 @@ class Candidates:
     Args:
         payloads: n of them.
         scores: cosines of the recall vectors, float32 (n,).
-        iem: passage halves, float32 (n, h), where asked for.
+        vectors: float32 (n, width), by name, where asked for.
         maxsim: float32 (n,), by the name of a multivector, where asked for.
+        fused: what they are ordered by where two rankings were fused, float32 (n,).
     """
 
     payloads: list[Payload]
     scores: Array
-    iem: Array | None = None
+    vectors: Mapping[str, Array] = field(default_factory=dict)
     maxsim: Mapping[str, Array] = field(default_factory=dict)
+    fused: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +134,8 @@ class Store(ABC):
             raise StoreError(f"{self.location} is closed; open it again")
 
     @abstractmethod
-    def index_documents(self) -> None:
-        """Index the payload field that passages are looked up by, where it is not yet.
+    def index_payload(self, fields: Mapping[str, FieldKind] = INDEXED_FIELDS) -> None:
+        """Index payload fields where they are not yet.
 
         Part of making a collection; done again because a process may be killed in between.
         """
@@ -273,11 +289,11 @@ def read_legs(
     answers: Sequence[Sequence[Found]],
     read: Callable[[Sequence[Found]], Candidates],
 ) -> list[Candidates]:
-    """Join the answers to one batch of queries: recall first, then every MaxSim leg.
+    """Join the answers to one batch of queries: recall first, then every leg.
 
     Args:
         request: what was searched, m queries.
-        answers: m of recall, then m of each entry of `request.maxsim`, which come in their own
+        answers: m of recall, then m of each entry of `request.legs`, which come in their own
             order. A point missing in one of them was deleted between the queries and is left out.
         read: makes candidates of an answer of recall.
     """
@@ -285,11 +301,14 @@ def read_legs(
     scores = [{point.id: point.score for point in answer} for answer in answers]
     joined = []
     for place, points in enumerate(answers[:count]):
-        legs = dict(zip(request.maxsim, scores[count + place :: count], strict=True))
+        legs = dict(zip(request.legs, scores[count + place :: count], strict=True))
         whole = [point for point in points if all(point.id in leg for leg in legs.values())]
-        maxsim = {
+        by_leg = {
             name: np.array([leg[point.id] for point in whole], dtype=np.float32)
             for name, leg in legs.items()
         }
-        joined.append(replace(read(whole), maxsim=maxsim))
+        found = read(whole)
+        if request.texts is not None:
+            found = replace(found, fused=found.scores, scores=by_leg.pop(RECALL))
+        joined.append(replace(found, maxsim=by_leg))
     return joined

@@ -83,7 +83,7 @@ class Columns:
         for name, arrays in self.multivectors.items():
             for row, array in enumerate(arrays):
                 if array.size >= MULTIVECTOR_FLOAT_LIMIT:
-                    found.setdefault(row, self._too_many_tokens(row, array))
+                    found.setdefault(row, self._too_large(name, row, array))
                 elif not np.isfinite(array).all():
                     found.setdefault(row, self._not_finite(name, row))
         return found
@@ -161,11 +161,20 @@ class Columns:
             f"stored. Check the student's weights, or load it with dtype='float32'"
         )
 
-    def _too_many_tokens(self, row: int, states: Array) -> str:
-        length, width = states.shape
+    def _too_large(self, name: str, row: int, array: Array) -> str:
+        length, width = array.shape
+        most = (MULTIVECTOR_FLOAT_LIMIT - 1) // width
+        if name == SEGMENTS:
+            way_out = (
+                f"Use a student with fewer segments, at most {most} of this width, or with a "
+                f"smaller recall vector"
+            )
+        else:
+            way_out = (
+                f"Cut it into passages of at most {most} tokens, or store no tokens (tokens='none')"
+            )
         return (
-            f"passage {self.ids[row]!r} has {length} tokens of {width} floats, {states.size} in "
-            f"all; Qdrant holds fewer than {MULTIVECTOR_FLOAT_LIMIT} in one multivector. Cut it "
-            f"into passages of at most {(MULTIVECTOR_FLOAT_LIMIT - 1) // width} tokens, or store "
-            f"no tokens (tokens='none')"
+            f"passage {self.ids[row]!r} has {length} {name} of {width} floats, {array.size} in "
+            f"all; Qdrant holds fewer than {MULTIVECTOR_FLOAT_LIMIT} in one multivector. "
+            f"{way_out}"
         )

@@ -11,7 +11,7 @@ import itertools
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -22,6 +22,7 @@ from qdrant_client import models
 
 from d2llm_vdb.errors import CollectionNotFoundError, StoreError, StoreLockedError
 from d2llm_vdb.store.base import (
+    RRF_K,
     Candidates,
     Page,
     RecallRequest,
@@ -32,10 +33,28 @@ from d2llm_vdb.store.base import (
 )
 from d2llm_vdb.store.columns import Array, Columns, distinct_ids, point_id
 from d2llm_vdb.store.edge_filters import to_edge
-from d2llm_vdb.store.schema import DOCUMENT_FIELD, IEM, RECALL, Schema, damaged
+from d2llm_vdb.store.presets import PRESETS, Placement, Preset
+from d2llm_vdb.store.schema import (
+    INDEXED_FIELDS,
+    RECALL,
+    TEXT_FIELD,
+    CollectionOptions,
+    FieldKind,
+    Schema,
+    damaged,
+)
 
 SCHEMA_FILE = "d2llm.json"
 SHARD_DIR = "shard"
+
+# What a server takes where nothing is said.
+_HNSW: dict[str, Any] = {"ef_construct": 100, "full_scan_threshold": 10_000}
+
+_MEMORY: dict[Placement, Any] = {
+    "cold": edge.Memory.Cold,
+    "cached": edge.Memory.Cached,
+    "pinned": edge.Memory.Pinned,
+}
 
 
 class EdgeStore(Store):
@@ -48,7 +67,12 @@ class EdgeStore(Store):
         self._directory = directory.absolute()
 
     @classmethod
-    def open(cls, directory: Path, create: Schema | None = None) -> EdgeStore:
+    def open(
+        cls,
+        directory: Path,
+        create: Schema | None = None,
+        options: CollectionOptions | None = None,
+    ) -> EdgeStore:
         """Open the collection in a directory, creating it where a schema is given.
 
         Raises:
@@ -62,7 +86,7 @@ class EdgeStore(Store):
                 raise CollectionNotFoundError(
                     f"no collection in {directory}; ingest something into it first"
                 )
-            schema = _create(directory, create)
+            schema = _create(directory, create, options or CollectionOptions())
         return cls(_load_shard(directory), schema, directory)
 
     def upsert(self, columns: Columns) -> None:
@@ -78,13 +102,15 @@ class EdgeStore(Store):
         self._shard.update(edge.UpdateOperation.upsert_points(points))
 
     def recall(self, request: RecallRequest) -> list[Candidates]:
-        queries = [_recall_query(request, row) for row in range(len(request.vectors))]
-        for name, matrices in request.maxsim.items():
-            queries += [
-                _maxsim_query(request, row, name, rows) for row, rows in enumerate(matrices)
-            ]
+        stages = [_stage(request, row) for row in range(len(request.vectors))]
+        wanted = list(request.with_vectors)
+        queries = [
+            edge.QueryRequest(**stage, with_payload=True, with_vector=wanted) for stage in stages
+        ]
+        for name, rows in request.legs.items():
+            queries += [_leg(stage, name, own) for stage, own in zip(stages, rows, strict=True)]
         answers = self._run(self._shard.query_batch, edge.QueryBatchRequest(queries))
-        return read_legs(request, answers, lambda points: _candidates(points, request.with_iem))
+        return read_legs(request, answers, lambda points: _candidates(points, wanted))
 
     def retrieve(
         self, ids: Sequence[str], fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
@@ -123,9 +149,8 @@ class EdgeStore(Store):
         condition = None if filter is None else to_edge(filter)
         return int(self._run(self._shard.count, edge.CountRequest(filter=condition)))
 
-    def index_documents(self) -> None:
-        if DOCUMENT_FIELD not in self._run(self._shard.info).payload_schema:
-            self._run(_index_documents, self._shard)
+    def index_payload(self, fields: Mapping[str, FieldKind] = INDEXED_FIELDS) -> None:
+        self._run(_index_payload, self._shard, fields)
 
     def optimize(self) -> None:
         self._run(self._shard.flush)
@@ -175,7 +200,7 @@ def read_schema(directory: Path) -> Schema | None:
         raise damaged(path, error) from error
 
 
-def _create(directory: Path, schema: Schema) -> Schema:
+def _create(directory: Path, schema: Schema, options: CollectionOptions) -> Schema:
     """Make a collection, unless another process just has, and return its schema.
 
     It is made beside its place and moved there whole: a process killed in between leaves no
@@ -186,8 +211,9 @@ def _create(directory: Path, schema: Schema) -> Schema:
         draft.mkdir(parents=True)
         text = json.dumps(schema.to_dict(), indent=2)
         (draft / SCHEMA_FILE).write_text(text + "\n", encoding="utf-8")
-        shard = edge.EdgeShard.create(str(draft.absolute() / SHARD_DIR), _config(schema))
-        _index_documents(shard)
+        config = _config(schema, PRESETS[options.preset])
+        shard = edge.EdgeShard.create(str(draft.absolute() / SHARD_DIR), config)
+        _index_payload(shard, INDEXED_FIELDS)
         shard.flush()
         shard.close()
         draft.rename(directory)
@@ -203,9 +229,25 @@ def _create(directory: Path, schema: Schema) -> Schema:
     return schema
 
 
-def _index_documents(shard: Any) -> None:
-    keyword = edge.PayloadSchemaType.Keyword
-    shard.update(edge.UpdateOperation.create_field_index(DOCUMENT_FIELD, keyword))
+def _index_payload(shard: Any, fields: Mapping[str, FieldKind]) -> None:
+    present = shard.info().payload_schema
+    for name, kind in fields.items():
+        if name not in present:
+            shard.update(edge.UpdateOperation.create_field_index(name, _field_index(kind)))
+
+
+def _field_index(kind: FieldKind) -> Any:
+    if kind == "text":
+        return edge.TextIndexParams(
+            tokenizer=edge.TokenizerType.Multilingual,
+            lowercase=True,
+            phrase_matching=True,  # or phrases in filters would match as loose words
+            scoring=True,
+            memory=edge.Memory.Cold,
+        )
+    if kind == "tenant":
+        return edge.KeywordIndexParams(is_tenant=True)
+    return getattr(edge.PayloadSchemaType, kind.capitalize())
 
 
 def _load_shard(directory: Path) -> Any:
@@ -231,26 +273,37 @@ def _load_shard(directory: Path) -> Any:
         ) from error
 
 
-def _config(schema: Schema) -> Any:
-    int8 = edge.ScalarQuantizationConfig(
-        edge.ScalarType.Int8, quantile=0.99, memory=edge.Memory.Pinned
-    )
+def _config(schema: Schema, preset: Preset) -> Any:
     maxsim = edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
-    vectors = {name: _unindexed(width) for name, width in schema.vectors.items()} | {
-        name: _unindexed(width, multivector_config=maxsim)
+    rerank = _MEMORY[preset.rerank]
+    vectors = {name: _unindexed(width, rerank) for name, width in schema.vectors.items()} | {
+        name: _unindexed(width, rerank, multivector_config=maxsim)
         for name, width in schema.multivectors.items()
     }
     vectors[RECALL] = edge.EdgeVectorParams(
         schema.recall_dim,
         edge.Distance.Cosine,
-        quantization_config=int8,
-        memory=edge.Memory.Cold,
+        quantization_config=_quantization(preset),
+        memory=_MEMORY[preset.recall],
     )
-    return edge.EdgeConfig(vectors=vectors)
+    graph = edge.HnswIndexConfig(**_HNSW, m=16, memory=_MEMORY[preset.graph])
+    return edge.EdgeConfig(vectors=vectors, hnsw_config=graph)
 
 
-def _unindexed(size: int, **options: Any) -> Any:
-    """Vectors that are only read back: no index, float16, on disk.
+def _quantization(preset: Preset) -> Any:
+    if preset.quantization == "int8":
+        return edge.ScalarQuantizationConfig(
+            edge.ScalarType.Int8, quantile=0.99, memory=edge.Memory.Pinned
+        )
+    if preset.quantization == "4 bits":
+        return edge.TurboQuantQuantizationConfig(
+            bits=edge.TurboQuantBitSize.Bits4, memory=edge.Memory.Pinned
+        )
+    return None
+
+
+def _unindexed(size: int, memory: Any, **options: Any) -> Any:
+    """Vectors that are only read back: no index, float16.
 
     Dot and not Cosine: Cosine would normalise them at upsert.
     """
@@ -258,8 +311,8 @@ def _unindexed(size: int, **options: Any) -> Any:
         size,
         edge.Distance.Dot,
         datatype=edge.VectorStorageDatatype.Float16,
-        hnsw_config=edge.HnswIndexConfig(m=0, ef_construct=100, full_scan_threshold=10_000),
-        memory=edge.Memory.Cold,
+        hnsw_config=edge.HnswIndexConfig(**_HNSW, m=0),
+        memory=memory,
         **options,
     )
 
@@ -276,43 +329,51 @@ def _params(request: RecallRequest) -> Any:
     )
 
 
-def _recall_query(request: RecallRequest, row: int) -> Any:
-    return edge.QueryRequest(
+def _stage(request: RecallRequest, row: int) -> dict[str, Any]:
+    """Say how a query's candidates are found, as a request's arguments or a prefetch's."""
+    condition = None if request.filter is None else to_edge(request.filter)
+    nearest = {
+        "limit": request.limit,
+        "query": edge.Query.Nearest(request.vectors[row], using=RECALL),
+        "filter": condition,
+        "params": _params(request),
+    }
+    if request.texts is None:
+        return nearest
+    lexical = edge.Prefetch(
         limit=request.limit,
-        query=edge.Query.Nearest(request.vectors[row], using=RECALL),
-        filter=None if request.filter is None else to_edge(request.filter),
-        params=_params(request),
-        with_payload=True,
-        with_vector=[IEM] if request.with_iem else False,
+        query=edge.TextQuery(TEXT_FIELD, request.texts[row]),
+        filter=condition,
     )
+    weights = [1.0, request.lexical_weight]
+    return {
+        "limit": request.limit,
+        "prefetches": [edge.Prefetch(**nearest), lexical],
+        "query": edge.Fusion.Rrf(k=RRF_K, weights=weights),
+    }
 
 
-def _maxsim_query(request: RecallRequest, row: int, name: str, rows: Any) -> Any:
-    recall = edge.Prefetch(
-        limit=request.limit,
-        query=edge.Query.Nearest(request.vectors[row], using=RECALL),
-        filter=None if request.filter is None else to_edge(request.filter),
-        params=_params(request),
-    )
+def _leg(stage: dict[str, Any], name: str, rows: Any) -> Any:
+    """Score what a stage finds by another vector."""
     return edge.QueryRequest(
-        limit=request.limit,
-        prefetches=[recall],
+        limit=stage["limit"],
+        prefetches=[edge.Prefetch(**stage)],
         query=edge.Query.Nearest(rows, using=name),
         with_payload=False,
     )
 
 
-def _candidates(points: Sequence[Any], with_iem: bool) -> Candidates:
+def _candidates(points: Sequence[Any], wanted: Sequence[str]) -> Candidates:
     return Candidates(
         payloads=[point.payload for point in points],
         scores=np.array([point.score for point in points], dtype=np.float32),
-        iem=_stack([point.vector[IEM] for point in points]) if with_iem and points else None,
+        vectors={name: _stack([point.vector[name] for point in points]) for name in wanted},
     )
 
 
 def _stack(vectors: Sequence[Sequence[float]]) -> Array:
     """Turn lists of floats into one array; fromiter is the fastest way from the binding's lists."""
-    shape = (len(vectors), len(vectors[0]))
+    shape = (len(vectors), len(vectors[0]) if vectors else 0)
     flat = itertools.chain.from_iterable(vectors)
     return np.fromiter(flat, dtype=np.float32, count=shape[0] * shape[1]).reshape(shape)
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import BaseModel
 from qdrant_client import models
 
-from d2llm_vdb.checks import MAX_COUNT
+from d2llm_vdb.checks import MAX_COUNT, MAX_INTEGER, MIN_INTEGER
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.store.columns import point_id
-
-_MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
 
 # Numbers that stores refuse in words of their own, or take for something else.
 _BOUNDS: dict[tuple[type, str], tuple[float, float]] = {
@@ -30,38 +29,47 @@ def database_filter(filter: models.Filter) -> models.Filter:
     Raises:
         InputError: it is not a filter, or a value in it cannot be; names the place.
     """
+    return with_ids(filter, point_id)
+
+
+def with_ids(filter: models.Filter, rename: Callable[[str], str]) -> models.Filter:
+    """Check a filter, and return it with other ids in its `has_id` conditions.
+
+    Raises:
+        InputError: as `database_filter`.
+    """
     if not isinstance(filter, models.Filter):
         raise InputError(
             f"filter is {type(filter).__name__}, expected qdrant_client.models.Filter; make one "
             f"of JSON-like values with Filter.model_validate(...)"
         )
-    prepared: models.Filter = _prepared(filter, "filter")
+    prepared: models.Filter = _prepared(filter, "filter", rename)
     return prepared
 
 
-def _prepared(value: Any, place: str) -> Any:
+def _prepared(value: Any, place: str, rename: Callable[[str], str]) -> Any:
     if isinstance(value, models.HasIdCondition):
-        return models.HasIdCondition(has_id=[_point_id(each, place) for each in value.has_id])
+        return models.HasIdCondition(has_id=[rename(_id(each, place)) for each in value.has_id])
     if isinstance(value, BaseModel):
         given = {name: part for name, part in value if part is not None}
         if isinstance(value, models.FieldCondition):
             _check_one_condition(given, place)
         for name, part in given.items():
             _check_bounds(value, name, part, place)
-        parts = {name: _prepared(part, f"{place}.{name}") for name, part in given.items()}
+        parts = {name: _prepared(part, f"{place}.{name}", rename) for name, part in given.items()}
         return value.model_copy(update=parts)
     if isinstance(value, list):
-        return [_prepared(part, f"{place}[{index}]") for index, part in enumerate(value)]
+        return [_prepared(part, f"{place}[{index}]", rename) for index, part in enumerate(value)]
     _check_value(value, place)
     return value
 
 
-def _point_id(passage_id: Any, place: str) -> str:
+def _id(passage_id: Any, place: str) -> str:
     if isinstance(passage_id, int):
         raise InputError(
             f"{place}.has_id holds {passage_id!r}, and ids are strings; write {str(passage_id)!r}"
         )
-    return point_id(str(passage_id))
+    return str(passage_id)
 
 
 def _check_one_condition(given: dict[str, Any], place: str) -> None:
@@ -86,7 +94,7 @@ def _check_bounds(value: BaseModel, name: str, part: Any, place: str) -> None:
 
 
 def _check_value(value: Any, place: str) -> None:
-    if isinstance(value, int) and not _MIN_INTEGER <= value <= _MAX_INTEGER:
+    if isinstance(value, int) and not MIN_INTEGER <= value <= MAX_INTEGER:
         raise InputError(
             f"{place}={value!r} does not fit in 64 bits; compare with range= (a float) instead"
         )

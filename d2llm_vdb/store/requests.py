@@ -13,6 +13,7 @@ import numpy as np
 from qdrant_client import models
 
 from d2llm_vdb.store.base import (
+    RRF_K,
     Candidates,
     Page,
     RecallRequest,
@@ -21,11 +22,12 @@ from d2llm_vdb.store.base import (
 )
 from d2llm_vdb.store.columns import Array, Columns, distinct_ids, point_id
 from d2llm_vdb.store.filters import database_filter
+from d2llm_vdb.store.presets import PRESETS, Preset
 from d2llm_vdb.store.schema import (
-    DOCUMENT_FIELD,
-    IEM,
     RECALL,
+    TEXT_FIELD,
     CollectionOptions,
+    FieldKind,
     Schema,
 )
 
@@ -60,25 +62,22 @@ def collection_exists(name: str) -> Call[bool]:
 
 def create_collection(name: str, schema: Schema, options: CollectionOptions) -> Call[None]:
     """Create a collection that holds its schema as metadata."""
-    int8 = models.ScalarQuantization(
-        scalar=models.ScalarQuantizationConfig(
-            type=models.ScalarType.INT8, quantile=0.99, memory=models.Memory.PINNED
-        )
-    )
+    preset = PRESETS[options.preset]
     maxsim = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
-    vectors = {name: _unindexed(width) for name, width in schema.vectors.items()} | {
-        name: _unindexed(width, multivector_config=maxsim)
+    vectors = {name: _unindexed(width, preset) for name, width in schema.vectors.items()} | {
+        name: _unindexed(width, preset, multivector_config=maxsim)
         for name, width in schema.multivectors.items()
     }
     vectors[RECALL] = models.VectorParams(
         size=schema.recall_dim,
         distance=models.Distance.COSINE,
-        quantization_config=int8,
-        memory=models.Memory.COLD,
+        quantization_config=_quantization(preset),
+        memory=models.Memory(preset.recall),
     )
     arguments = {
         "collection_name": name,
         "vectors_config": vectors,
+        "hnsw_config": models.HnswConfigDiff(memory=models.Memory(preset.graph)),
         "metadata": {METADATA_KEY: schema.to_dict()},
         "shard_number": options.shard_number,
         "replication_factor": options.replication_factor,
@@ -86,8 +85,24 @@ def create_collection(name: str, schema: Schema, options: CollectionOptions) -> 
     return Call("create_collection", arguments, _ignore)
 
 
-def _unindexed(size: int, **options: Any) -> models.VectorParams:
-    """Vectors that are only read back: no index, float16, on disk.
+def _quantization(preset: Preset) -> models.QuantizationConfig | None:
+    if preset.quantization == "int8":
+        return models.ScalarQuantization(
+            scalar=models.ScalarQuantizationConfig(
+                type=models.ScalarType.INT8, quantile=0.99, memory=models.Memory.PINNED
+            )
+        )
+    if preset.quantization == "4 bits":
+        return models.TurboQuantization(
+            turbo=models.TurboQuantQuantizationConfig(
+                bits=models.TurboQuantBitSize.BITS4, memory=models.Memory.PINNED
+            )
+        )
+    return None
+
+
+def _unindexed(size: int, preset: Preset, **options: Any) -> models.VectorParams:
+    """Vectors that are only read back: no index, float16.
 
     Dot and not Cosine: Cosine would normalise them at upsert.
     """
@@ -96,18 +111,26 @@ def _unindexed(size: int, **options: Any) -> models.VectorParams:
         distance=models.Distance.DOT,
         datatype=models.Datatype.FLOAT16,
         hnsw_config=models.HnswConfigDiff(m=0),
-        memory=models.Memory.COLD,
+        memory=models.Memory(preset.rerank),
         **options,
     )
 
 
-def index_documents(name: str) -> Call[None]:
-    """Index the payload field that ingest looks passages up by."""
-    arguments = {
-        "collection_name": name,
-        "field_name": DOCUMENT_FIELD,
-        "field_schema": models.PayloadSchemaType.KEYWORD,
-    }
+def index_payload(name: str, field: str, kind: FieldKind) -> Call[None]:
+    """Index a payload field."""
+    schema: Any = kind
+    if kind == "text":
+        schema = models.TextIndexParams(
+            type=models.TextIndexType.TEXT,
+            tokenizer=models.TokenizerType.MULTILINGUAL,
+            lowercase=True,
+            phrase_matching=True,  # or phrases in filters would match as loose words
+            scoring=True,
+            memory=models.Memory.COLD,
+        )
+    elif kind == "tenant":
+        schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
+    arguments = {"collection_name": name, "field_name": field, "field_schema": schema}
     return Call("create_payload_index", arguments, _ignore)
 
 
@@ -141,30 +164,45 @@ def recall(name: str, request: RecallRequest, *, indexed: bool) -> Call[list[Can
         request: what to search.
         indexed: whether there is an index that search parameters could speak to.
     """
-    params = _params(request) if indexed else None
-    condition = None if request.filter is None else database_filter(request.filter)
-    nearest = [
-        {
-            "query": vector.tolist(),
-            "using": RECALL,
-            "filter": condition,
-            "limit": request.limit,
-            "params": params,
-        }
-        for vector in request.vectors
+    stages = [_stage(request, row, indexed) for row in range(len(request.vectors))]
+    wanted = list(request.with_vectors)
+    queries = [
+        models.QueryRequest(**stage, with_payload=True, with_vector=wanted) for stage in stages
     ]
-    queries = [_recall_query(request, each) for each in nearest]
-    for multivector, matrices in request.maxsim.items():
-        queries += [
-            _maxsim_query(each, multivector, rows)
-            for each, rows in zip(nearest, matrices, strict=True)
-        ]
+    for leg, rows in request.legs.items():
+        queries += [_leg(stage, leg, own) for stage, own in zip(stages, rows, strict=True)]
 
     def read(answers: list[models.QueryResponse]) -> list[Candidates]:
         points = [answer.points for answer in answers]
-        return read_legs(request, points, lambda some: _candidates(some, request.with_iem))
+        return read_legs(request, points, lambda some: _candidates(some, wanted))
 
     return Call("query_batch_points", {"collection_name": name, "requests": queries}, read)
+
+
+def _stage(request: RecallRequest, row: int, indexed: bool) -> dict[str, Any]:
+    """Say how a query's candidates are found, as a request's arguments or a prefetch's."""
+    condition = None if request.filter is None else database_filter(request.filter)
+    nearest = {
+        "query": request.vectors[row].tolist(),
+        "using": RECALL,
+        "filter": condition,
+        "limit": request.limit,
+        "params": _params(request) if indexed else None,
+    }
+    if request.texts is None:
+        return nearest
+    lexical = models.Prefetch(
+        query=models.TextQuery(text=request.texts[row]),
+        using=TEXT_FIELD,
+        filter=condition,
+        limit=request.limit,
+    )
+    weights = [1.0, request.lexical_weight]
+    return {
+        "prefetch": [models.Prefetch(**nearest), lexical],
+        "query": models.RrfQuery(rrf=models.Rrf(k=RRF_K, weights=weights)),
+        "limit": request.limit,
+    }
 
 
 def _params(request: RecallRequest) -> models.SearchParams:
@@ -175,28 +213,26 @@ def _params(request: RecallRequest) -> models.SearchParams:
     )
 
 
-def _recall_query(request: RecallRequest, nearest: dict[str, Any]) -> models.QueryRequest:
+def _leg(stage: dict[str, Any], name: str, rows: Array) -> models.QueryRequest:
+    """Score what a stage finds by another vector."""
     return models.QueryRequest(
-        **nearest, with_payload=True, with_vector=[IEM] if request.with_iem else False
-    )
-
-
-def _maxsim_query(nearest: dict[str, Any], name: str, rows: Array) -> models.QueryRequest:
-    return models.QueryRequest(
-        prefetch=models.Prefetch(**nearest),
+        prefetch=models.Prefetch(**stage),
         query=rows.tolist(),
         using=name,
-        limit=nearest["limit"],
+        limit=stage["limit"],
         with_payload=False,
     )
 
 
-def _candidates(points: Sequence[models.ScoredPoint], with_iem: bool) -> Candidates:
-    vectors: list[Any] = [point.vector for point in points] if with_iem else []
+def _candidates(points: Sequence[models.ScoredPoint], wanted: Sequence[str]) -> Candidates:
+    vectors: list[Any] = [point.vector for point in points]
     return Candidates(
         payloads=[point.payload or {} for point in points],
         scores=np.array([point.score for point in points], dtype=np.float32),
-        iem=np.array([vector[IEM] for vector in vectors], dtype=np.float32) if vectors else None,
+        vectors={
+            name: np.array([vector[name] for vector in vectors], dtype=np.float32)
+            for name in wanted
+        },
     )
 
 

@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
-from d2llm_vdb.checks import check_whole_number
-from d2llm_vdb.errors import FingerprintMismatchError, SchemaMismatchError, StoreError
+from d2llm_vdb.checks import check_choice, check_whole_number
+from d2llm_vdb.errors import (
+    FingerprintMismatchError,
+    InputError,
+    SchemaMismatchError,
+    StoreError,
+)
+from d2llm_vdb.store.presets import PRESETS, PresetName
 
 SCHEMA_VERSION = 2
 
 RECALL, IEM, PMA, SEGMENTS, TOKENS = "recall", "iem", "pma", "segments", "tokens"
 
-# The payload field that adding looks passages up by, and the only one with an index.
-DOCUMENT_FIELD = "doc_id"
+DOCUMENT_FIELD, TENANT_FIELD, TEXT_FIELD = "doc_id", "tenant", "text"
+
+FieldKind = Literal[
+    "keyword", "integer", "float", "bool", "datetime", "geo", "uuid", "text", "tenant"
+]
+FIELD_KINDS = cast("tuple[FieldKind, ...]", get_args(FieldKind))
+
+# Payload fields that every collection indexes: adding looks passages up by document, a tenant's
+# searches are filtered by tenant, and hybrid recall ranks by BM25 over the text.
+INDEXED_FIELDS: Mapping[str, FieldKind] = {
+    DOCUMENT_FIELD: "keyword",
+    TENANT_FIELD: "tenant",
+    TEXT_FIELD: "text",
+}
+
+
+def check_payload_indexes(fields: object) -> None:
+    """Raise `InputError` unless given payload fields and the kind of each one's index."""
+    if not isinstance(fields, Mapping) or not all(
+        isinstance(name, str) and name.strip() for name in fields
+    ):
+        raise InputError(
+            f"payload_indexes={fields!r} must map names of fields to kinds of index, as in "
+            f"{{'metadata.year': 'integer'}}"
+        )
+    for name, kind in fields.items():
+        check_choice(f"payload_indexes[{name!r}]", kind, FIELD_KINDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +135,20 @@ def damaged(location: object, reason: object) -> StoreError:
 
 @dataclass(frozen=True, slots=True)
 class CollectionOptions:
-    """How a new collection is laid out on a server; the embedded store has one shard.
+    """How a new collection is laid out; the embedded store has one shard and no replicas.
 
     Args:
         shard_number: pieces the collection is cut into.
         replication_factor: copies of each piece.
+        preset: how vectors are held, by name; see `d2llm_vdb.store.presets`.
     """
 
     shard_number: int | None = None
     replication_factor: int | None = None
+    preset: PresetName = "balanced"
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if value is not None:
-                check_whole_number(name, value)
+        for name in ("shard_number", "replication_factor"):
+            if getattr(self, name) is not None:
+                check_whole_number(name, getattr(self, name))
+        check_choice("preset", self.preset, tuple(PRESETS))

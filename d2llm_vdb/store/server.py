@@ -7,7 +7,7 @@ import logging
 import threading
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit, urlunsplit
@@ -29,7 +29,7 @@ from d2llm_vdb.store.base import Candidates, Page, RecallRequest, Store, StoredP
 from d2llm_vdb.store.columns import Columns
 from d2llm_vdb.store.loop_thread import LoopThread
 from d2llm_vdb.store.requests import METADATA_KEY, Call
-from d2llm_vdb.store.schema import DOCUMENT_FIELD, CollectionOptions, Schema
+from d2llm_vdb.store.schema import INDEXED_FIELDS, TEXT_FIELD, CollectionOptions, FieldKind, Schema
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class ClientStore(Store):
                     raise
         self.schema = self._read_schema(self._call(requests.read_collection(self._collection)))
         if create is not None:
-            self.index_documents()
+            self.index_payload()
 
     def _read_schema(self, info: models.CollectionInfo) -> Schema:
         stored = (info.config.metadata or {}).get(METADATA_KEY)
@@ -121,10 +121,11 @@ class ClientStore(Store):
     def count(self, filter: models.Filter | None = None) -> int:
         return self._call(requests.count(self._collection, filter))
 
-    def index_documents(self) -> None:
-        info = self._call(requests.read_collection(self._collection))
-        if DOCUMENT_FIELD not in info.payload_schema:
-            self._call(requests.index_documents(self._collection))
+    def index_payload(self, fields: Mapping[str, FieldKind] = INDEXED_FIELDS) -> None:
+        present = self._call(requests.read_collection(self._collection)).payload_schema
+        for name, kind in fields.items():
+            if name not in present:
+                self._call(requests.index_payload(self._collection, name, kind))
 
     def optimize(self) -> None:
         """Do nothing: a server flushes and indexes by itself."""
@@ -333,8 +334,12 @@ class MemoryStore(ClientStore):
         store._open(create, CollectionOptions())
         return store
 
-    def index_documents(self) -> None:
-        """Do nothing: every payload is read anyway."""
+    def index_payload(self, fields: Mapping[str, FieldKind] = INDEXED_FIELDS) -> None:
+        """Prepare for BM25; filters read every payload anyway."""
+        if TEXT_FIELD in fields:
+            # Local mode takes the default tokenizer alone.
+            scoring = models.TextIndexParams(type=models.TextIndexType.TEXT, scoring=True)
+            self._client.create_payload_index(self._collection, TEXT_FIELD, scoring)
 
     def _call(self, call: Call[T]) -> T:
         with self._lock:

@@ -118,6 +118,13 @@ class Backbone:
             raise CheckpointError(f"backbone {source!r} has no fast tokenizer (tokenizer.json)")
         return cls(source, model.to(target), tokenizer)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the lock, which cannot be sent to another process; a copy has its own."""
+        return {name: value for name, value in vars(self).items() if name != "_tokenizer_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _tokenizer_lock=threading.Lock())
+
     @property
     def dim(self) -> int:
         """Width d of the token states."""

@@ -6,21 +6,16 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from d2llm_vdb.batching import batched
 from d2llm_vdb.checks import check_whole_number
 from d2llm_vdb.errors import CheckpointError, InputError
 from d2llm_vdb.student import checkpoint
-from d2llm_vdb.student.backbone import (
-    Backbone,
-    DType,
-    independent_of_directory,
-)
+from d2llm_vdb.student.backbone import Backbone, DType, independent_of_directory
 from d2llm_vdb.student.columns import Float32, PassageVectors, QueryVectors
 from d2llm_vdb.student.config import (
     IEMConfig,
@@ -30,13 +25,13 @@ from d2llm_vdb.student.config import (
     StudentConfig,
     Task,
 )
+from d2llm_vdb.student.encoding import passage_vectors, query_vectors, to_numpy, token_windows
 from d2llm_vdb.student.heads import StudentHeads
-from d2llm_vdb.student.iem import stored_tokens
+from d2llm_vdb.student.pairs import PairRerank, RankedDocument, predict, rank
+from d2llm_vdb.student.recall import cosines, recall_vectors
 
-# Texts are encoded a window at a time: large enough to batch by length, small enough that the
-# token states of one window fit in memory beside the model and progress shows every few seconds.
-WINDOW_TEXTS = 1024
-WINDOW_BATCHES = 12
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 # Size of a recall vector fitted to samples. At 128 dimensions MiniLM's recall@100 is that of the
 # full cosine, though not the order of what it finds: that is for reranking.
@@ -242,8 +237,10 @@ class Student:
         Raises:
             InputError: a text is not a string or is blank.
         """
-        for token_ids, truncated in self._windows(texts, self.config.passage_prompt):
-            yield self._encode_passage_window(token_ids, truncated, tokens)
+        config, backbone = self.config, self.backbone
+        windows = token_windows(backbone, texts, config.passage_prompt, config.max_tokens)
+        for token_ids, truncated in windows:
+            yield passage_vectors(config, backbone, self.heads, token_ids, truncated, tokens=tokens)
 
     def encode_queries(self, texts: Iterable[str]) -> Iterator[QueryVectors]:
         """Encode queries as a stream, a window of them at a time, in order.
@@ -251,8 +248,100 @@ class Student:
         Raises:
             InputError: a text is not a string or is blank.
         """
-        for token_ids, _ in self._windows(texts, self.config.query_prompt):
-            yield self._encode_query_window(token_ids)
+        config, backbone = self.config, self.backbone
+        windows = token_windows(backbone, texts, config.query_prompt, config.max_tokens)
+        for token_ids, _ in windows:
+            yield query_vectors(config, backbone, self.heads, token_ids)
+
+    def encode_query(self, texts: str | Iterable[str]) -> Float32:
+        """Return the recall vectors of n queries, float32 (n, r) of unit length; (r,) of one.
+
+        Raises:
+            InputError: a text is not a string or is blank.
+        """
+        return self._recall_vectors(texts, self.config.query_prompt)
+
+    def encode_document(self, texts: str | Iterable[str]) -> Float32:
+        """Return the recall vectors of n passages, float32 (n, r) of unit length; (r,) of one.
+
+        Raises:
+            InputError: a text is not a string or is blank.
+        """
+        return self._recall_vectors(texts, self.config.passage_prompt)
+
+    @staticmethod
+    def similarity(first: Float32, second: Float32) -> Float32:
+        """Return the cosines of vectors, float32 (n, r) with (m, r), as a matrix (n, m)."""
+        return cosines(first, second)
+
+    def predict(
+        self,
+        pairs: Iterable[tuple[str, str]],
+        *,
+        rerank: PairRerank = "iem",
+        task: Task = "asymmetric",
+    ) -> Float32:
+        """Score pairs of query and passage as a search scores what it recalls.
+
+        Args:
+            pairs: n of them; a text that comes again is encoded once.
+            rerank: "iem" by the interaction emulation module, "tokens" by late interaction.
+            task: what the IEM is asked: "asymmetric" (does the passage answer?) or "symmetric"
+                (same meaning?); late interaction knows no task.
+
+        Returns:
+            Probabilities, float32 (n,).
+
+        Raises:
+            InputError: an option, a pair or a text cannot be used.
+        """
+        return predict(self, pairs, rerank, task)
+
+    def rank(
+        self,
+        query: str,
+        documents: Iterable[str],
+        top_k: int | None = None,
+        return_documents: bool = True,
+        *,
+        rerank: PairRerank = "iem",
+        task: Task = "asymmetric",
+    ) -> list[RankedDocument]:
+        """Rank documents for a query, as sentence-transformers' `CrossEncoder.rank` does.
+
+        Args:
+            query: any text.
+            documents: texts, none of them blank.
+            top_k: how many to return; None for all.
+            return_documents: return their texts too.
+            rerank, task: as `predict` takes them.
+
+        Returns:
+            Best first: "corpus_id" (place among the documents), "score" (a probability) and,
+            if wanted, "text".
+
+        Raises:
+            InputError: an option or a text cannot be used.
+        """
+        return rank(
+            self,
+            query,
+            documents,
+            top_k,
+            return_documents=return_documents,
+            rerank=rerank,
+            task=task,
+        )
+
+    def as_sentence_transformer(self) -> SentenceTransformer:
+        """Return a `SentenceTransformer` that shares this student and gives its recall vectors.
+
+        Raises:
+            MissingExtraError: sentence-transformers is not installed.
+        """
+        from d2llm_vdb.interop.sentence_transformers import sentence_transformer
+
+        return sentence_transformer(self)
 
     @torch.inference_mode()
     def iem_scores(
@@ -275,7 +364,7 @@ class Student:
         """
         query, passages = self._to_device(query_half), self._to_device(passage_halves)
         logits, _ = self.heads.iem.combine(query, passages, task, self._to_device(match))
-        scores: Float32 = _to_numpy(self.heads.calibration(logits, task))
+        scores: Float32 = self.heads.calibration(logits, task).cpu().numpy()
         return scores
 
     @torch.inference_mode()
@@ -284,7 +373,7 @@ class Student:
     ) -> Float32:
         """Turn MaxSim sums, recall scores and matches, float32 (n,), into probabilities (n,)."""
         logits = self.heads.late(*map(self._to_device, (maxsim, recall, match)))
-        scores: Float32 = _to_numpy(self.heads.calibration(logits, "late"))
+        scores: Float32 = self.heads.calibration(logits, "late").cpu().numpy()
         return scores
 
     def _pooled(self, texts: Sequence[str]) -> Tensor:
@@ -294,73 +383,15 @@ class Student:
         pooled = [columns.pma for columns in self.encode_passages(texts)]
         return torch.from_numpy(np.concatenate(pooled).astype(np.float32))
 
-    def _windows(self, texts: Iterable[str], prompt: str) -> Iterator[tuple[list[list[int]], int]]:
-        """Yield token ids of consecutive texts, and how many of them were cut."""
-        window_tokens = WINDOW_BATCHES * self.backbone.batch_tokens
-        ids: list[list[int]] = []
-        cut = tokens = 0
-        for some in batched(_checked(texts), 64):
-            new_ids, new_cut = self.backbone.tokenize(
-                [prompt + text for text in some], self.config.max_tokens
-            )
-            ids += new_ids
-            cut += new_cut
-            tokens += sum(map(len, new_ids))
-            if len(ids) >= WINDOW_TEXTS or tokens >= window_tokens:
-                yield ids, cut
-                ids, cut, tokens = [], 0, 0
-        if ids:
-            yield ids, cut
-
     @torch.inference_mode()
-    def _encode_passage_window(
-        self, token_ids: Sequence[Sequence[int]], truncated: int, with_tokens: bool
-    ) -> PassageVectors:
-        count, config = len(token_ids), self.config
-        recall = np.empty((count, config.recall_dim), np.float32)
-        iem = np.empty((count, config.iem.hidden_dim), np.float16)
-        pma = np.empty((count, config.embedding_dim), np.float16)
-        tokens: list[Any] = [None] * count
-        segments: list[Any] = [None] * count
-        for batch in self.backbone.batches(token_ids):
-            embedding, _ = self.heads.mha_pma(batch.states, batch.mask)
-            recall[batch.positions] = _to_numpy(self.heads.recall(embedding))
-            iem[batch.positions] = _to_numpy(self.heads.iem.passage_half(embedding))
-            pma[batch.positions] = _to_numpy(embedding)
-            if with_tokens:
-                _scatter(tokens, batch.positions, stored_tokens(batch.states).half(), batch.mask)
-            rows = self.heads.passage_rows(batch.states, batch.token_ids, batch.mask)
-            if rows is not None:
-                _scatter(segments, batch.positions, rows[0].half(), rows[1])
-        return PassageVectors(
-            recall,
-            iem,
-            pma,
-            tokens if with_tokens else None,
-            None if config.segments is None else segments,
-            truncated,
-        )
-
-    @torch.inference_mode()
-    def _encode_query_window(self, token_ids: Sequence[Sequence[int]]) -> QueryVectors:
-        count, config = len(token_ids), self.config
-        recall = np.empty((count, config.recall_dim), np.float32)
-        iem = np.empty((count, config.iem.hidden_dim), np.float32)
-        tokens: list[Any] = [None] * count
-        segments = None
-        if config.segment_dim is not None:
-            segments = np.empty((count, config.segment_dim), np.float32)
-        for batch in self.backbone.batches(token_ids):
-            embedding, attention = self.heads.mha_pma(batch.states, batch.mask)
-            vectors = self.heads.recall(embedding)
-            recall[batch.positions] = _to_numpy(vectors)
-            iem[batch.positions] = _to_numpy(self.heads.iem.query_half(embedding))
-            mapped = self.heads.late.query_tokens(batch.states, attention)
-            _scatter(tokens, batch.positions, mapped, batch.mask)
-            rows = self.heads.query_rows(vectors, batch.token_ids, batch.mask)
-            if segments is not None and rows is not None:
-                segments[batch.positions] = _to_numpy(rows)
-        return QueryVectors(recall, iem, tokens, segments)
+    def _recall_vectors(self, texts: str | Iterable[str], prompt: str) -> Float32:
+        if isinstance(texts, str):
+            single: Float32 = self._recall_vectors([texts], prompt)[0]
+            return single
+        vectors = [np.empty((0, self.config.recall_dim), np.float32)]
+        for token_ids, _ in token_windows(self.backbone, texts, prompt, self.config.max_tokens):
+            vectors.append(to_numpy(recall_vectors(self.backbone, self.heads, token_ids)))
+        return np.concatenate(vectors)
 
     @overload
     def _to_device(self, array: Float32) -> Tensor: ...
@@ -392,25 +423,3 @@ def _check_fit(config: StudentConfig, backbone: Backbone) -> None:
                 f"{name}={prompt[:40]!r}... leaves no room for a text in max_tokens="
                 f"{config.max_tokens}; shorten it or raise max_tokens"
             )
-
-
-def _scatter(rows: list[Any], positions: list[int], values: Tensor, mask: Tensor) -> None:
-    """Put each text's own values, without padding on the right, at its place in `rows`."""
-    lengths = mask.sum(dim=1).tolist()
-    for position, length, row in zip(positions, lengths, _to_numpy(values), strict=True):
-        rows[position] = row[:length].copy()
-
-
-def _to_numpy(tensor: Tensor) -> Any:
-    return tensor.cpu().numpy()
-
-
-def _checked(texts: Iterable[str]) -> Iterator[str]:
-    if isinstance(texts, str):
-        raise InputError("texts must be an iterable of strings; wrap a single text in a list")
-    for position, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"text {position} is {type(text).__name__}, not a string")
-        if not text.strip():
-            raise InputError(f"text {position} is blank: {text[:40]!r}; drop it or add text to it")
-        yield text

@@ -14,7 +14,8 @@ from pydantic import ConfigDict
 from qdrant_client import models
 
 from d2llm_vdb.index import Index, check_index
-from d2llm_vdb.search import Hit, Rerank, SearchChanges, SearchOptions, SearchResult
+from d2llm_vdb.options import Rerank, SearchChanges, SearchOptions
+from d2llm_vdb.search import Hit, SearchResult
 from d2llm_vdb.student import Task
 
 
@@ -61,10 +62,17 @@ class D2LLMRetriever(BaseRetriever):
     index: Index
     k: int = 10
     recall_k: int = 100
-    filter: models.Filter | None = None
+    filter: models.Filter | dict[str, Any] | None = None
     task: Task = "asymmetric"
     rerank: Rerank = "iem"
     score_threshold: float | None = None
+    hybrid: float = 0.0
+    mmr_lambda: float | None = None
+    group_by: str | None = None
+    group_size: int = 1
+    offset: int = 0
+    neighbours: int = 0
+    tenant: str | None = None
 
     def __init__(self, index: Index, **fields: Unpack[RetrieverFields]) -> None:
         # Checked before pydantic sees them: an InputError raised by a validator would come out

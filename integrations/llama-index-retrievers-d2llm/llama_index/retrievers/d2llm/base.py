@@ -14,11 +14,10 @@ from llama_index.core.schema import (
     RelatedNodeInfo,
     TextNode,
 )
-from qdrant_client import models
 
 from d2llm_vdb.index import Index, check_index
-from d2llm_vdb.search import Hit, Rerank, SearchChanges, SearchOptions, SearchResult
-from d2llm_vdb.student import Task
+from d2llm_vdb.options import MoreOptions, SearchChanges, SearchOptions
+from d2llm_vdb.search import Hit, SearchResult
 
 
 class D2LLMRetriever(BaseRetriever):
@@ -36,13 +35,8 @@ class D2LLMRetriever(BaseRetriever):
     Args:
         index: an open index; closing it is up to its owner, and several retrievers may share it.
         k: nodes to return.
-        recall_k: candidates to recall and rerank.
-        filter: which passages count; the user's metadata is under `metadata.`, as in
-            `FieldCondition(key="metadata.year", ...)`.
-        task: "asymmetric" (does the passage answer?) or "symmetric" (same meaning?).
-        rerank: "iem" by the interaction emulation module, "tokens" by late interaction over
-            stored token states, "none" to keep the recall order.
-        score_threshold: leave out nodes scored lower.
+        options: the other fields of `d2llm_vdb.SearchOptions`, which describes them: `recall_k`,
+            `rerank`, `filter`, `hybrid`, `score_threshold`, `mmr_lambda`, `tenant`, ...
         callback_manager: as every LlamaIndex retriever takes it.
 
     Raises:
@@ -54,23 +48,13 @@ class D2LLMRetriever(BaseRetriever):
         index: Index,
         *,
         k: int = 10,
-        recall_k: int = 100,
-        filter: models.Filter | None = None,
-        task: Task = "asymmetric",
-        rerank: Rerank = "iem",
-        score_threshold: float | None = None,
         callback_manager: CallbackManager | None = None,
+        **options: Unpack[MoreOptions],
     ) -> None:
         check_index(index)
-        SearchOptions(k, recall_k, filter, task, rerank, score_threshold)
         super().__init__(callback_manager=callback_manager)
         self.index = index
-        self.k = k
-        self.recall_k = recall_k
-        self.filter = filter
-        self.task = task
-        self.rerank = rerank
-        self.score_threshold = score_threshold
+        self.options = SearchOptions.from_keywords({"k": k, **options})
 
     def with_options(self, **changes: Unpack[SearchChanges]) -> Self:
         """Return a copy that searches with other options; this retriever stays as it is.
@@ -82,22 +66,17 @@ class D2LLMRetriever(BaseRetriever):
         Raises:
             InputError: an option cannot be used or does not exist.
         """
-        self._options(changes)
         changed = copy(self)
-        vars(changed).update(changes)
+        changed.options = SearchOptions.from_keywords(self.options.to_dict() | dict(changes))
         return changed
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        [result] = self.index.search_many([query_bundle.query_str], self._options())
+        [result] = self.index.search_many([query_bundle.query_str], self.options)
         return _nodes(result)
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        [result] = await self.index.asearch_many([query_bundle.query_str], self._options())
+        [result] = await self.index.asearch_many([query_bundle.query_str], self.options)
         return _nodes(result)
-
-    def _options(self, changes: SearchChanges | None = None) -> SearchOptions:
-        own = {name: getattr(self, name) for name in SearchChanges.__annotations__}
-        return SearchOptions.from_keywords(own | (changes or {}))
 
 
 def _nodes(result: SearchResult) -> list[NodeWithScore]:

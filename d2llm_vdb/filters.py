@@ -1,0 +1,161 @@
+"""Filters over the caller's metadata as plain mappings, next to Qdrant's own.
+
+    {"year": {"$gte": 2020}, "$or": [{"kind": "guide"}, {"tags": {"$in": ["api", "cli"]}}]}
+
+Keys name metadata; a dot goes into a mapping. Several conditions in one mapping all have to hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import date
+from typing import Any
+
+from qdrant_client import models
+
+from d2llm_vdb.errors import InputError
+
+FilterLike = models.Filter | Mapping[str, Any]
+
+METADATA = "metadata"
+
+
+def as_filter(filter: object) -> models.Filter | None:
+    """Return a filter as Qdrant's, a mapping translated.
+
+    Operators of a field: `$eq` (or the bare value), `$ne`, `$gt`, `$gte`, `$lt`, `$lte` (numbers,
+    or dates), `$in`, `$nin`, `$exists` (true or false) and `$text` (all of its words). `$ne` and
+    `$nin` also match passages without the field. A field that holds a list matches by any of its
+    values. `$and` and `$or` take lists of mappings, `$not` takes one.
+
+    Raises:
+        InputError: it is neither, or an operator or a value cannot be used; names the field.
+    """
+    if filter is None or isinstance(filter, models.Filter):
+        return filter
+    if not isinstance(filter, Mapping):
+        raise InputError(
+            f"filter is {type(filter).__name__}, expected a mapping such as "
+            f"{{'year': {{'$gte': 2020}}}}, or qdrant_client.models.Filter"
+        )
+    return _all(filter, "filter")
+
+
+def _all(mapping: object, place: str) -> models.Filter:
+    if not isinstance(mapping, Mapping):
+        raise InputError(f"{place}={mapping!r} must be a mapping of fields to conditions")
+    must: list[models.Condition] = []
+    for key, value in mapping.items():
+        if not isinstance(key, str) or not key.strip():
+            raise InputError(f"{place} holds the key {key!r}; keys are names of metadata")
+        if key in _COMBINED:
+            must.append(_COMBINED[key](value, f"{place}.{key}"))
+        elif key.startswith("$"):
+            raise InputError(
+                f"{place} holds {key!r}, which is no way to combine conditions; use "
+                f"{', '.join(_COMBINED)}, or a name of metadata with {', '.join(_OPERATORS)}"
+            )
+        else:
+            must += _field(key, value, f"{place}.{key}")
+    return models.Filter(must=must)
+
+
+def _several(values: object, place: str) -> list[models.Condition]:
+    if not isinstance(values, list | tuple) or not values:
+        raise InputError(f"{place}={values!r} must be a list of one mapping or more")
+    return [_all(each, f"{place}[{row}]") for row, each in enumerate(values)]
+
+
+_COMBINED: dict[str, Callable[[Any, str], models.Filter]] = {
+    "$and": lambda values, place: models.Filter(must=_several(values, place)),
+    "$or": lambda values, place: models.Filter(should=_several(values, place)),
+    "$not": lambda value, place: models.Filter(must_not=[_all(value, place)]),
+}
+
+
+def _field(name: str, value: object, place: str) -> list[models.Condition]:
+    if not isinstance(value, Mapping):
+        return [_equal(name, value, place)]
+    if not value:
+        raise InputError(f"{place} is empty; give it one of {', '.join(_OPERATORS)}")
+    conditions: list[models.Condition] = []
+    for operator, operand in value.items():
+        if operator not in _OPERATORS:
+            raise InputError(
+                f"{place} has the operator {operator!r}; use one of {', '.join(_OPERATORS)}, and "
+                f"write a field inside a mapping as 'outer.inner'"
+            )
+        conditions.append(_OPERATORS[operator](name, operand, f"{place}.{operator}"))
+    return conditions
+
+
+def _on(name: str, **condition: Any) -> models.FieldCondition:
+    return models.FieldCondition(key=f"{METADATA}.{name}", **condition)
+
+
+def _not(condition: models.Condition) -> models.Filter:
+    return models.Filter(must_not=[condition])
+
+
+def _equal(name: str, value: object, place: str) -> models.Condition:
+    if value is None:
+        return models.IsNullCondition(is_null=models.PayloadField(key=f"{METADATA}.{name}"))
+    if isinstance(value, float):  # the database matches values but for fractions
+        return _on(name, range=models.Range(gte=value, lte=value))
+    if not isinstance(value, bool | int | str):
+        raise InputError(
+            f"{place}={value!r} ({type(value).__name__}) cannot be compared with; use a string, a "
+            f"number, a boolean or None, or $in with a list of them"
+        )
+    return _on(name, match=models.MatchValue(value=value))
+
+
+def _any(name: str, values: object, place: str) -> models.Condition:
+    if not isinstance(values, list | tuple | set | frozenset):
+        raise InputError(f"{place}={values!r} must be a list of values")
+    alike = all(isinstance(each, str) for each in values) or all(
+        isinstance(each, int) and not isinstance(each, bool) for each in values
+    )
+    if values and alike:
+        return _on(name, match=models.MatchAny(any=list(values)))
+    if not values:  # nothing is among none
+        return _not(models.Filter())
+    return models.Filter(should=[_equal(name, each, place) for each in values])
+
+
+def _compared(bound: str) -> Callable[[str, Any, str], models.Condition]:
+    def condition(name: str, value: Any, place: str) -> models.Condition:
+        if isinstance(value, date):
+            return _on(name, range=models.DatetimeRange(**{bound: value}))
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"{place}={value!r} must be a number, a date or a datetime")
+        return _on(name, range=models.Range(**{bound: value}))
+
+    return condition
+
+
+def _exists(name: str, value: object, place: str) -> models.Condition:
+    if not isinstance(value, bool):
+        raise InputError(f"{place}={value!r} must be true or false")
+    missing = models.IsEmptyCondition(is_empty=models.PayloadField(key=f"{METADATA}.{name}"))
+    return _not(missing) if value else missing
+
+
+def _text(name: str, value: object, place: str) -> models.Condition:
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{place}={value!r} must be words to look for")
+    return _on(name, match=models.MatchText(text=value))
+
+
+_OPERATORS: dict[str, Callable[[str, Any, str], models.Condition]] = {
+    "$eq": _equal,
+    "$ne": lambda name, value, place: _not(_equal(name, value, place)),
+    "$gt": _compared("gt"),
+    "$gte": _compared("gte"),
+    "$lt": _compared("lt"),
+    "$lte": _compared("lte"),
+    "$in": _any,
+    "$nin": lambda name, values, place: _not(_any(name, values, place)),
+    "$exists": _exists,
+    "$text": _text,
+}

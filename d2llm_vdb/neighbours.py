@@ -1,0 +1,47 @@
+"""The passages that stand before and after a hit in its document."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from qdrant_client import models
+
+from d2llm_vdb.search import Hit
+from d2llm_vdb.store import StoredPoint
+
+NEIGHBOUR_FIELDS = ("doc_id", "chunk", "text")
+
+
+def neighbour_filter(found: Iterable[Sequence[Hit]], reach: int) -> models.Filter | None:
+    """Return what finds the passages up to `reach` places from any hit; None without hits."""
+    conditions: list[models.Condition] = []
+    for hit in itertools.chain.from_iterable(found):
+        places = range(max(0, hit.chunk - reach), hit.chunk + reach + 1)
+        document = models.MatchValue(value=hit.doc_id)
+        chunks = models.MatchAny(any=[place for place in places if place != hit.chunk])
+        of_document = models.FieldCondition(key="doc_id", match=document)
+        nearby = models.FieldCondition(key="chunk", match=chunks)
+        conditions.append(models.Filter(must=[of_document, nearby]))
+    return models.Filter(should=conditions) if conditions else None
+
+
+def with_neighbours(
+    found: Iterable[Sequence[Hit]], points: Iterable[StoredPoint], reach: int
+) -> list[list[Hit]]:
+    """Return every query's hits with the texts of their neighbours among the points."""
+    payloads = [point.payload for point in points]
+    texts = {(each["doc_id"], each["chunk"]): each["text"] for each in payloads}
+
+    def those(hit: Hit, places: range) -> tuple[str, ...]:
+        keys = [(hit.doc_id, place) for place in places]
+        return tuple(texts[key] for key in keys if key in texts)
+
+    def extended(hit: Hit) -> Hit:
+        before = those(hit, range(hit.chunk - reach, hit.chunk))
+        return replace(
+            hit, before=before, after=those(hit, range(hit.chunk + 1, hit.chunk + reach + 1))
+        )
+
+    return [[extended(hit) for hit in hits] for hits in found]

@@ -1,0 +1,167 @@
+"""How to search, checked before anything is encoded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypedDict, cast, get_args
+
+from qdrant_client import models
+
+from d2llm_vdb.checks import check_choice, check_whole_number
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.filters import METADATA, FilterLike, as_filter
+from d2llm_vdb.store.filters import database_filter
+from d2llm_vdb.student import Task
+from d2llm_vdb.student.config import TASKS
+
+Rerank = Literal["iem", "tokens", "none"]
+RERANKS = cast("tuple[Rerank, ...]", get_args(Rerank))
+ScoreKind = Literal["probability", "cosine", "rrf"]
+
+GROUP_FIELDS = ("doc_id", "source")
+
+
+class MoreOptions(TypedDict, total=False):
+    """Any of `SearchOptions`' fields but `k`, as keyword arguments."""
+
+    recall_k: int
+    filter: FilterLike | None
+    task: Task
+    rerank: Rerank
+    score_threshold: float | None
+    hybrid: float
+    mmr_lambda: float | None
+    group_by: str | None
+    group_size: int
+    offset: int
+    neighbours: int
+    tenant: str | None
+
+
+class SearchChanges(MoreOptions, total=False):
+    """Any of `SearchOptions`' fields, as keyword arguments."""
+
+    k: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOptions:
+    """How to search.
+
+    Args:
+        k: hits to return; with `group_by`, groups.
+        recall_k: candidates to recall and rerank.
+        filter: which passages count: a mapping over the metadata, such as
+            {"year": {"$gte": 2020}} (see `d2llm_vdb.filters.as_filter`), or Qdrant's own, in
+            which the metadata is under `metadata.`.
+        task: "asymmetric" (does the passage answer?) or "symmetric" (same meaning?).
+        rerank: "iem" by the interaction emulation module, "tokens" by late interaction over
+            stored token states, "none" to keep the recall order.
+        score_threshold: leave out hits scored lower.
+        hybrid: recall by BM25 over the texts as well, and fuse both rankings (RRF); the weight of
+            BM25's, that of the recall vectors being 1. 0 leaves it out.
+        mmr_lambda: order hits by maximal marginal relevance, from 1 (relevance alone) to 0
+            (diversity alone); None orders by score.
+        group_by: return the best hits of k groups: "doc_id", "source" or "metadata.NAME".
+        group_size: hits a group to return at most.
+        offset: hits, or groups, to skip: `offset=k` is the second page. Pages of the same
+            `recall_k` fit together while `offset + k` stays within it.
+        neighbours: passages before and after each hit, in its document, to return with it.
+        tenant: whose passages to search, in a collection shared by several.
+
+    Raises:
+        InputError: a value cannot be used; names it.
+    """
+
+    k: int = 10
+    recall_k: int = 100
+    filter: FilterLike | None = None
+    task: Task = "asymmetric"
+    rerank: Rerank = "iem"
+    score_threshold: float | None = None
+    hybrid: float = 0.0
+    mmr_lambda: float | None = None
+    group_by: str | None = None
+    group_size: int = 1
+    offset: int = 0
+    neighbours: int = 0
+    tenant: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("k", "recall_k", "group_size"):
+            check_whole_number(name, getattr(self, name))
+        for name in ("offset", "neighbours"):
+            check_whole_number(name, getattr(self, name), least=0)
+        check_choice("task", self.task, TASKS)
+        check_choice("rerank", self.rerank, RERANKS)
+        _check_number("score_threshold", self.score_threshold)
+        _check_number("hybrid", self.hybrid, least=0)
+        _check_number("mmr_lambda", self.mmr_lambda, least=0, most=1)
+        if self.group_by is not None:
+            _check_group(self.group_by)
+        check_tenant(self.tenant)
+        if self.database_filter is not None:
+            database_filter(self.database_filter)  # refused now and not after encoding
+
+    @classmethod
+    def from_keywords(cls, keywords: Mapping[str, Any]) -> SearchOptions:
+        """Build options from keyword arguments that came through other hands.
+
+        Raises:
+            InputError: there is no option of such a name, or an option cannot be used.
+        """
+        names = [field.name for field in fields(cls)]
+        for name in keywords:
+            if name not in names:
+                raise InputError(f"there is no search option {name!r}; use {', '.join(names)}")
+        return cls(**keywords)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields by name, as `from_keywords` takes them."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def database_filter(self) -> models.Filter | None:
+        """The filter as Qdrant's."""
+        return as_filter(self.filter)
+
+    @property
+    def score_kind(self) -> ScoreKind:
+        """What the hits' scores are."""
+        if self.rerank != "none":
+            return "probability"
+        return "rrf" if self.hybrid else "cosine"
+
+    @property
+    def candidates(self) -> int:
+        """How many to recall."""
+        shown = self.offset + self.k
+        in_order = self.rerank == "none" and self.mmr_lambda is None and self.group_by is None
+        return shown if in_order else max(shown, self.recall_k)
+
+
+def check_tenant(tenant: object) -> None:
+    """Raise `InputError` unless given a tenant's name or None."""
+    if tenant is not None and (not isinstance(tenant, str) or not tenant.strip()):
+        raise InputError(f"tenant={tenant!r} must be a name, or None for a collection without")
+
+
+def _check_number(
+    name: str, value: object, least: float = -math.inf, most: float = math.inf
+) -> None:
+    if value is None and name != "hybrid":
+        return
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{name}={value!r} must be a finite number")
+    if not least <= value <= most:
+        raise InputError(f"{name}={value!r} must be between {least} and {most}")
+
+
+def _check_group(field: object) -> None:
+    named = isinstance(field, str) and field.removeprefix(f"{METADATA}.") not in ("", field)
+    if not named and field not in GROUP_FIELDS:
+        raise InputError(
+            f"group_by={field!r} must be one of {', '.join(GROUP_FIELDS)}, or {METADATA}.NAME"
+        )

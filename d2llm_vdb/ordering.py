@@ -1,0 +1,69 @@
+"""Which of the scored candidates become hits, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from d2llm_vdb.store.columns import Array, Payload
+
+Rows = list[int]
+
+
+def by_score(scores: Array) -> Rows:
+    """Return the rows of scores, largest first, equal ones in their order."""
+    rows: Rows = np.argsort(-scores, kind="stable").tolist()
+    return rows
+
+
+def by_marginal_relevance(scores: Array, vectors: Array, rows: Rows, mmr_lambda: float) -> Rows:
+    """Order rows so that each is relevant and unlike those before it.
+
+    The next row is the one with the largest
+    mmr_lambda * score - (1 - mmr_lambda) * (its largest cosine with a row chosen before).
+
+    Args:
+        scores: relevance, float32 (n,).
+        vectors: recall vectors, float32 (n, r).
+        rows: to order.
+        mmr_lambda: 1 for relevance alone, 0 for diversity alone.
+
+    Source: Carbonell and Goldstein (SIGIR 1998), section 2.
+    """
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    waiting = np.array(rows, np.intp)
+    alike = np.zeros(len(waiting), np.float32)
+    chosen: Rows = []
+    while len(waiting):
+        best = int(np.argmax(mmr_lambda * scores[waiting] - (1 - mmr_lambda) * alike))
+        chosen.append(int(waiting[best]))
+        cosines = unit[waiting] @ unit[waiting[best]]
+        alike = cosines if len(chosen) == 1 else np.maximum(alike, cosines)
+        waiting, alike = np.delete(waiting, best), np.delete(alike, best)
+    return chosen
+
+
+def grouped(payloads: Sequence[Payload], rows: Rows, field: str, size: int) -> list[Rows]:
+    """Gather rows by a payload field, groups in the order of their first row.
+
+    Args:
+        payloads: of all rows.
+        rows: in order.
+        field: "doc_id", "source" or "metadata.NAME"; a row without it is a group by itself.
+        size: rows of a group to keep.
+    """
+    groups: dict[Hashable, Rows] = {}
+    for row in rows:
+        groups.setdefault(_group(payloads[row], field, row), []).append(row)
+    return [group[:size] for group in groups.values()]
+
+
+def _group(payload: Payload, field: str, row: int) -> Hashable:
+    value: Any = payload
+    for part in field.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    if isinstance(value, bool | int | float | str):
+        return field, value
+    return row

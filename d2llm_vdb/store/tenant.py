@@ -1,0 +1,135 @@
+"""One tenant's part of a collection, as a store of its own.
+
+Every request is filtered by the tenant and every id belongs to it, so that nothing can be read,
+replaced or deleted across tenants, and two of them may use the same ids.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from qdrant_client import models
+
+from d2llm_vdb.store.base import Candidates, Page, RecallRequest, Store, StoredPoint, StoreInfo
+from d2llm_vdb.store.columns import POINT_NAMESPACE, Columns, distinct_ids
+from d2llm_vdb.store.filters import with_ids
+from d2llm_vdb.store.schema import INDEXED_FIELDS, TENANT_FIELD, FieldKind
+
+
+class TenantStore(Store):
+    """What a store holds for one tenant.
+
+    Args:
+        store: the whole collection; closing this one closes it.
+        tenant: its name.
+    """
+
+    def __init__(self, store: Store, tenant: str) -> None:
+        self.schema = store.schema
+        self.location = store.location
+        self.whole = store
+        self.tenant = tenant
+        self._prefix = uuid.uuid5(POINT_NAMESPACE, tenant).hex
+        self._own = models.FieldCondition(key=TENANT_FIELD, match=models.MatchValue(value=tenant))
+
+    def _ids(self, ids: Sequence[str]) -> list[str]:
+        return [self._id(each) for each in distinct_ids(ids)]
+
+    def _id(self, passage_id: str) -> str:
+        return f"{self._prefix}:{passage_id}"
+
+    def _filter(self, filter: models.Filter | None) -> models.Filter:
+        both: list[models.Condition] = [self._own]
+        if filter is not None:
+            both.append(with_ids(filter, self._id))
+        return models.Filter(must=both)
+
+    def _columns(self, columns: Columns) -> Columns:
+        payloads = [payload | {TENANT_FIELD: self.tenant} for payload in columns.payloads]
+        return replace(columns, ids=self._ids(columns.ids), payloads=payloads)
+
+    def _request(self, request: RecallRequest) -> RecallRequest:
+        return replace(request, filter=self._filter(request.filter))
+
+    def upsert(self, columns: Columns) -> None:
+        self.whole.upsert(self._columns(columns))
+
+    async def aupsert(self, columns: Columns) -> None:
+        await self.whole.aupsert(self._columns(columns))
+
+    def recall(self, request: RecallRequest) -> list[Candidates]:
+        return self.whole.recall(self._request(request))
+
+    async def arecall(self, request: RecallRequest) -> list[Candidates]:
+        return await self.whole.arecall(self._request(request))
+
+    def retrieve(
+        self, ids: Sequence[str], fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
+    ) -> list[StoredPoint]:
+        return self.whole.retrieve(self._ids(ids), fields, vectors)
+
+    async def aretrieve(
+        self, ids: Sequence[str], fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
+    ) -> list[StoredPoint]:
+        return await self.whole.aretrieve(self._ids(ids), fields, vectors)
+
+    def scroll_page(
+        self,
+        offset: str | None = None,
+        limit: int = 256,
+        filter: models.Filter | None = None,
+        fields: Sequence[str] | None = None,
+        vectors: Sequence[str] = (),
+    ) -> Page:
+        return self.whole.scroll_page(offset, limit, self._filter(filter), fields, vectors)
+
+    async def ascroll_page(
+        self,
+        offset: str | None = None,
+        limit: int = 256,
+        filter: models.Filter | None = None,
+        fields: Sequence[str] | None = None,
+        vectors: Sequence[str] = (),
+    ) -> Page:
+        return await self.whole.ascroll_page(offset, limit, self._filter(filter), fields, vectors)
+
+    def delete(self, ids: Sequence[str]) -> None:
+        self.whole.delete(self._ids(ids))
+
+    async def adelete(self, ids: Sequence[str]) -> None:
+        await self.whole.adelete(self._ids(ids))
+
+    def delete_where(self, filter: models.Filter) -> None:
+        self.whole.delete_where(self._filter(filter))
+
+    async def adelete_where(self, filter: models.Filter) -> None:
+        await self.whole.adelete_where(self._filter(filter))
+
+    def count(self, filter: models.Filter | None = None) -> int:
+        return self.whole.count(self._filter(filter))
+
+    async def acount(self, filter: models.Filter | None = None) -> int:
+        return await self.whole.acount(self._filter(filter))
+
+    def index_payload(self, fields: Mapping[str, FieldKind] = INDEXED_FIELDS) -> None:
+        self.whole.index_payload(fields)
+
+    def optimize(self) -> None:
+        self.whole.optimize()
+
+    async def aoptimize(self) -> None:
+        await self.whole.aoptimize()
+
+    def info(self) -> StoreInfo:
+        return replace(self.whole.info(), points=self.count())
+
+    async def ainfo(self) -> StoreInfo:
+        return replace(await self.whole.ainfo(), points=await self.acount())
+
+    def close(self) -> None:
+        self.whole.close()
+
+    async def aclose(self) -> None:
+        await self.whole.aclose()

@@ -1,0 +1,140 @@
+"""Encoding a stream of texts by backbone and heads, a window of them at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from d2llm_vdb.batching import batched
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.student.backbone import Backbone
+from d2llm_vdb.student.columns import PassageVectors, QueryVectors
+from d2llm_vdb.student.config import StudentConfig
+from d2llm_vdb.student.heads import StudentHeads
+from d2llm_vdb.student.iem import stored_tokens
+
+# Texts are encoded a window at a time: large enough to batch by length, small enough that the
+# token states of one window fit in memory beside the model and progress shows every few seconds.
+WINDOW_TEXTS = 1024
+WINDOW_BATCHES = 12
+
+
+def token_windows(
+    backbone: Backbone, texts: Iterable[str], prompt: str, max_tokens: int
+) -> Iterator[tuple[list[list[int]], int]]:
+    """Yield token ids of consecutive texts, and how many of them were cut.
+
+    Raises:
+        InputError: a text is not a string or is blank.
+    """
+    window_tokens = WINDOW_BATCHES * backbone.batch_tokens
+    ids: list[list[int]] = []
+    cut = tokens = 0
+    for some in batched(_checked(texts), 64):
+        new_ids, new_cut = backbone.tokenize([prompt + text for text in some], max_tokens)
+        ids += new_ids
+        cut += new_cut
+        tokens += sum(map(len, new_ids))
+        if len(ids) >= WINDOW_TEXTS or tokens >= window_tokens:
+            yield ids, cut
+            ids, cut, tokens = [], 0, 0
+    if ids:
+        yield ids, cut
+
+
+@torch.inference_mode()
+def passage_vectors(
+    config: StudentConfig,
+    backbone: Backbone,
+    heads: StudentHeads,
+    token_ids: Sequence[Sequence[int]],
+    truncated: int,
+    *,
+    tokens: bool,
+) -> PassageVectors:
+    """Encode one window of passages.
+
+    Args:
+        config, backbone, heads: of the student.
+        token_ids: of each passage.
+        truncated: how many of the passages were cut.
+        tokens: also return token states.
+    """
+    count = len(token_ids)
+    recall = np.empty((count, config.recall_dim), np.float32)
+    iem = np.empty((count, config.iem.hidden_dim), np.float16)
+    pma = np.empty((count, config.embedding_dim), np.float16)
+    states: list[Any] = [None] * count
+    segments: list[Any] = [None] * count
+    for batch in backbone.batches(token_ids):
+        embedding, _ = heads.mha_pma(batch.states, batch.mask)
+        recall[batch.positions] = to_numpy(heads.recall(embedding))
+        iem[batch.positions] = to_numpy(heads.iem.passage_half(embedding))
+        pma[batch.positions] = to_numpy(embedding)
+        if tokens:
+            _scatter(states, batch.positions, stored_tokens(batch.states).half(), batch.mask)
+        rows = heads.passage_rows(batch.states, batch.token_ids, batch.mask)
+        if rows is not None:
+            _scatter(segments, batch.positions, rows[0].half(), rows[1])
+    return PassageVectors(
+        recall,
+        iem,
+        pma,
+        states if tokens else None,
+        None if config.segments is None else segments,
+        truncated,
+    )
+
+
+@torch.inference_mode()
+def query_vectors(
+    config: StudentConfig,
+    backbone: Backbone,
+    heads: StudentHeads,
+    token_ids: Sequence[Sequence[int]],
+) -> QueryVectors:
+    """Encode one window of queries; arguments as `passage_vectors`'."""
+    count = len(token_ids)
+    recall = np.empty((count, config.recall_dim), np.float32)
+    iem = np.empty((count, config.iem.hidden_dim), np.float32)
+    tokens: list[Any] = [None] * count
+    segments = None
+    if config.segment_dim is not None:
+        segments = np.empty((count, config.segment_dim), np.float32)
+    for batch in backbone.batches(token_ids):
+        embedding, attention = heads.mha_pma(batch.states, batch.mask)
+        vectors = heads.recall(embedding)
+        recall[batch.positions] = to_numpy(vectors)
+        iem[batch.positions] = to_numpy(heads.iem.query_half(embedding))
+        mapped = heads.late.query_tokens(batch.states, attention)
+        _scatter(tokens, batch.positions, mapped, batch.mask)
+        rows = heads.query_rows(vectors, batch.token_ids, batch.mask)
+        if segments is not None and rows is not None:
+            segments[batch.positions] = to_numpy(rows)
+    return QueryVectors(recall, iem, tokens, segments)
+
+
+def _scatter(rows: list[Any], positions: list[int], values: Tensor, mask: Tensor) -> None:
+    """Put each text's own values, without padding on the right, at its place in `rows`."""
+    lengths = mask.sum(dim=1).tolist()
+    for position, length, row in zip(positions, lengths, to_numpy(values), strict=True):
+        rows[position] = row[:length].copy()
+
+
+def to_numpy(tensor: Tensor) -> Any:
+    return tensor.cpu().numpy()
+
+
+def _checked(texts: Iterable[str]) -> Iterator[str]:
+    if isinstance(texts, str):
+        raise InputError("texts must be an iterable of strings; wrap a single text in a list")
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"text {position} is {type(text).__name__}, not a string")
+        if not text.strip():
+            raise InputError(f"text {position} is blank: {text[:40]!r}; drop it or add text to it")
+        yield text

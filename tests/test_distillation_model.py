@@ -1,0 +1,82 @@
+"""What a training step reads and computes, against what search does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training_examples import LABELS
+
+from d2llm_vdb import Student
+from d2llm_vdb.distill.model import DistillationModel
+from d2llm_vdb.distill.states import TokenIds, TokenStates
+from d2llm_vdb.evaluate.rankers import StackedSegments
+
+
+def test_token_states_come_from_disk_as_the_backbone_gives_them(
+    tmp_path: Path, student: Student, texts: list[str]
+) -> None:
+    backbone, some = student.backbone, texts[:5]
+    states = TokenStates.of(some, backbone, tmp_path, max_tokens=64)
+    done: list[int] = []
+    again = TokenStates.of(some, backbone, tmp_path, max_tokens=64, on_progress=done.append)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert done == [5]
+    model = DistillationModel(student.heads, LABELS, backbone.model)
+    ids = TokenIds(some, backbone, max_tokens=64)
+    with torch.inference_mode():
+        live = model.encode(ids.batch([3, 0]))
+    cached = again.batch([3, 0])
+    assert torch.equal(cached.mask, live.mask)
+    assert cached.states is not None
+    assert torch.allclose(cached.states, live.states * live.mask.unsqueeze(-1), atol=5e-3)
+    assert len(states) == 5
+
+
+def test_other_texts_prompts_and_lengths_have_other_states(
+    tmp_path: Path, student: Student
+) -> None:
+    for texts, options in (
+        (["one text"], {"max_tokens": 16}),
+        (["another"], {"max_tokens": 16}),
+        (["one text"], {"max_tokens": 8}),
+        (["one text"], {"max_tokens": 16, "prompt": "query: "}),
+    ):
+        TokenStates.of(texts, student.backbone, tmp_path, **options)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_training_scores_pairs_as_search_does(
+    tmp_path: Path, student: Student, texts: list[str]
+) -> None:
+    """The model trains the very functions that are searched with."""
+    queries, passages = ["what is a lambda?", "how do loops end?"], texts[:6]
+    read = [TokenStates.of(own, student.backbone, tmp_path, max_tokens=256) for own in
+            (queries, passages)]  # fmt: skip
+    model = DistillationModel(student.heads, LABELS).eval()
+    with torch.inference_mode():
+        query, passage = (model.encode(own.batch(range(len(own)))) for own in read)
+        scores = model.score(query, passage, "asymmetric")
+    [vectors] = student.encode_queries(queries)
+    [stored] = student.encode_passages(passages, tokens=True)
+    assert stored.tokens is not None
+    assert stored.segments is not None
+    assert vectors.segments is not None
+    segments, halves = StackedSegments(stored.segments), stored.iem.astype(np.float32)
+    for row in range(2):
+        match = segments.match(vectors.segments[row])
+        iem = student.iem_scores(vectors.iem[row], halves, "asymmetric", match)
+        calibration = student.heads.calibration
+        fresh = calibration(scores.iem[row], "asymmetric").detach().numpy()
+        assert fresh == pytest.approx(iem, abs=2e-3)
+        recall = stored.recall @ vectors.recall[row]
+        assert scores.recall[row].numpy() == pytest.approx(recall, abs=2e-3)
+        maxsim = np.array(
+            [(vectors.tokens[row] @ own.astype(np.float32).T).max(axis=1).sum() for own in
+             stored.tokens], np.float32,
+        )  # fmt: skip
+        late = student.late_scores(maxsim, recall.astype(np.float32), match)
+        fresh = calibration(scores.tokens[row], "late").detach().numpy()
+        assert fresh == pytest.approx(late, abs=2e-3)

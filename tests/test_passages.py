@@ -1,0 +1,80 @@
+"""Passages: what is kept of them, and which are refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from d2llm_vdb import Index, Passage
+from d2llm_vdb.errors import InputError
+
+
+def nested(depth: int) -> dict:
+    return {"in": nested(depth - 1)} if depth else {}
+
+
+def test_what_is_no_passage_is_refused_by_its_place(index: Index) -> None:
+    good = Passage("good", "a good passage")
+    for given in (good, "a text", 7):
+        with pytest.raises(InputError, match=r"passages is .*; wrap a single one in a list"):
+            index.add(given)
+    with pytest.raises(InputError, match="item 1 of passages is dict, expected Passage"):
+        index.add([good, {"id": "1"}], on_reject=lambda *_: None)
+
+
+def test_ids_of_any_kind_are_kept(index: Index) -> None:
+    ids = ["1", "foo", "a/b c.md#3", "ünïcödé", "0b0e2f70-5c1c-4b0c-9d2a-0a4f8c1d2e3f", "x" * 5000]
+    index.add(Passage(each, f"text of {each[:20]}") for each in ids)
+    found = {point.payload["id"] for point in index.store.retrieve(ids)}
+    assert found == set(ids)
+
+
+def test_metadata_comes_back_untouched(index: Index) -> None:
+    metadata = {
+        "nested": {"list": [1, 2.5, None, {"deep": True}]},
+        "big": 2**63 - 1,
+        "negative": -(2**63),
+        "text": "né \u0000 ☃",
+        "": "empty key",
+    }
+    index.add([Passage("m", "a passage with metadata", metadata)])
+    [point] = index.store.retrieve(["m"])
+    assert point.payload["metadata"] == metadata
+
+
+@pytest.mark.parametrize(
+    ("passage", "message"),
+    [
+        (Passage("p", ""), "text of passage 'p' is blank"),
+        (Passage("p", " \n"), "text of passage 'p' is blank"),
+        (Passage("", "text"), "id of passage '' is blank"),
+        (Passage("p", None), "text of passage 'p' is NoneType"),
+        (Passage(7, "text"), "id of passage 7 is int"),
+        (Passage("p", "lone \ud800"), "text of 'p' is not valid Unicode at character 5"),
+        (Passage("p", "t", {"x": float("nan")}), r"metadata\.x of passage 'p' is nan"),
+        (Passage("p", "t", {"x": [1, {2}]}), r"metadata\.x\[1\] of passage 'p'"),
+        (Passage("p", "t", {1: "x"}), "string keys"),
+        (Passage("p", "t", {"x": 2**63}), r"metadata\.x .* from -2\*\*63 to 2\*\*63 - 1"),
+        (Passage("p", "t", {"\udfff": 1}), "a key in metadata of 'p' is not valid Unicode"),
+        (Passage("p", "t", None), "metadata of passage 'p' is NoneType, expected a mapping"),
+        (Passage("p", "t", ["x"]), "metadata of passage 'p' is list, expected a mapping"),
+        (Passage("p", "t", nested(25)), "metadata of passage 'p' is nested more than 24 deep"),
+        (Passage("p", "t", doc_id=7), "doc_id of passage 'p' is int"),
+        (Passage("p", "t", doc_id=" "), "doc_id of passage 'p' is blank"),
+        (Passage("p", "t", source=b"x"), "source of passage 'p' is bytes"),
+        (Passage("p", "t", chunk=-1), "passage 'p': chunk=-1 must be a whole number"),
+        (Passage("p", "t", chunks=None), "passage 'p': chunks=None must be a whole number"),
+        (Passage("p", "t", start=1.5), r"passage 'p': start=1\.5 must be a whole number"),
+        (Passage("p", "t", {"x": "\udfff"}), r"metadata\.x of 'p' is not valid Unicode"),
+    ],
+)
+def test_bad_passages_name_the_field_and_are_not_stored(
+    index: Index, passage: Passage, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        index.add([passage])
+    rejected: list[tuple[Passage, str]] = []
+    good = Passage("good", "a good passage")
+    report = index.add([passage, good], on_reject=lambda *reject: rejected.append(reject))
+    assert (report.passages, report.encoded, report.rejected) == (2, 1, 1)
+    assert rejected[0][0] is passage
+    assert index.count() == 41

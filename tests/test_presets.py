@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from qdrant_client import models
+
+from d2llm_vdb import Index, Passage, Student
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.store import CollectionOptions, Schema, requests
+from d2llm_vdb.store.presets import PRESETS, PresetName
+
+SCHEMA = Schema(8, 6, 5, 3, None, "f", "s")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_collection_of_every_preset_answers(
+    student: Student, tmp_path: Path, passages: list[Passage], preset: PresetName
+) -> None:
+    with Index.open(tmp_path, student, preset=preset) as index:
+        index.add(passages[:20])
+        index.optimize()
+        hits = index.search(passages[7].text[:80], 3).hits
+        assert hits[0].id == passages[7].id
+    with Index.open(tmp_path, student) as index:  # it keeps what it was made with
+        assert index.count() == 20
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_server_is_told_the_preset_in_full(preset: PresetName) -> None:
+    call = requests.create_collection("c", SCHEMA, CollectionOptions(preset=preset))
+    wanted = PRESETS[preset]
+    recall = call.arguments["vectors_config"]["recall"]
+    assert recall.memory == wanted.recall
+    assert call.arguments["hnsw_config"].memory == wanted.graph
+    assert call.arguments["vectors_config"]["segments"].memory == wanted.rerank
+    kinds = {
+        "int8": models.ScalarQuantization,
+        "4 bits": models.TurboQuantization,
+        None: type(None),
+    }
+    assert isinstance(recall.quantization_config, kinds[wanted.quantization])
+
+
+def test_declared_fields_are_indexed_also_in_a_collection_that_exists(
+    student: Student, tmp_path: Path
+) -> None:
+    Index.open(tmp_path, student).close()
+    fields = {"metadata.year": "integer", "metadata.kind": "keyword", "metadata.at": "datetime"}
+    with Index.open(tmp_path, student, payload_indexes=fields) as index:
+        index.add([Passage("1", "One.", {"year": 2020, "kind": "a"})])
+        assert index.store._shard.info().payload_schema.keys() == fields.keys() | {
+            "doc_id",
+            "tenant",
+            "text",
+        }
+        assert index.count({"year": {"$gte": 2020}, "kind": "a"}) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "tiny"}, "preset='tiny' is not one of balanced, fast, small, exact"),
+        ({"payload_indexes": {"a": "int"}}, "payload_indexes['a']='int' is not one of keyword"),
+        ({"payload_indexes": ["a"]}, "payload_indexes=['a'] must map names of fields"),
+        ({"payload_indexes": {" ": "text"}}, "payload_indexes={' ': 'text'} must map names"),
+        ({"tenant": " "}, "tenant=' ' must be a name"),
+    ],
+)
+def test_layouts_that_cannot_be_are_refused_before_anything_is_made(
+    student: Student, tmp_path: Path, options: dict, message: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        Index.open(tmp_path / "db", student, **options)
+    assert message in str(error.value)
+    assert not (tmp_path / "db").exists()

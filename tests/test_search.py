@@ -1,0 +1,186 @@
+"""Searching an index, in a store of each kind."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from conftest import hit_ids
+from qdrant_client import models
+
+from d2llm_vdb import Index, Passage, SearchOptions
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.evaluate.rankers import StackedSegments
+
+QUESTION = "what does an assert statement do?"
+
+
+@pytest.mark.parametrize("rerank", ["none", "iem", "tokens"])
+def test_search_finds_the_passage_that_answers(index: Index, rerank: str) -> None:
+    result = index.search(QUESTION, k=5, rerank=rerank)
+    best = result.hits[0]
+    assert best.id == "assert"
+    assert "assert" in best.text
+    assert best.metadata == {"position": best.metadata["position"], "initial": "a", "even": True}
+    assert len(result.hits) == 5
+    scores = [hit.score for hit in result.hits]
+    assert scores == sorted(scores, reverse=True)
+    assert result.score_kind == ("cosine" if rerank == "none" else "probability")
+    assert all(0 <= hit.score <= 1 for hit in result.hits) or rerank == "none"
+    assert result.timings.encode_ms > 0
+    assert result.timings.recall_ms > 0
+
+
+def test_a_stored_passage_scores_as_a_fresh_one(index: Index, passages: list[Passage]) -> None:
+    student = index.student
+    hits = {hit.id: hit for hit in index.search(QUESTION, k=40, recall_k=40).hits}
+    [query] = student.encode_queries([QUESTION])
+    given = [passage for passage in passages if passage.id in hits]
+    [fresh] = student.encode_passages(passage.text for passage in given)
+    assert fresh.segments is not None
+    assert query.segments is not None
+    match = StackedSegments(fresh.segments).match(query.segments[0])
+    scores = student.iem_scores(query.iem[0], fresh.iem.astype(np.float32), "asymmetric", match)
+    for passage, score in zip(given, scores, strict=True):
+        assert hits[passage.id].score == pytest.approx(float(score), abs=2e-3)
+
+
+def test_maxsim_reranking_equals_maxsim_computed_here(
+    index: Index, passages: list[Passage]
+) -> None:
+    student = index.student
+    hits = {hit.id: hit for hit in index.search(QUESTION, k=40, recall_k=40, rerank="tokens").hits}
+    [query] = student.encode_queries([QUESTION])
+    given = [passage for passage in passages if passage.id in hits]
+    [fresh] = student.encode_passages((passage.text for passage in given), tokens=True)
+    assert fresh.tokens is not None
+    assert fresh.segments is not None
+    assert query.segments is not None
+    maxsim = [
+        (query.tokens[0] @ states.astype(np.float32).T).max(axis=1).sum() for states in fresh.tokens
+    ]
+    match = StackedSegments(fresh.segments).match(query.segments[0])
+    recall = fresh.recall @ query.recall[0]
+    scores = student.late_scores(np.array(maxsim, np.float32), recall, match)
+    for passage, score in zip(given, scores, strict=True):
+        assert hits[passage.id].score == pytest.approx(float(score), abs=2e-3)
+
+
+def test_recall_ranks_tell_what_the_rerank_changed(index: Index) -> None:
+    before = hit_ids(index.search(QUESTION, k=20, rerank="none"))
+    after = index.search(QUESTION, k=10, recall_k=20, rerank="tokens").hits
+    for hit in after:
+        assert before[hit.recall_rank - 1] == hit.id
+    assert hit_ids(index.search(QUESTION, k=10, recall_k=20)) != []
+
+
+def test_many_queries_and_async_give_what_single_searches_give(index: Index) -> None:
+    queries = [QUESTION, "how are names looked up?", "what is a lambda?"]
+    for rerank in ("none", "iem", "tokens"):
+        options = SearchOptions(k=4, recall_k=15, rerank=rerank)
+        together = index.search_many(queries, options)
+        apart = asyncio.run(index.asearch_many(queries, options))
+        for query, found, found_async in zip(queries, together, apart, strict=True):
+            alone = index.search(query, 4, recall_k=15, rerank=rerank)
+            awaited = asyncio.run(index.asearch(query, 4, recall_k=15, rerank=rerank))
+            assert hit_ids(alone) == hit_ids(found) == hit_ids(found_async) == hit_ids(awaited)
+            scores = [[hit.score for hit in each.hits] for each in (alone, found, awaited)]
+            np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)
+            np.testing.assert_allclose(scores[0], scores[2], atol=1e-5)
+
+
+def test_filters_thresholds_and_small_k(index: Index) -> None:
+    condition = models.Filter(
+        must=[models.FieldCondition(key="metadata.even", match=models.MatchValue(value=True))]
+    )
+    found = index.search(QUESTION, k=50, filter=condition)
+    assert len(found.hits) == index.count(condition) == 20
+    assert all(hit.metadata["even"] for hit in found.hits)
+    best = index.search(QUESTION, k=1).hits[0]
+    above = index.search(QUESTION, k=10, score_threshold=best.score)
+    assert hit_ids(above) == [best.id]
+    assert index.search(QUESTION, score_threshold=1.1).hits == []
+
+
+def test_tasks_use_their_own_branch(index: Index) -> None:
+    answers, same = (
+        {hit.id: hit.score for hit in index.search(QUESTION, task=task).hits}
+        for task in ("asymmetric", "symmetric")
+    )
+    assert answers != same
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"k": 0}, "k=0"),
+        ({"k": True}, "k=True"),
+        ({"recall_k": -1}, "recall_k=-1"),
+        ({"task": "both"}, "task='both' is not one of asymmetric, symmetric"),
+        ({"rerank": "maxsim"}, "rerank='maxsim' is not one of iem, tokens, none"),
+        ({"filter": ["year"]}, "filter is list, expected a mapping"),
+        ({"score_threshold": float("nan")}, "score_threshold=nan"),
+        ({"score_threshold": "high"}, "score_threshold='high'"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_by_name(
+    index: Index, changes: dict, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        index.search(QUESTION, **changes)
+
+
+@pytest.mark.parametrize("query", ["", "  ", "\ud800", None])
+def test_queries_that_cannot_be_are_refused(index: Index, query: str) -> None:
+    with pytest.raises(InputError, match="query"):
+        index.search(query)
+
+
+def test_several_queries_and_options_of_another_type_are_refused(index: Index) -> None:
+    with pytest.raises(InputError, match="is one string; wrap it in a list, or use search"):
+        index.search_many(QUESTION)
+    with pytest.raises(InputError, match="options is dict, expected SearchOptions"):
+        asyncio.run(index.asearch_many([QUESTION], {"k": 3}))
+    with pytest.raises(InputError, match="filter is str, expected a mapping"):
+        index.count("year")
+    with pytest.raises(InputError, match="there is no search option 'top_k'; use k, recall_k"):
+        SearchOptions.from_keywords({"top_k": 3})
+    assert [len(each.hits) for each in index.search_many(iter([QUESTION]))] == [10]
+
+
+def test_searching_is_safe_from_many_threads(index: Index) -> None:
+    expected = hit_ids(index.search(QUESTION, rerank="tokens"))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: index.search(QUESTION, rerank="tokens"), range(24)))
+    assert all(hit_ids(each) == expected for each in found)
+
+
+def test_the_event_loop_keeps_turning_while_searches_run(index: Index) -> None:
+    """A search waits in the encoder until the loop, still running, lets it go on."""
+    waiting, released = [], []
+    honest = index.student.encode_queries
+
+    def held(texts):
+        waiting.append(texts)
+        deadline = time.monotonic() + 20
+        while not released and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert released, "the event loop was blocked"
+        return honest(texts)
+
+    async def scene() -> None:
+        searches = [asyncio.create_task(index.asearch(QUESTION, k=1)) for _ in range(3)]
+        while len(waiting) < 3:  # noqa: ASYNC110 — set from other threads
+            await asyncio.sleep(0.005)
+        released.append(True)
+        for result in await asyncio.gather(*searches):
+            assert hit_ids(result) == ["assert"]
+
+    index.student.encode_queries = held
+    try:
+        asyncio.run(scene())
+    finally:
+        del index.student.encode_queries

@@ -1,0 +1,162 @@
+"""What a student learns from: labels, mined negatives, the teacher's judgements, batches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from training_examples import LABELS, PAIRS
+
+from d2llm_vdb import Passage, Student
+from d2llm_vdb.distill.asking import ask
+from d2llm_vdb.distill.batches import Taught, gather, plan
+from d2llm_vdb.distill.config import DistillConfig
+from d2llm_vdb.distill.data import TrainingSet
+from d2llm_vdb.distill.lessons import training_set
+from d2llm_vdb.distill.negatives import mine
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.evaluate.sets import PairSet
+from d2llm_vdb.teacher import TeacherScores
+
+
+@pytest.fixture(scope="module")
+def mined(topics: TrainingSet, student: Student) -> TrainingSet:
+    return mine(topics, student, count=3, depth=10)
+
+
+def test_judgements_above_zero_are_positives(passages: list[Passage]) -> None:
+    corpus = {"a": "first", "b": "second", "c": "third"}
+    made = TrainingSet.from_retrieval("x", corpus, {"q": "?"}, {"q": {"a": 0, "b": 2, "c": 1}})
+    assert [made.passages[row] for row in made.positives(0)] == ["second", "third"]
+    assert made.task == "asymmetric"
+
+
+def test_pairs_are_grouped_by_their_first_sentence_and_texts_kept_once() -> None:
+    made = TrainingSet.from_pairs("x", [("a", "b", 1), ("a", "c", 0), ("d", "b", 0.4)])
+    assert made.queries == ["a", "d"]
+    assert made.passages == ["b", "c"]
+    assert made.candidates == [[0, 1], [0]]
+    assert made.labels == [[1, 0], [0.4]]
+    assert made.task == "symmetric"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TrainingSet.from_retrieval("x", {"a": "t"}, {"q": "?"}, {"q": {"b": 1}}), "'b'"),
+        (lambda: TrainingSet.from_retrieval("x", {"a": "t"}, {}, {"q": {"a": 1}}), "'q'"),
+        (lambda: TrainingSet.from_retrieval("x", {"a": "t"}, {"q": "?"}, {"q": {"a": 0}}), "no po"),
+        (lambda: TrainingSet.from_pairs("x", [("a", "b", 1), ("c", "d", 1)]), "that do not"),
+        (lambda: TrainingSet.from_pairs("x", [("a", "b", 5)]), "not from 0 to 1"),
+    ],
+)
+def test_data_that_cannot_teach_is_refused(make: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_scores_become_labels_from_0_to_1_and_only_entailment_is_a_match() -> None:
+    first, second = ["a", "b", "c"], ["x", "y", "z"]
+    scored = PairSet("s", "train", first, second, scores=np.array([1.0, 3.0, 5.0]))
+    assert [own for [own] in training_set(scored).labels] == [0, 0.5, 1]
+    labelled = PairSet("l", "train", first, second, labels=np.array([1, -1, 0], np.int8))
+    assert [own for [own] in training_set(labelled).labels] == [1, 0, 0]
+
+
+def test_fewer_passages_keep_every_candidate(mined: TrainingSet) -> None:
+    few = mined.sample(5, seed=1).with_passages(12, seed=1)
+    assert len(few) == 5
+    needed = {row for rows in few.candidates for row in rows}
+    assert len(few.passages) == max(12, len(needed))
+    for query, rows in zip(few.queries, few.candidates, strict=True):
+        before = mined.candidates[mined.queries.index(query)]
+        assert [few.passages[row] for row in rows] == [mined.passages[row] for row in before]
+
+
+def test_mined_negatives_are_hard_new_and_the_same_for_a_seed(
+    tmp_path: Path, topics: TrainingSet, mined: TrainingSet, student: Student
+) -> None:
+    for row in range(len(topics)):
+        assert mined.candidates[row][:1] == topics.candidates[row]
+        assert len(set(mined.candidates[row])) == 4
+        assert mined.labels[row] == [1.0, 0.0, 0.0, 0.0]
+    told: list[int] = []
+    again = mine(topics, student, count=3, depth=10, work=tmp_path, on_progress=told.append)
+    assert again.candidates == mined.candidates
+    other = mine(topics, student, count=3, depth=10, work=tmp_path, seed=1)
+    assert other.candidates != mined.candidates
+    assert sum(told) == len(topics.passages)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+class Judge:
+    """Stands where a teacher's scores come from, with scores chosen for the test."""
+
+    def __init__(self, probabilities: list[float]) -> None:
+        clipped = np.clip(probabilities, 1e-6, 1 - 1e-6)
+        self.scores = TeacherScores(
+            np.log(clipped / (1 - clipped)).astype(np.float32),
+            np.arange(len(probabilities), dtype=np.float16)[:, None],
+        )
+
+    def score(self, *_: Any) -> TeacherScores:
+        return self.scores
+
+
+def test_negatives_that_the_teacher_takes_for_positives_are_dropped(topics: TrainingSet) -> None:
+    data = replace(
+        topics.select([0, 1]),
+        candidates=[[0, 5, 6], [1, 7]],
+        labels=[[1.0, 0.0, 0.0], [1.0, 0.0]],
+    )
+    cache: Any = Judge([0.8, 0.79, 0.1, 0.5, 0.4])
+    taught = ask(data, object(), cache, DistillConfig())  # type: ignore[arg-type]
+    assert taught.data.candidates == [[0, 6], [1, 7]]
+    assert taught.probability == pytest.approx([0.8, 0.1, 0.5, 0.4], abs=1e-5)
+    assert taught.feature is not None
+    assert taught.feature[:, 0].tolist() == [0, 2, 3, 4]
+
+
+def test_labels_and_teacher_are_mixed_by_weight() -> None:
+    cache: Any = Judge([0.5] * 8)
+    taught = ask(PAIRS, object(), cache, DistillConfig(label_weight=0.5))  # type: ignore[arg-type]
+    labels = np.array([label for own in PAIRS.labels for label in own])
+    assert taught.probability == pytest.approx(0.25 + 0.5 * labels, abs=1e-5)
+    alone = ask(PAIRS, None, cache, LABELS)
+    assert alone.probability == pytest.approx(labels)
+    assert np.isfinite(alone.logit).all()
+
+
+@given(
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=4),
+    batch=st.integers(2, 8),
+    steps=st.integers(1, 40),
+)
+def test_every_planned_batch_has_distinct_queries_of_one_set(
+    sizes: list[int], batch: int, steps: int
+) -> None:
+    drawn = plan(sizes, batch, steps, seed=0)
+    assert len(drawn) == steps
+    for place, rows in drawn:
+        assert len(rows) == len(set(rows)) == min(batch, sizes[place])
+        assert max(rows) < sizes[place]
+    assert plan(sizes, batch, steps, seed=0) == drawn
+
+
+def test_a_batch_has_each_querys_candidates_and_the_others_as_in_batch_negatives() -> None:
+    total = sum(map(len, PAIRS.candidates))
+    probability = np.linspace(0.1, 0.9, total).astype(np.float32)
+    taught = Taught(PAIRS, probability, probability * 2, None)
+    lists = gather(taught, [2, 0])
+    assert lists.passages == [0, 1, 4, 5]
+    assert lists.places.tolist() == [[2, 3], [0, 1]]
+    assert lists.positive.tolist() == [[True, False], [True, False]]
+    assert lists.in_batch.tolist() == [[True, True, False, False], [False, False, True, True]]
+    assert torch.allclose(lists.probability[0], torch.from_numpy(probability[4:6]))
+    assert torch.allclose(lists.logit, lists.probability * 2)
