@@ -156,7 +156,7 @@ def _schema(student: Student, tokens: bool) -> Schema:
         iem_dim=config.iem.hidden_dim,
         pma_dim=config.embedding_dim,
         segment_dim=config.segment_dim,
-        token_dim=config.embedding_dim + 1 if tokens else None,
+        token_dim=config.token_dim + 1 if tokens else None,
         fingerprint=student.fingerprint,
         student=DEFAULT_STUDENT_NAME if student.path == DEFAULT_STUDENT.resolve() else path,
     )

@@ -31,7 +31,7 @@ class MoreOptions(TypedDict, total=False):
     task: Task
     rerank: Rerank
     score_threshold: float | None
-    hybrid: float
+    hybrid: float | None
     mmr_lambda: float | None
     group_by: str | None
     group_size: int
@@ -60,8 +60,9 @@ class SearchOptions:
         rerank: "iem" by the interaction emulation module, "tokens" by late interaction over
             stored token states, "none" to keep the recall order.
         score_threshold: leave out hits scored lower.
-        hybrid: recall by BM25 over the texts as well, and fuse both rankings (RRF); the weight of
-            BM25's, that of the recall vectors being 1. 0 leaves it out.
+        hybrid: recall by BM25 over the texts as well, fuse both rankings (RRF), and count the
+            words in common when reranking. It is the weight of BM25 in the fusion, that of the
+            recall vectors being 1; 0 leaves BM25 out. None is 1 with a rerank and 0 without.
         mmr_lambda: order hits by maximal marginal relevance, from 1 (relevance alone) to 0
             (diversity alone); None orders by score.
         group_by: return the best hits of k groups: "doc_id", "source" or "metadata.NAME".
@@ -81,7 +82,7 @@ class SearchOptions:
     task: Task = "asymmetric"
     rerank: Rerank = "iem"
     score_threshold: float | None = None
-    hybrid: float = 0.0
+    hybrid: float | None = None
     mmr_lambda: float | None = None
     group_by: str | None = None
     group_size: int = 1
@@ -132,14 +133,21 @@ class SearchOptions:
         """What the hits' scores are."""
         if self.rerank != "none":
             return "probability"
-        return "rrf" if self.hybrid else "cosine"
+        return "rrf" if self.bm25_weight else "cosine"
+
+    @property
+    def bm25_weight(self) -> float:
+        """What `hybrid` says, or stands for."""
+        if self.hybrid is None:
+            return 0.0 if self.rerank == "none" else 1.0
+        return self.hybrid
 
     @property
     def candidates(self) -> int:
         """How many to recall."""
         shown = self.offset + self.k
-        in_order = self.rerank == "none" and self.mmr_lambda is None and self.group_by is None
-        return shown if in_order else max(shown, self.recall_k)
+        as_found = self.score_kind == "cosine" and self.mmr_lambda is None and not self.group_by
+        return shown if as_found else max(shown, self.recall_k)
 
 
 def check_tenant(tenant: object) -> None:
@@ -151,7 +159,7 @@ def check_tenant(tenant: object) -> None:
 def _check_number(
     name: str, value: object, least: float = -math.inf, most: float = math.inf
 ) -> None:
-    if value is None and name != "hybrid":
+    if value is None:
         return
     if not isinstance(value, int | float) or not math.isfinite(value):
         raise InputError(f"{name}={value!r} must be a finite number")

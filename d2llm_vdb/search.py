@@ -34,6 +34,7 @@ class Hit:
         recall_score: cosine of the recall vectors, in [-1, 1].
         recall_rank: place before reranking, from 1.
         doc_id, chunk, start, end, source: where the passage comes from.
+        bm25: of its text, by hybrid recall; 0 beyond what BM25 ranks first, None without.
         before, after: texts of its neighbours in the document, in order, where asked for.
     """
 
@@ -48,6 +49,7 @@ class Hit:
     start: int | None = None
     end: int | None = None
     source: str | None = None
+    bm25: float | None = None
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     _explainer: Explainer | None = field(default=None, repr=False, compare=False)
@@ -70,6 +72,7 @@ class Hit:
             score=self.score,
             recall_score=self.recall_score,
             recall_rank=self.recall_rank,
+            bm25=self.bm25,
         )
 
 
@@ -171,8 +174,8 @@ def request(
         filter=options.database_filter,
         with_vectors=[name for name, needed in wanted.items() if needed],
         maxsim=maxsim,
-        texts=texts if options.hybrid else None,
-        lexical_weight=options.hybrid,
+        texts=texts if options.bm25_weight else None,
+        bm25_weight=options.bm25_weight,
     )
 
 
@@ -189,11 +192,11 @@ def rank(
 def _scores(
     student: Student, options: SearchOptions, query_half: Array, candidates: Candidates
 ) -> Array:
-    match = candidates.maxsim.get(SEGMENTS)
+    others = candidates.maxsim.get(SEGMENTS), candidates.bm25
     if options.rerank == "iem":
-        return student.iem_scores(query_half, candidates.vectors[IEM], options.task, match)
+        return student.iem_scores(query_half, candidates.vectors[IEM], options.task, *others)
     if options.rerank == "tokens":
-        return student.late_scores(candidates.maxsim[TOKENS], candidates.scores, match)
+        return student.late_scores(candidates.maxsim[TOKENS], candidates.scores, *others)
     return candidates.scores if candidates.fused is None else candidates.fused
 
 
@@ -213,23 +216,22 @@ def _hits(candidates: Candidates, scores: Array, options: SearchOptions) -> list
     else:
         groups = grouped(candidates.payloads, rows, options.group_by, options.group_size)
         rows = [row for group in groups[page] for row in group]
-    return [
-        _hit(candidates.payloads[row], float(scores[row]), float(candidates.scores[row]), row + 1)
-        for row in rows
-    ]
+    return [_hit(candidates, row, float(scores[row])) for row in rows]
 
 
-def _hit(payload: dict[str, Any], score: float, recall_score: float, recall_rank: int) -> Hit:
+def _hit(candidates: Candidates, row: int, score: float) -> Hit:
+    payload = candidates.payloads[row]
     return Hit(
         id=payload["id"],
         text=payload["text"],
         metadata=payload["metadata"],
         score=score,
-        recall_score=recall_score,
-        recall_rank=recall_rank,
+        recall_score=float(candidates.scores[row]),
+        recall_rank=row + 1,
         doc_id=payload["doc_id"],
         chunk=payload["chunk"],
         start=payload.get("start"),
         end=payload.get("end"),
         source=payload.get("source"),
+        bm25=None if candidates.bm25 is None else float(candidates.bm25[row]),
     )

@@ -20,11 +20,12 @@ def test_the_readmes_python_runs_from_top_to_bottom_and_the_docs_after_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
-    for path in (ROOT / "README.md", ROOT / "docs" / "search.md"):
+    for path in (ROOT / "README.md", ROOT / "docs" / "search.md", ROOT / "docs" / "convert.md"):
         for block in blocks(path, "python"):
             exec(compile(block, path.name, "exec"), namespace)
     assert "Qdrant is a vector database. {'year': 2021}" in capsys.readouterr().out
     assert len(namespace["hits"]) == 2
+    assert (tmp_path / "converted" / "heads.safetensors").exists()
     assert len(namespace["documents"]) == len(namespace["nodes"]) == 1
 
 
@@ -51,7 +52,9 @@ def test_the_python_for_other_libraries_runs_from_top_to_bottom(
     assert namespace["score"] == 1
 
 
-@pytest.mark.parametrize("command", ["ingest", "search", "explain", "evaluate", "info", "init"])
+@pytest.mark.parametrize(
+    "command", ["ingest", "search", "explain", "evaluate", "info", "init", "convert"]
+)
 def test_every_option_in_the_docs_exists(command: str) -> None:
     from typer.main import get_command
 

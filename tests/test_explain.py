@@ -61,9 +61,13 @@ def shown(words: tuple[Word, ...]) -> list[str]:
 @pytest.mark.parametrize(
     ("options", "names"),
     [
-        ({"rerank": "iem"}, ["constant", "cosine", "match", "learned"]),
-        ({"rerank": "iem", "task": "symmetric"}, ["constant", "cosine", "match", "learned"]),
-        ({"rerank": "tokens"}, ["constant", "maxsim", "recall", "match"]),
+        ({"rerank": "iem"}, ["constant", "cosine", "match", "words", "learned"]),
+        (
+            {"rerank": "iem", "task": "symmetric"},
+            ["constant", "cosine", "match", "words", "learned"],
+        ),
+        ({"rerank": "iem", "hybrid": 0}, ["constant", "cosine", "match", "learned"]),
+        ({"rerank": "tokens"}, ["constant", "maxsim", "recall", "match", "words"]),
     ],
 )
 def test_the_parts_add_up_to_the_logit_that_the_search_used(

@@ -59,7 +59,7 @@ def test_a_narrow_product_module_keeps_the_cosines_of_its_samples() -> None:
 def test_every_weight_of_both_branches_is_trained() -> None:
     iem = IEM(16, IEMConfig(8, "product"))
     for task in ("symmetric", "asymmetric"):
-        logit, _ = iem(torch.randn(4, 16), torch.randn(4, 16), task, torch.randn(4))
+        logit, _ = iem(torch.randn(4, 16), torch.randn(4, 16), task, torch.randn(4), torch.rand(4))
         logit.sum().backward()
     assert all(weight.grad is not None for weight in iem.parameters())
 
@@ -87,3 +87,16 @@ def test_product_is_the_four_features_through_one_layer_written_out() -> None:
             logit = iem.linear2(feature)[0] + iem.scale[0] * (query @ passage) + iem.bias[0]
             torch.testing.assert_close(features[row, column], feature)
             torch.testing.assert_close(logits[row, column], logit)
+
+
+def test_words_in_common_raise_the_score_of_an_answer_and_not_of_a_paraphrase() -> None:
+    iem = IEM(16, IEMConfig(8, "product"))
+    iem.initialise(None, segments=False)
+    query, passages = torch.randn(16), torch.randn(1, 16).expand(3, 16)
+    bm25 = torch.tensor([0.0, 5.0, 10.0])
+    answers, _ = iem(query, passages, "asymmetric", None, bm25)
+    assert answers.diff().min() > 0
+    same, _ = iem(query, passages, "symmetric", None, bm25)
+    assert same.diff().abs().max() == 0
+    late = LateInteraction(16, segments=False)
+    assert late(torch.ones(3), torch.ones(3), None, bm25).diff().min() > 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import typer
 
 from d2llm_vdb.cli import options
+from d2llm_vdb.cli.convert import convert
 from d2llm_vdb.cli.distill import distill, teach
 from d2llm_vdb.cli.evaluate import evaluate
 from d2llm_vdb.cli.explain import explain
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (ingest, search, explain, evaluate, info, init, distill, teach):
+for command in (ingest, search, explain, evaluate, info, init, convert, distill, teach):
     app.command(epilog=EXIT_CODES)(command)
 
 

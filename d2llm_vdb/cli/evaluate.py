@@ -29,7 +29,7 @@ def evaluate(
     ] = "default",
     modes: Annotated[
         str, typer.Option(help="What to compare, with commas between them.")
-    ] = "none,iem,tokens,exact,cosine,maxsim,bm25",
+    ] = "none,hybrid,iem,tokens,exact,cosine,maxsim,bm25",
     cross_encoder: Annotated[
         str | None,
         typer.Option(help="Sequence-classification model to compare with: hub id or directory."),
@@ -63,8 +63,8 @@ def evaluate(
     Retrieval sets give nDCG@10, MRR@10, recall and MAP, with the median time of a query and its
     stages; sets of sentence pairs give accuracy and AP, or Spearman correlation.
 
-    Modes: none (recall only), iem, tokens, exact (IEM over every passage); beside them cosine
-    and maxsim of the bare backbone, bm25, and cross-encoder.
+    Modes: none (recall vectors only), hybrid (fused with BM25), iem, tokens, exact (IEM over
+    every passage); beside them cosine and maxsim of the bare backbone, bm25, and cross-encoder.
     """
     with waiting("starting"):
         from d2llm_vdb.cli.evaluation import show_report

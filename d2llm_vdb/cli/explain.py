@@ -29,7 +29,7 @@ def explain(
     rerank: Annotated[Literal["iem", "tokens"], typer.Option(help="What orders the hits.")] = "iem",
     task: options.SearchTask = "asymmetric",
     filter: options.Filter = None,
-    hybrid: options.Hybrid = 0.0,
+    hybrid: options.Hybrid = None,
     tenant: options.Tenant = None,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the explanation as a web page.")

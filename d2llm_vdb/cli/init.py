@@ -19,17 +19,8 @@ def init(
         str,
         typer.Option(metavar="MODEL", help="Hub id, directory, .gguf file, or package:NAME."),
     ] = "sentence-transformers/all-MiniLM-L6-v2",
-    samples: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATH",
-            help="Texts like yours, in any form ingest reads; fits the recall vector. Repeat for "
-            "more.",
-        ),
-    ] = None,
-    sample_size: Annotated[
-        int, typer.Option(min=1, help="Documents of each of --samples to use at most.")
-    ] = 5_000,
+    samples: options.SamplePaths = None,
+    sample_size: options.SampleSize = 5_000,
     recall_dim: Annotated[
         int | None,
         typer.Option(
@@ -43,15 +34,9 @@ def init(
             min=8, help="Longest text in tokens (default: 256, or what the backbone reads)."
         ),
     ] = None,
-    query_prompt: Annotated[
-        str, typer.Option(metavar="TEXT", help="Text put before every query.")
-    ] = "",
-    passage_prompt: Annotated[
-        str, typer.Option(metavar="TEXT", help="Text put before every passage.")
-    ] = "",
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace the student that is there.")
-    ] = False,
+    query_prompt: options.QueryPrompt = "",
+    passage_prompt: options.PassagePrompt = "",
+    force: options.Force = False,
     _verbose: options.Verbose = False,
 ) -> None:
     """Make an untrained student from a backbone.
@@ -75,8 +60,6 @@ def init(
             passage_prompt=passage_prompt,
         )
     made.save(out, overwrite=force)
-    if texts is not None and texts.rejected:
-        errors.print(f"{texts.rejected:,} of the samples hold no text that can be used")
     fitted = "" if texts is None else f" fitted to {texts.used:,} sample texts"
     output.print(
         printable(

@@ -67,12 +67,28 @@ Filter = Annotated[
     ),
 ]
 Hybrid = Annotated[
-    float,
+    float | None,
     typer.Option(
         metavar="WEIGHT",
-        help="Recall by BM25 as well, of this weight beside the vectors' 1; 0 leaves it out.",
+        help="Recall by BM25 as well, of this weight beside the vectors' 1; 0 leaves it out "
+        "(default: 1 with a rerank, 0 without).",
+        show_default=False,
     ),
 ]
+SamplePaths = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--samples",
+        metavar="PATH",
+        help="Texts like yours, in any form ingest reads; fits the recall vector. Repeat for more.",
+    ),
+]
+SampleSize = Annotated[
+    int, typer.Option(min=1, help="Documents of each of --samples to use at most.")
+]
+QueryPrompt = Annotated[str, typer.Option(metavar="TEXT", help="Text put before every query.")]
+PassagePrompt = Annotated[str, typer.Option(metavar="TEXT", help="Text put before every passage.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the student that is there.")]
 Tenant = Annotated[
     str | None,
     typer.Option(

@@ -46,13 +46,15 @@ def track(reader: SourceReader, console: Console) -> Iterator[Callable[[IngestRe
 
 @contextmanager
 def track_samples(samples: Samples | None, console: Console) -> Iterator[None]:
-    """Show that a student is being made, and how many of the samples it has taken."""
+    """Show that a student is being made, how many of the samples it has taken, and not taken."""
     if not console.is_terminal:
         console.print("making the student")
         yield
-        return
-    with console.status(_Making(samples)):
-        yield
+    else:
+        with console.status(_Making(samples)):
+            yield
+    if samples is not None and samples.rejected:
+        console.print(f"{samples.rejected:,} of the samples hold no text that can be used")
 
 
 class _Making:

@@ -1,4 +1,4 @@
-"""Search results and collections as tables."""
+"""Search results, collections and converted students as tables."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from rich.text import Text
 from d2llm_vdb.cli.terminal import output, printable
 from d2llm_vdb.search import SearchResult
 from d2llm_vdb.store import StoreInfo
+from d2llm_vdb.student import Student
 
 MAX_TEXT = 280
 
@@ -69,12 +70,36 @@ def show_info(info: StoreInfo) -> None:
         "student": schema.student or "(never saved)",
         "fingerprint": schema.fingerprint,
     }
+    _show_facts(info.location, rows)
+
+
+def show_converted(student: Student, fitted: str) -> None:
+    """Print what a converted student is made of.
+
+    Args:
+        student: saved.
+        fitted: what its recall vector was fitted to.
+    """
+    config = student.config
+    rows = {
+        "backbone": config.backbone,
+        "adapter": "LoRA" if hasattr(student.backbone.model, "peft_config") else "none",
+        "pma": f"{config.embedding_dim} dimensions, {config.pma.num_heads} heads",
+        "iem": f"{config.iem.interaction}, {config.iem.hidden_dim} wide",
+        "recall": f"{config.recall_dim} dimensions, {fitted}",
+        "longest text": f"{config.max_tokens} tokens",
+        "fingerprint": student.fingerprint,
+    }
+    _show_facts(f"converted into {student.path}", rows)
+
+
+def _show_facts(title: str, rows: dict[str, str]) -> None:
     table = Table(show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(name, printable(value))
-    output.print(printable(info.location), soft_wrap=True)
+    output.print(printable(title), soft_wrap=True)
     output.print(table)
 
 

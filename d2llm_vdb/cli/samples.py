@@ -1,4 +1,4 @@
-"""The texts that `d2llm init` fits the recall vector to."""
+"""The texts that `d2llm init` and `d2llm convert` fit the recall vector to."""
 
 from __future__ import annotations
 

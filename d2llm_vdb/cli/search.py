@@ -37,7 +37,7 @@ def search(
     task: options.SearchTask = "asymmetric",
     filter: options.Filter = None,
     threshold: Annotated[float | None, typer.Option(help="Leave out lower scores.")] = None,
-    hybrid: options.Hybrid = 0.0,
+    hybrid: options.Hybrid = None,
     mmr: Annotated[
         float | None,
         typer.Option(metavar="LAMBDA", help="Order by marginal relevance: 1 relevant, 0 diverse."),

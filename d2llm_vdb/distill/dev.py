@@ -12,6 +12,7 @@ from torch import Tensor
 
 from d2llm_vdb.distill.model import DistillationModel, Encoded, Scores
 from d2llm_vdb.distill.states import Texts
+from d2llm_vdb.evaluate.bm25 import BM25
 from d2llm_vdb.evaluate.metrics import binary_metrics, retrieval_metrics, spearman
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
 from d2llm_vdb.student.calibration import SCORERS, Scorer
@@ -42,11 +43,13 @@ class RetrievalDevSet(DevSet):
     Args:
         data: its judgements.
         queries, passages: its texts, in the order of `data`.
+        bm25: of its documents' texts.
     """
 
     data: RetrievalSet
     queries: Texts
     passages: Texts
+    bm25: BM25
 
     @torch.inference_mode()
     def score(self, model: DistillationModel) -> dict[str, float]:
@@ -90,7 +93,9 @@ class RetrievalDevSet(DevSet):
             query = model.encode(self.queries.batch([row]))
             best = (query.recall @ recall.T)[0].topk(count).indices.tolist()
             found = model.encode(self.passages.batch(best))
-            scores = model.score(query, found, "asymmetric")
+            by_words = self.bm25.scores(self.data.queries[key])[best]
+            bm25 = torch.from_numpy(by_words).to(recall.device).unsqueeze(0)
+            scores = model.score(query, found, "asymmetric", bm25)
             yield key, [documents[place] for place in best], scores
 
 

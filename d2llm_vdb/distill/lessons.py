@@ -16,6 +16,7 @@ from d2llm_vdb.distill.dev import DevSet, PairDevSet, RetrievalDevSet
 from d2llm_vdb.distill.negatives import mine
 from d2llm_vdb.distill.states import Texts, TokenIds, TokenStates
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.evaluate.bm25 import BM25
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
 from d2llm_vdb.progress import OnProgress, Progress
 from d2llm_vdb.student import Student
@@ -126,6 +127,7 @@ def dev_set(
             data,
             read(list(data.queries.values()), query_prompt),
             read(list(data.documents.values()), passage_prompt),
+            BM25(list(data.documents.values())),
         )
     return PairDevSet(data, read(data.first, query_prompt), read(data.second, passage_prompt))
 

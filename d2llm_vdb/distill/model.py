@@ -102,18 +102,29 @@ class DistillationModel(nn.Module):
         recall = self.heads.recall(embedding)
         return Encoded(states, texts.mask, texts.token_ids, embedding, attention, recall)
 
-    def score(self, query: Encoded, passage: Encoded, task: Task) -> Scores:
-        """Score every query against every passage."""
+    def score(
+        self, query: Encoded, passage: Encoded, task: Task, bm25: Tensor | None = None
+    ) -> Scores:
+        """Score every query against every passage.
+
+        Training leaves BM25 out: negatives mined by it would teach that shared words speak
+        against a passage.
+
+        Args:
+            query, passage: B and U texts.
+            task: which branch of the IEM answers.
+            bm25: float32 (B, U), to score as a search does.
+        """
         heads = self.heads
         match = self.match(query, passage)
         iem, feature = heads.iem(
-            query.embedding.unsqueeze(1), passage.embedding.unsqueeze(0), task, match
+            query.embedding.unsqueeze(1), passage.embedding.unsqueeze(0), task, match, bm25
         )
         recall = query.recall @ passage.recall.T
         tokens = heads.late.query_tokens(query.states, query.attention)
         tokens = tokens.masked_fill(~query.mask.unsqueeze(-1), 0)
         sums = maxsim(tokens, stored_tokens(passage.states), passage.mask)
-        return Scores(recall, iem, heads.late(sums, recall, match), feature)
+        return Scores(recall, iem, heads.late(sums, recall, match, bm25), feature)
 
     def match(self, query: Encoded, passage: Encoded) -> Tensor | None:
         """Match every query with the passages' segments, float32 (B, U); None without any."""

@@ -42,7 +42,7 @@ class BareBackbone:
 
     def __init__(self, student: Student) -> None:
         self._student = student
-        self.dim = student.config.embedding_dim
+        self.dim = student.config.token_dim
 
     def queries(self, texts: Iterable[str]) -> Iterator[BareStates]:
         """Encode queries as a stream, a window of them at a time."""

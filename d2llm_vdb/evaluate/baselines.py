@@ -8,18 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2llm_vdb.evaluate.bare import BareCorpus, BareStates
-from d2llm_vdb.evaluate.extras import require
+from d2llm_vdb.evaluate.bm25 import BM25
 from d2llm_vdb.evaluate.rankers import DEPTH, Ranking, best_rows, names
 from d2llm_vdb.search import Stopwatch
 from d2llm_vdb.student.columns import Float32
 from d2llm_vdb.teacher import Teacher
 
-# Anserini's and BEIR's parameters. Words are bm25s's (two characters and more, lower case), with
-# no stop words and no stemming; each Han character or kana is a word of its own, since those
-# languages put no spaces between words.
+# Anserini's and BEIR's parameters.
 K1, B = 0.9, 0.4
-CJK = "\u3040-\u30ff\u3400-\u9fff"
-WORDS = rf"(?u)[{CJK}]|[^\W{CJK}]{{2,}}"
 
 
 class CosineRanker:
@@ -94,34 +90,15 @@ class BM25Ranker:
     """BM25 over words; documents that share none with the query are not found."""
 
     def __init__(self, documents: Mapping[str, str]) -> None:
-        self._bm25s = require("bm25s", "bm25s", "the baseline bm25")
         self._ids = list(documents)
         self._rows: dict[str | None, int] = {key: row for row, key in enumerate(self._ids)}
-        words = self._words(list(documents.values()))
-        self._model = self._bm25s.BM25(k1=K1, b=B)
-        self._has_words = any(words)
-        if self._has_words:
-            self._model.index(words, show_progress=False)
+        self._bm25 = BM25(list(documents.values()), K1, B)
 
     def rank(self, query: str, leave_out: str | None) -> Ranking:
         """Score every document."""
         watch = Stopwatch()
-        with watch.stage("encode"):
-            [words] = self._words([query])
         with watch.stage("recall"):
-            rows = self._best(words, self._rows.get(leave_out))
-        return Ranking(names(self._ids, rows), watch.timings(1))
-
-    def _best(self, words: list[str], leave_out: int | None) -> NDArray[np.intp]:
-        if not words or not self._has_words:
-            return np.empty(0, np.intp)
-        scores = self._model.get_scores(words)
-        rows = best_rows(scores, DEPTH, leave_out)
-        found: NDArray[np.intp] = rows[scores[rows] > 0]
-        return found
-
-    def _words(self, texts: list[str]) -> list[list[str]]:
-        words: list[list[str]] = self._bm25s.tokenize(
-            texts, token_pattern=WORDS, stopwords=None, return_ids=False, show_progress=False
-        )
-        return words
+            scores = self._bm25.scores(query)
+            rows = best_rows(scores, DEPTH, self._rows.get(leave_out))
+            found = rows[scores[rows] > 0]
+        return Ranking(names(self._ids, found), watch.timings(1))

@@ -9,7 +9,7 @@ from d2llm_vdb.evaluate.extras import require
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
 
 CROSS_ENCODER = "cross-encoder"
-STUDENT_MODES = ("none", "iem", "tokens", "exact")
+STUDENT_MODES = ("none", "hybrid", "iem", "tokens", "exact")
 BASELINES = ("cosine", "maxsim", "bm25")
 MODES = STUDENT_MODES + BASELINES
 PAIR_MODES = ("none", "iem", "tokens", "cosine", "maxsim", CROSS_ENCODER)
@@ -52,8 +52,8 @@ def check_packages(modes: Sequence[str], sets: Sequence[RetrievalSet | PairSet])
     """
     if any(isinstance(one, RetrievalSet) for one in sets):
         require("ir_measures", "ir-measures", "measuring rankings")
-        if "bm25" in modes:
-            require("bm25s", "bm25s", "the baseline bm25")
+        if set(modes) & {"bm25", "exact"}:
+            require("bm25s", "bm25s", "BM25")
     if any(isinstance(one, PairSet) for one in sets):
         require("scipy.stats", "scipy", "measuring rank correlation")
         require("sklearn.metrics", "scikit-learn", "measuring pair classification")

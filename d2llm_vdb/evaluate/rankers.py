@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qdrant_client import models
 
+from d2llm_vdb.evaluate.bm25 import BM25
 from d2llm_vdb.index import Index
 from d2llm_vdb.options import Rerank
 from d2llm_vdb.search import Stopwatch, Timings
@@ -41,12 +42,16 @@ class IndexRanker:
         index: holds the corpus.
         rerank: how candidates are reordered.
         recall_k: how many of them.
+        hybrid: what BM25 counts in recall, as `SearchOptions` takes it.
     """
 
-    def __init__(self, index: Index, rerank: Rerank, recall_k: int) -> None:
+    def __init__(
+        self, index: Index, rerank: Rerank, recall_k: int, hybrid: float | None = None
+    ) -> None:
         self._index = index
         self._rerank = rerank
         self._recall_k = recall_k
+        self._hybrid = hybrid
 
     def rank(self, query: str, leave_out: str | None) -> Ranking:
         """Search for a query."""
@@ -57,27 +62,38 @@ class IndexRanker:
         # A search recalls as many as it returns, so that fewer candidates need a shorter ranking.
         k = DEPTH if self._rerank == "none" else min(DEPTH, self._recall_k)
         result = self._index.search(
-            query, k, recall_k=self._recall_k, filter=others, rerank=self._rerank
+            query,
+            k,
+            recall_k=self._recall_k,
+            filter=others,
+            rerank=self._rerank,
+            hybrid=self._hybrid,
         )
         return Ranking([hit.id for hit in result.hits], result.timings)
 
 
 class ExactRanker:
-    """Score every passage by the IEM: what recall costs is the difference to `iem`."""
+    """Score every passage by the IEM: what recall costs is the difference to `iem`.
+
+    The database gives BM25 for what it finds alone, so that here it is computed beside it.
+    """
 
     def __init__(self, index: Index) -> None:
         self._student = index.student
+        texts: list[str] = []
         count = index.count()
         self._ids: list[str] = []
         schema = index.store.schema
         self._halves = np.empty((count, schema.iem_dim), np.float32)
         wanted = ["iem"] if schema.segment_dim is None else ["iem", "segments"]
         segments = []
-        for row, point in enumerate(index.store.scroll(fields=["id"], vectors=wanted)):
+        for row, point in enumerate(index.store.scroll(fields=["id", "text"], vectors=wanted)):
             self._ids.append(point.payload["id"])
+            texts.append(point.payload["text"])
             self._halves[row] = point.vectors["iem"]
             segments += [point.vectors[name] for name in wanted[1:]]
         self._segments = StackedSegments(segments) if segments else None
+        self._bm25 = BM25(texts)
         self._rows: dict[str | None, int] = {key: row for row, key in enumerate(self._ids)}
 
     def rank(self, query: str, leave_out: str | None) -> Ranking:
@@ -89,7 +105,10 @@ class ExactRanker:
             match = None
             if self._segments is not None and vectors.segments is not None:
                 match = self._segments.match(vectors.segments[0])
-            scores = self._student.iem_scores(vectors.iem[0], self._halves, "asymmetric", match)
+            bm25 = self._bm25.scores(query)
+            scores = self._student.iem_scores(
+                vectors.iem[0], self._halves, "asymmetric", match, bm25
+            )
             rows = best_rows(scores, DEPTH, self._rows.get(leave_out))
         return Ranking(names(self._ids, rows), watch.timings(1))
 

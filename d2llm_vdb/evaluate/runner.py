@@ -54,9 +54,10 @@ def evaluate(
     Args:
         student: ingests each corpus into an embedded index, and searches it a query at a time.
         sets: from `load_set`, each with a name of its own.
-        modes: of the student `none` (recall only), `iem`, `tokens` (either reranks what was
-            recalled) and `exact` (IEM over every passage); beside it `cosine`, `maxsim`, `bm25`
-            and `cross-encoder`. Pair sets have no `exact` and no `bm25`.
+        modes: of the student `none` (recall vectors only), `hybrid` (fused with BM25), `iem`,
+            `tokens` (either reranks what was recalled) and `exact` (IEM over every passage);
+            beside it `cosine`, `maxsim`, `bm25` and `cross-encoder`. Pair sets have no `hybrid`,
+            `exact` and `bm25`.
         recall_k: candidates that are reranked.
         db: keep the indexes in this directory; None makes them in a temporary one.
         cross_encoder: hub id or directory of a sequence-classification model, or of a causal LM
@@ -112,6 +113,7 @@ class _Evaluation:
             index = stack.enter_context(self._index(one, self.db or directory / "db"))
             recall_k = self.recall_k
             made["none"] = lambda: IndexRanker(index, "none", recall_k)
+            made["hybrid"] = lambda: IndexRanker(index, "none", recall_k, hybrid=1.0)
             made["iem"] = lambda: IndexRanker(index, "iem", recall_k)
             made["tokens"] = lambda: IndexRanker(index, "tokens", recall_k)
             made["exact"] = lambda: ExactRanker(index)

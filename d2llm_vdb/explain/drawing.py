@@ -20,6 +20,7 @@ PARTS = {
     "constant": "constant",
     "cosine": "cosine of the two texts",
     "match": "match of the best segment",
+    "words": "words in common (BM25)",
     "learned": "learned interaction",
     "maxsim": "MaxSim of the words",
     "recall": "cosine of the recall vectors",

@@ -47,14 +47,21 @@ class Explainer:
         return scorers[self.options.rerank]
 
     def explain(
-        self, id: str, passage: str, *, score: float, recall_score: float, recall_rank: int
+        self,
+        id: str,
+        passage: str,
+        *,
+        score: float,
+        recall_score: float,
+        recall_rank: int,
+        bm25: float | None,
     ) -> Explanation:
         """Explain a passage; query and passage are encoded again.
 
         Args:
             id: the passage's.
             passage: its text.
-            score, recall_score, recall_rank: what the search found.
+            score, recall_score, recall_rank, bm25: what the search found, as `Hit` has them.
         """
         student, config = self.student, self.student.config
         query_read = read(student, self.query, config.query_prompt)
@@ -74,7 +81,7 @@ class Explainer:
             recall_rank=recall_rank,
             recall_score=recall_score,
             scorer=self.scorer,
-            parts=self._parts(query, stored, similarities, recall_score, match),
+            parts=self._parts(query, stored, similarities, recall_score, match, bm25),
             alignment=_alignment(query_read, passage_read, similarities),
             segments=segments,
         )
@@ -86,16 +93,18 @@ class Explainer:
         similarities: Float32,
         recall_score: float,
         match: float | None,
+        bm25: float | None,
     ) -> tuple[Part, ...]:
         heads, scorer = self.student.heads, self.scorer
         if scorer is None:
             return ()
         if scorer == "late":
-            return late_parts(heads, float(similarities.max(axis=1).sum()), recall_score, match)
+            maxsim = float(similarities.max(axis=1).sum())
+            return late_parts(heads, maxsim, recall_score, match, bm25)
         device = self.student.backbone.device
         query_half = torch.from_numpy(query.iem[0]).to(device)
         passage_half = torch.from_numpy(stored.iem[0]).float().to(device)
-        return iem_parts(heads, query_half, passage_half, scorer, match)
+        return iem_parts(heads, query_half, passage_half, scorer, match, bm25)
 
 
 def _similarities(query: QueryVectors, stored: PassageVectors) -> Float32:

@@ -114,8 +114,8 @@ class Part:
     """One term of a calibrated logit.
 
     Args:
-        name: "constant"; "cosine", "match" and "learned" of the IEM; "maxsim", "recall" and
-            "match" of the late interaction.
+        name: "constant"; "cosine", "match", "words" and "learned" of the IEM; "maxsim",
+            "recall", "match" and "words" of the late interaction.
         value: what the student found.
         weight: what it counts.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,12 @@ from d2llm_vdb.student.heads import StudentHeads
 
 @torch.inference_mode()
 def iem_parts(
-    heads: StudentHeads, query_half: Tensor, passage_half: Tensor, task: Task, match: float | None
+    heads: StudentHeads,
+    query_half: Tensor,
+    passage_half: Tensor,
+    task: Task,
+    match: float | None,
+    bm25: float | None,
 ) -> tuple[Part, ...]:
     """Return the parts of the logit of `IEM.combine`.
 
@@ -22,6 +29,7 @@ def iem_parts(
         query_half, passage_half: float32 (h,).
         task: which branch answers.
         match: of the segments; None for a student without them.
+        bm25: of the passage's text; None where it is not known.
     """
     iem, own = heads.iem, TASKS.index(task)
     _, feature = iem.combine(query_half, passage_half, task)
@@ -32,14 +40,16 @@ def iem_parts(
     terms.insert(0, Part("cosine", cosine, float(iem.scale[own])))
     if match is not None:
         terms.insert(1, Part("match", match, float(iem.match_scale[own])))
+    if bm25 is not None:
+        terms.insert(-1, Part("words", math.log1p(bm25), float(iem.words_scale[own])))
     return _calibrated(heads, task, float(iem.bias[own]), terms)
 
 
 @torch.inference_mode()
 def late_parts(
-    heads: StudentHeads, maxsim: float, recall: float, match: float | None
+    heads: StudentHeads, maxsim: float, recall: float, match: float | None, bm25: float | None
 ) -> tuple[Part, ...]:
-    """Return the parts of the logit of `LateInteraction`, of one passage's three numbers."""
+    """Return the parts of the logit of `LateInteraction`, of one passage's numbers."""
     late = heads.late
     terms = [
         Part("maxsim", maxsim, float(late.scale)),
@@ -47,6 +57,8 @@ def late_parts(
     ]
     if match is not None:
         terms.append(Part("match", match, float(late.match_scale)))
+    if bm25 is not None:
+        terms.append(Part("words", math.log1p(bm25), float(late.words_scale)))
     return _calibrated(heads, "late", float(late.bias), terms)
 
 

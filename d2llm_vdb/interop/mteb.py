@@ -67,7 +67,7 @@ class IndexSearch:
         rerank: Rerank = "iem",
         recall_k: int = 100,
         task: Task = "asymmetric",
-        hybrid: float = 0.0,
+        hybrid: float | None = None,
         name: str = "d2llm-vdb/student",
     ) -> None:
         self.student = student

@@ -35,9 +35,9 @@ class RecallRequest:
         with_vectors: names of the candidates' single vectors to return.
         maxsim: by the name of a multivector, for each query its own rows (L, width), to have the
             candidates' MaxSim computed where they are stored.
-        texts: of the queries, to find candidates by BM25 as well and fuse both rankings; None
-            recalls by the vectors alone.
-        lexical_weight: of BM25's ranking in the fusion; that of the vectors is 1.
+        texts: of the queries, to find candidates by BM25 as well, fuse both rankings and return
+            the BM25 scores; None recalls by the vectors alone.
+        bm25_weight: of BM25's ranking in the fusion; that of the vectors is 1.
         exact: search every point in place of the index.
     """
 
@@ -47,13 +47,26 @@ class RecallRequest:
     with_vectors: Sequence[str] = ()
     maxsim: Mapping[str, Sequence[Array]] = field(default_factory=dict)
     texts: Sequence[str] | None = None
-    lexical_weight: float = 1.0
+    bm25_weight: float = 1.0
     exact: bool = False
 
     @property
     def ef(self) -> int:
         """HNSW search width: twice the candidates asked for, 256 at least."""
         return max(256, 2 * self.limit)
+
+    @property
+    def fusion_weights(self) -> list[float]:
+        """Weights of the vectors' and of BM25's ranking, the larger of them 1.
+
+        Qdrant divides ranks by them, so that one above 1 would level its own ranking.
+        """
+        return [min(1.0, 1 / self.bm25_weight), min(1.0, self.bm25_weight)]
+
+    @property
+    def bm25_limit(self) -> int:
+        """How many passages BM25 ranks: more than are recalled, to score what the vectors find."""
+        return 2 * self.limit
 
     @property
     def legs(self) -> dict[str, Sequence[Array]]:
@@ -72,6 +85,8 @@ class Candidates:
         vectors: float32 (n, width), by name, where asked for.
         maxsim: float32 (n,), by the name of a multivector, where asked for.
         fused: what they are ordered by where two rankings were fused, float32 (n,).
+        bm25: of their texts where two rankings were fused, float32 (n,); 0 for those that are
+            not among the first `RecallRequest.bm25_limit` by it.
     """
 
     payloads: list[Payload]
@@ -79,6 +94,7 @@ class Candidates:
     vectors: Mapping[str, Array] = field(default_factory=dict)
     maxsim: Mapping[str, Array] = field(default_factory=dict)
     fused: Array | None = None
+    bm25: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,26 +305,34 @@ def read_legs(
     answers: Sequence[Sequence[Found]],
     read: Callable[[Sequence[Found]], Candidates],
 ) -> list[Candidates]:
-    """Join the answers to one batch of queries: recall first, then every leg.
+    """Join the answers to one batch of queries: recall first, then BM25, then every leg.
 
     Args:
         request: what was searched, m queries.
-        answers: m of recall, then m of each entry of `request.legs`, which come in their own
-            order. A point missing in one of them was deleted between the queries and is left out.
+        answers: m of recall, m of BM25 where there are texts, then m of each entry of
+            `request.legs`, which come in their own order. A point missing in a leg was deleted
+            between the queries and is left out.
         read: makes candidates of an answer of recall.
     """
     count = len(request.vectors)
-    scores = [{point.id: point.score for point in answer} for answer in answers]
+    scores = [{point.id: point.score for point in answer} for answer in answers[count:]]
+    by_words = [] if request.texts is None else [scores.pop(0) for _ in range(count)]
     joined = []
     for place, points in enumerate(answers[:count]):
-        legs = dict(zip(request.legs, scores[count + place :: count], strict=True))
+        legs = dict(zip(request.legs, scores[place::count], strict=True))
         whole = [point for point in points if all(point.id in leg for leg in legs.values())]
         by_leg = {
             name: np.array([leg[point.id] for point in whole], dtype=np.float32)
             for name, leg in legs.items()
         }
         found = read(whole)
-        if request.texts is not None:
-            found = replace(found, fused=found.scores, scores=by_leg.pop(RECALL))
+        if by_words:
+            bm25 = [by_words[place].get(point.id, 0.0) for point in whole]
+            found = replace(
+                found,
+                fused=found.scores,
+                scores=by_leg.pop(RECALL),
+                bm25=np.array(bm25, dtype=np.float32),
+            )
         joined.append(replace(found, maxsim=by_leg))
     return joined

@@ -107,6 +107,7 @@ class EdgeStore(Store):
         queries = [
             edge.QueryRequest(**stage, with_payload=True, with_vector=wanted) for stage in stages
         ]
+        queries += [_by_words(request, row) for row in range(len(request.texts or ()))]
         for name, rows in request.legs.items():
             queries += [_leg(stage, name, own) for stage, own in zip(stages, rows, strict=True)]
         answers = self._run(self._shard.query_batch, edge.QueryBatchRequest(queries))
@@ -345,12 +346,21 @@ def _stage(request: RecallRequest, row: int) -> dict[str, Any]:
         query=edge.TextQuery(TEXT_FIELD, request.texts[row]),
         filter=condition,
     )
-    weights = [1.0, request.lexical_weight]
     return {
         "limit": request.limit,
         "prefetches": [edge.Prefetch(**nearest), lexical],
-        "query": edge.Fusion.Rrf(k=RRF_K, weights=weights),
+        "query": edge.Fusion.Rrf(k=RRF_K, weights=request.fusion_weights),
     }
+
+
+def _by_words(request: RecallRequest, row: int) -> Any:
+    """Score passages by BM25; the database cannot do so for the candidates alone."""
+    return edge.QueryRequest(
+        limit=request.bm25_limit,
+        query=edge.TextQuery(TEXT_FIELD, (request.texts or ())[row]),
+        filter=None if request.filter is None else to_edge(request.filter),
+        with_payload=False,
+    )
 
 
 def _leg(stage: dict[str, Any], name: str, rows: Any) -> Any:

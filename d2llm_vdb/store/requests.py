@@ -169,6 +169,7 @@ def recall(name: str, request: RecallRequest, *, indexed: bool) -> Call[list[Can
     queries = [
         models.QueryRequest(**stage, with_payload=True, with_vector=wanted) for stage in stages
     ]
+    queries += [_by_words(request, row) for row in range(len(request.texts or ()))]
     for leg, rows in request.legs.items():
         queries += [_leg(stage, leg, own) for stage, own in zip(stages, rows, strict=True)]
 
@@ -197,10 +198,9 @@ def _stage(request: RecallRequest, row: int, indexed: bool) -> dict[str, Any]:
         filter=condition,
         limit=request.limit,
     )
-    weights = [1.0, request.lexical_weight]
     return {
         "prefetch": [models.Prefetch(**nearest), lexical],
-        "query": models.RrfQuery(rrf=models.Rrf(k=RRF_K, weights=weights)),
+        "query": models.RrfQuery(rrf=models.Rrf(k=RRF_K, weights=request.fusion_weights)),
         "limit": request.limit,
     }
 
@@ -210,6 +210,17 @@ def _params(request: RecallRequest) -> models.SearchParams:
         hnsw_ef=request.ef,
         exact=request.exact,
         quantization=models.QuantizationSearchParams(rescore=True, oversampling=2.0),
+    )
+
+
+def _by_words(request: RecallRequest, row: int) -> models.QueryRequest:
+    """Score passages by BM25; the database cannot do so for the candidates alone."""
+    return models.QueryRequest(
+        query=models.TextQuery(text=(request.texts or ())[row]),
+        using=TEXT_FIELD,
+        filter=None if request.filter is None else database_filter(request.filter),
+        limit=request.bm25_limit,
+        with_payload=False,
     )
 
 

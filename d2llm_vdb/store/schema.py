@@ -15,7 +15,7 @@ from d2llm_vdb.errors import (
 )
 from d2llm_vdb.store.presets import PRESETS, PresetName
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 RECALL, IEM, PMA, SEGMENTS, TOKENS = "recall", "iem", "pma", "segments", "tokens"
 

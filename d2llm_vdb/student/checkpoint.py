@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -169,9 +169,27 @@ def fingerprint(config: StudentConfig, heads: nn.Module, backbone: Backbone) -> 
     return digest.hexdigest()
 
 
-def add_lora(backbone: Backbone, rank: int) -> None:
-    """Wrap the backbone in untrained LoRA adapters, with the paper's alpha and dropout."""
-    config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.05, target_modules="all-linear")
+def add_lora(
+    backbone: Backbone,
+    rank: int,
+    *,
+    alpha: int | None = None,
+    modules: Sequence[str] | None = None,
+) -> None:
+    """Wrap the backbone in untrained LoRA adapters.
+
+    Args:
+        backbone: changed in place.
+        rank: of the adapters.
+        alpha: what their update is scaled by, over the rank; None for the rank, as in the paper.
+        modules: names of the layers to adapt; None for all linear ones.
+    """
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank if alpha is None else alpha,
+        lora_dropout=0.05,  # the paper's
+        target_modules="all-linear" if modules is None else list(modules),
+    )
     backbone.model = get_peft_model(backbone.model, config).eval()
 
 

@@ -29,15 +29,20 @@ class PMAConfig:
             code takes the whole embedding dimension, ordinary attention that of one head.
         layer_norm: whether the block normalises after attention and after its feed-forward.
             Without it an untrained block is exactly mean pooling.
+        token_dim: width of the token states, where the block pools them into an embedding of
+            another width; None where the two are the same.
     """
 
     num_heads: int
     scale: AttentionScale = "embedding_dim"
     layer_norm: bool = False
+    token_dim: int | None = None
 
     def __post_init__(self) -> None:
         check_whole_number("pma.num_heads", self.num_heads)
         check_choice("pma.scale", self.scale, get_args(AttentionScale))
+        if self.token_dim is not None:
+            check_whole_number("pma.token_dim", self.token_dim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,8 @@ class StudentConfig:
     Args:
         backbone: what `Backbone.load` takes: a hub id, a directory, a `.gguf` file or
             `package:NAME`.
-        embedding_dim: width d of the backbone's token states.
+        embedding_dim: width d of the PMA embedding, and of the backbone's token states unless
+            `pma.token_dim` says otherwise.
         recall_dim: width r of the recall vector.
         pma, iem: the shapes of the two heads.
         segments: the shape of the segments; None for a student without.
@@ -113,7 +119,7 @@ class StudentConfig:
         check_whole_number("recall_dim", self.recall_dim)
         if self.recall_dim > self.embedding_dim:
             raise InputError(
-                f"recall_dim={self.recall_dim} is more than the backbone's embedding dimension "
+                f"recall_dim={self.recall_dim} is more than the embedding dimension "
                 f"{self.embedding_dim}; use that or less"
             )
         if self.embedding_dim % self.pma.num_heads:
@@ -131,9 +137,17 @@ class StudentConfig:
         """Width of a segment's row; None without segments."""
         return None if self.segments is None else self.recall_dim + self.segments.words_dim
 
+    @property
+    def token_dim(self) -> int:
+        """Width of the backbone's token states."""
+        return self.pma.token_dim or self.embedding_dim
+
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON-ready values."""
-        return asdict(self)
+        values = asdict(self)
+        if self.pma.token_dim is None:  # the fingerprints of older students are without it
+            del values["pma"]["token_dim"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> StudentConfig:

@@ -126,6 +126,7 @@ def _scatter(rows: list[Any], positions: list[int], values: Tensor, mask: Tensor
 
 
 def to_numpy(tensor: Tensor) -> Any:
+    """Return a tensor as an array, off whatever device it is on."""
     return tensor.cpu().numpy()
 
 

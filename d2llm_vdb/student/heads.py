@@ -20,7 +20,7 @@ class StudentHeads(nn.Module):
         shape = config.segments
         self.mha_pma = PMA(config.embedding_dim, config.pma)
         self.iem = IEM(config.embedding_dim, config.iem)
-        self.late = LateInteraction(config.embedding_dim, segments=shape is not None)
+        self.late = LateInteraction(config.token_dim, segments=shape is not None)
         self.recall = RecallProjection(config.embedding_dim, config.recall_dim)
         self.calibration = Calibration()
         self.segments = None if shape is None else Segments(shape)
@@ -46,7 +46,7 @@ class StudentHeads(nn.Module):
         """Return the rows of passages' pieces; None for a student without segments.
 
         Args:
-            states: token states, float32 (B, L, d).
+            states: token states, float32 (B, L, token_dim).
             token_ids: int64 (B, L).
             mask: bool (B, L), true where there is a token.
 

@@ -26,6 +26,10 @@ IEM_MATCH = 0.75
 LATE_MATCH = 0.2
 LATE_RECALL = 0.1
 
+# What the words in common count, in logits per log(1 + BM25). docs/design.md has the figures.
+IEM_WORDS = 1.5
+LATE_WORDS = 0.2
+
 
 class IEM(nn.Module):
     """Score a pair of PMA embeddings, for the symmetric or the asymmetric task.
@@ -37,9 +41,12 @@ class IEM(nn.Module):
       scaled so that its entries are about one.
 
     Then f2_t = ReLU(A_t f1 + c_t) for the task t, and the logit is one shared linear map of
-    f2_t. `product` adds `scale_t * sum(q * p) + match_scale_t * match + bias_t`: a cosine until
-    training changes it, and how well the best segment of the passage matches the query. So a
-    student starts from these and can only improve on them.
+    f2_t. `product` adds
+
+        scale_t * sum(q * p) + match_scale_t * match + words_scale_t * log(1 + bm25) + bias_t:
+
+    a cosine until training changes it, how well the best segment of the passage matches the
+    query, and the words they share. So a student starts from these and can only improve on them.
 
     Source: Liao et al. (ACL 2024), section 3 (interaction emulation module); Conneau et al.
     (EMNLP 2017), section 3.1, for the four features.
@@ -63,16 +70,18 @@ class IEM(nn.Module):
         if self.interaction == "product":
             self.scale = nn.Parameter(torch.full((len(TASKS),), INITIAL_SCALE))
             self.match_scale = nn.Parameter(torch.zeros(len(TASKS)))
+            self.words_scale = nn.Parameter(torch.zeros(len(TASKS)))
             self.bias = nn.Parameter(torch.full((len(TASKS),), INITIAL_BIAS))
 
     @torch.no_grad()
     def initialise(self, samples: Tensor | None, *, segments: bool) -> None:
-        """Set the weights of a `product` module so that it scores by cosine and match.
+        """Set the weights of a `product` module so that it scores by cosine, match and words.
 
-        The match counts in the asymmetric task alone: a sentence has no parts worth comparing.
+        Match and words count in the asymmetric task alone: a sentence has no parts worth
+        comparing, and its negation uses the same words.
 
         Args:
-            segments: whether there is a match; without, the module ranks as the cosine does.
+            segments: whether there is a match.
             samples: embeddings of sample texts, float32 (n, d), used where h < d to choose the
                 directions that keep their cosines best; without them the first h dimensions.
         """
@@ -87,8 +96,9 @@ class IEM(nn.Module):
         nn.init.zeros_(self.linear1.bias)
         nn.init.zeros_(self.linear2.weight)
         nn.init.zeros_(self.linear2.bias)
+        answers = TASKS.index("asymmetric")
+        self.words_scale[answers] = IEM_WORDS
         if segments:
-            answers = TASKS.index("asymmetric")
             self.scale[answers] = INITIAL_SCALE / (1 + IEM_MATCH)
             self.match_scale[answers] = INITIAL_SCALE * IEM_MATCH / (1 + IEM_MATCH)
 
@@ -103,7 +113,12 @@ class IEM(nn.Module):
         return functional.linear(self._input(embeddings), weight_p, self.linear1.bias)
 
     def combine(
-        self, query_half: Tensor, passage_half: Tensor, task: Task, match: Tensor | None = None
+        self,
+        query_half: Tensor,
+        passage_half: Tensor,
+        task: Task,
+        match: Tensor | None = None,
+        bm25: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Score halves that broadcast against each other.
 
@@ -111,8 +126,9 @@ class IEM(nn.Module):
             query_half: float32 (..., h) from `query_half`.
             passage_half: float32 (..., h) from `passage_half`, fresh or read from the store.
             task: which branch answers.
-            match: of the segments, float32 (...); None for a student without segments. `concat`
-                makes no use of it.
+            match: of the segments, float32 (...); None for a student without segments.
+            bm25: of the passages' texts, float32 (...), 0 or more; None where there is no
+                collection to weigh words by. `concat` makes no use of either.
 
         Returns:
             The logit, float32 (...), and the feature f2 that feature imitation compares,
@@ -130,13 +146,20 @@ class IEM(nn.Module):
             logit = logit + self.scale[own] * cosine + self.bias[own]
             if match is not None:
                 logit = logit + self.match_scale[own] * match
+            if bm25 is not None:
+                logit = logit + self.words_scale[own] * bm25.log1p()
         return logit, feature
 
     def forward(
-        self, query: Tensor, passage: Tensor, task: Task, match: Tensor | None = None
+        self,
+        query: Tensor,
+        passage: Tensor,
+        task: Task,
+        match: Tensor | None = None,
+        bm25: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Score PMA embeddings (..., d) that broadcast; returns as `combine`."""
-        return self.combine(self.query_half(query), self.passage_half(passage), task, match)
+        """Score PMA embeddings (..., d) that broadcast; otherwise as `combine`."""
+        return self.combine(self.query_half(query), self.passage_half(passage), task, match, bm25)
 
     def _input(self, embeddings: Tensor) -> Tensor:
         if self.interaction == "concat":
@@ -161,16 +184,16 @@ def _on_features(layer: nn.Linear, query: Tensor, passage: Tensor) -> Tensor:
 
 
 class LateInteraction(nn.Module):
-    """Score token states by weighted, learned MaxSim, mixed with recall score and match.
+    """Score token states by weighted, learned MaxSim, mixed with recall score, match and words.
 
     logit = scale * sum_i w_i max_j (M q_i) . p_j + recall_scale * recall + match_scale * match
-            + bias
+            + words_scale * log(1 + bm25) + bias
 
     w is the attention that PMA pays to the query's tokens; it sums to one. q_i is a unit-length
     token state, p_j a stored one: unit length, and its norm in one more column, which M can weigh
     in. M works on the query alone, so that what is stored serves any student on the same
     backbone. An untrained student pays all the same and M leaves tokens as they are; without
-    segments it ranks exactly as MaxSim.
+    segments and BM25 it ranks exactly as MaxSim.
 
     Source: Khattab and Zaharia (SIGIR 2020), equation 3, for the MaxSim sum.
 
@@ -187,6 +210,7 @@ class LateInteraction(nn.Module):
         self.scale = nn.Parameter(torch.tensor(scale))
         self.recall_scale = nn.Parameter(torch.tensor(scale * recall))
         self.match_scale = nn.Parameter(torch.tensor(scale * match))
+        self.words_scale = nn.Parameter(torch.tensor(LATE_WORDS))
         self.bias = nn.Parameter(torch.tensor(INITIAL_BIAS))
         nn.init.eye_(self.query_map.weight)
 
@@ -204,10 +228,18 @@ class LateInteraction(nn.Module):
         mapped: Tensor = self.query_map(functional.normalize(states, dim=-1))
         return mapped * attention.unsqueeze(-1)
 
-    def forward(self, maxsim: Tensor, recall: Tensor, match: Tensor | None = None) -> Tensor:
-        """Return logits of weighted MaxSim sums, recall scores and matches, all float32 (n,)."""
+    def forward(
+        self,
+        maxsim: Tensor,
+        recall: Tensor,
+        match: Tensor | None = None,
+        bm25: Tensor | None = None,
+    ) -> Tensor:
+        """Return logits of weighted MaxSim sums, recall scores, matches and BM25, float32 (n,)."""
         logit = self.scale * maxsim + self.recall_scale * recall + self.bias
-        return logit if match is None else logit + self.match_scale * match
+        if match is not None:
+            logit = logit + self.match_scale * match
+        return logit if bm25 is None else logit + self.words_scale * bm25.log1p()
 
 
 def stored_tokens(states: Tensor) -> Tensor:

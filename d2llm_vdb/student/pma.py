@@ -13,11 +13,11 @@ from d2llm_vdb.student.config import PMAConfig
 class _AttentionBlock(nn.Module):
     """Weights of the multihead attention block; parameter names follow the reference code."""
 
-    def __init__(self, dim: int, layer_norm: bool) -> None:
+    def __init__(self, dim: int, token_dim: int, layer_norm: bool) -> None:
         super().__init__()
         self.fc_q = nn.Linear(dim, dim)
-        self.fc_k = nn.Linear(dim, dim)
-        self.fc_v = nn.Linear(dim, dim)
+        self.fc_k = nn.Linear(token_dim, dim)
+        self.fc_v = nn.Linear(token_dim, dim)
         self.fc_o = nn.Linear(dim, dim)
         self.ln0: nn.Module = nn.LayerNorm(dim) if layer_norm else nn.Identity()
         self.ln1: nn.Module = nn.LayerNorm(dim) if layer_norm else nn.Identity()
@@ -35,8 +35,8 @@ class PMA(nn.Module):
     and 7.
 
     Args:
-        dim: width d of the token states.
-        config: heads, attention scale and layer normalisation.
+        dim: width d of the embedding.
+        config: heads, attention scale, layer normalisation and width of the token states.
     """
 
     def __init__(self, dim: int, config: PMAConfig) -> None:
@@ -45,7 +45,7 @@ class PMA(nn.Module):
         head_dim = dim // config.num_heads
         self.scale = math.sqrt(dim if config.scale == "embedding_dim" else head_dim)
         self.S = nn.Parameter(torch.empty(1, 1, dim))
-        self.mab = _AttentionBlock(dim, config.layer_norm)
+        self.mab = _AttentionBlock(dim, config.token_dim or dim, config.layer_norm)
         nn.init.xavier_uniform_(self.S)
 
     @torch.no_grad()
@@ -67,26 +67,25 @@ class PMA(nn.Module):
         """Pool a batch of texts.
 
         Args:
-            token_states: float32 (B, L, d).
+            token_states: float32 (B, L, token_dim).
             mask: bool (B, L), true where there is a token.
 
         Returns:
             The PMA embeddings, float32 (B, d), and the attention each token got, averaged over
             heads, float32 (B, L).
         """
-        mab, dim = self.mab, token_states.shape[-1]
-        seed = self.S[0, 0]
-        heads = (self.num_heads, dim // self.num_heads)
+        mab, seed = self.mab, self.S[0, 0]
+        heads = (self.num_heads, len(seed) // self.num_heads)
         # The seed is the same for every text, so its query is folded into the key projection
         # (whose bias cancels in the softmax) and values are projected after pooling: two
         # (heads x d) products a token in place of two (d x d) ones.
         query = mab.fc_q(seed).view(heads)
-        key_of_seed = torch.einsum("hk,hkd->hd", query, mab.fc_k.weight.view(*heads, dim))
+        key_of_seed = torch.einsum("hk,hkd->hd", query, mab.fc_k.weight.view(*heads, -1))
         scores = token_states @ key_of_seed.T / self.scale
         scores = scores.masked_fill(~mask.unsqueeze(-1), -torch.inf)
         attention = scores.softmax(dim=1)
         pooled = torch.einsum("blh,bld->bhd", attention, token_states)
-        values = torch.einsum("bhd,hkd->bhk", pooled, mab.fc_v.weight.view(*heads, dim))
+        values = torch.einsum("bhd,hkd->bhk", pooled, mab.fc_v.weight.view(*heads, -1))
         hidden = mab.ln0(seed + values.flatten(1) + mab.fc_v.bias)
         embedding = mab.ln1(hidden + torch.relu(mab.fc_o(hidden)))
         return embedding, attention.mean(dim=-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -26,6 +26,7 @@ from d2llm_vdb.student.config import (
     Task,
 )
 from d2llm_vdb.student.encoding import passage_vectors, query_vectors, to_numpy, token_windows
+from d2llm_vdb.student.fitting import fit
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.pairs import PairRerank, RankedDocument, predict, rank
 from d2llm_vdb.student.recall import cosines, recall_vectors
@@ -144,14 +145,7 @@ class Student:
                 checkpoint.add_lora(backbone, lora_rank)
         heads.mha_pma.initialise_as_mean()
         student = cls(config, backbone, heads)
-        texts = None if sample_texts is None else list(sample_texts)
-        samples = None if texts is None else student._pooled(texts)
-        heads.recall.initialise_from(samples)
-        heads.iem.initialise(samples, segments=heads.segments is not None)
-        if heads.segments is not None:
-            ids, _ = backbone.tokenize(texts, max_tokens) if texts else ([], 0)
-            heads.segments.words.weigh(ids, unweighted=backbone.tokenizer.all_special_ids)
-        heads.to(backbone.device)
+        fit(student, sample_texts)
         return student
 
     @classmethod
@@ -350,6 +344,7 @@ class Student:
         passage_halves: Float32,
         task: Task,
         match: Float32 | None = None,
+        bm25: Float32 | None = None,
     ) -> Float32:
         """Score passages by their stored halves.
 
@@ -358,30 +353,29 @@ class Student:
             passage_halves: what the store returned, float32 (n, h).
             task: "asymmetric" (does the passage answer?) or "symmetric" (same meaning?).
             match: of the passages' segments, float32 (n,); None for a student without segments.
+            bm25: of the passages' texts, float32 (n,); None where it is not known.
 
         Returns:
             Probabilities, float32 (n,).
         """
         query, passages = self._to_device(query_half), self._to_device(passage_halves)
-        logits, _ = self.heads.iem.combine(query, passages, task, self._to_device(match))
+        others = (self._to_device(match), self._to_device(bm25))
+        logits, _ = self.heads.iem.combine(query, passages, task, *others)
         scores: Float32 = self.heads.calibration(logits, task).cpu().numpy()
         return scores
 
     @torch.inference_mode()
     def late_scores(
-        self, maxsim: Float32, recall: Float32, match: Float32 | None = None
+        self,
+        maxsim: Float32,
+        recall: Float32,
+        match: Float32 | None = None,
+        bm25: Float32 | None = None,
     ) -> Float32:
-        """Turn MaxSim sums, recall scores and matches, float32 (n,), into probabilities (n,)."""
-        logits = self.heads.late(*map(self._to_device, (maxsim, recall, match)))
+        """Turn MaxSim sums, recall scores, matches and BM25 into probabilities, float32 (n,)."""
+        logits = self.heads.late(*map(self._to_device, (maxsim, recall, match, bm25)))
         scores: Float32 = self.heads.calibration(logits, "late").cpu().numpy()
         return scores
-
-    def _pooled(self, texts: Sequence[str]) -> Tensor:
-        """Return PMA embeddings of texts, float32 (n, d)."""
-        if not texts:
-            raise InputError("sample_texts is empty; pass texts or leave it out")
-        pooled = [columns.pma for columns in self.encode_passages(texts)]
-        return torch.from_numpy(np.concatenate(pooled).astype(np.float32))
 
     @torch.inference_mode()
     def _recall_vectors(self, texts: str | Iterable[str], prompt: str) -> Float32:
@@ -405,9 +399,10 @@ class Student:
 
 def _check_fit(config: StudentConfig, backbone: Backbone) -> None:
     """Refuse a configuration that the backbone cannot serve."""
-    if config.embedding_dim != backbone.dim:
+    if config.token_dim != backbone.dim:
+        field = "embedding_dim" if config.pma.token_dim is None else "pma.token_dim"
         raise InputError(
-            f"embedding_dim={config.embedding_dim} is not the width {backbone.dim} of the "
+            f"{field}={config.token_dim} is not the width {backbone.dim} of the "
             f"backbone {backbone.source!r}; use the backbone the student was made with"
         )
     limit = backbone.context_length

@@ -66,7 +66,7 @@ class D2LLMRetriever(BaseRetriever):
     task: Task = "asymmetric"
     rerank: Rerank = "iem"
     score_threshold: float | None = None
-    hybrid: float = 0.0
+    hybrid: float | None = None
     mmr_lambda: float | None = None
     group_by: str | None = None
     group_size: int = 1

@@ -1,0 +1,94 @@
+"""`d2llm convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from d2llm_vdb.cli import options
+from d2llm_vdb.cli.opening import check_free
+from d2llm_vdb.cli.terminal import errors, failing_clearly, waiting
+
+
+@failing_clearly()
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="A .safetensors file, or a directory of them with config.json."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Directory to write the student to.")],
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Hub id, directory, .gguf file, or package:NAME of the model under the heads "
+            "(default: the one in SOURCE).",
+        ),
+    ] = None,
+    backbone_out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where to write a model that is in SOURCE (default: DIR-backbone beside the "
+            "student).",
+        ),
+    ] = None,
+    samples: options.SamplePaths = None,
+    sample_size: options.SampleSize = 5_000,
+    recall_dim: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Size of the recall vector (default: 128 with --samples, else the embedding's).",
+        ),
+    ] = None,
+    num_heads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Attention heads of PMA (default: as config.json says, or 32)."),
+    ] = None,
+    lora_alpha: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Alpha of LoRA adapters (default: as adapter_config.json says, or rank)."
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=8, help="Longest text in tokens (default: as config.json says, or 256)."),
+    ] = None,
+    query_prompt: options.QueryPrompt = "",
+    passage_prompt: options.PassagePrompt = "",
+    force: options.Force = False,
+    _verbose: options.Verbose = False,
+) -> None:
+    """Make a student of the weights that the D2LLM, C2LLM or CGE code saved."""
+    check_free(out, force)
+    beside = out.resolve().with_name(f"{out.resolve().name}-backbone")
+    with waiting("starting"):
+        from d2llm_vdb.cli.progress import track_samples
+        from d2llm_vdb.cli.results import show_converted
+        from d2llm_vdb.cli.samples import Samples
+        from d2llm_vdb.student.convert import convert_student
+
+    texts = Samples(samples, sample_size) if samples else None
+    with track_samples(texts, errors):
+        made = convert_student(
+            source,
+            backbone=backbone,
+            backbone_out=backbone_out or beside,
+            sample_texts=texts,
+            recall_dim=recall_dim,
+            num_heads=num_heads,
+            lora_alpha=lora_alpha,
+            max_tokens=max_tokens,
+            query_prompt=query_prompt,
+            passage_prompt=passage_prompt,
+        )
+    made.save(out, overwrite=force, record={"converted_from": str(source.resolve())})
+    show_converted(
+        made, "not fitted" if texts is None else f"fitted to {texts.used:,} sample texts"
+    )

@@ -1,0 +1,53 @@
+"""BM25 over words, in memory: the baseline, and a stand-in for what the database computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from d2llm_vdb.evaluate.extras import require
+from d2llm_vdb.student.columns import Float32
+
+# Words are bm25s's (two characters and more, lower case), with no stop words and no stemming; each
+# Han character or kana is a word of its own, since those languages put no spaces between words.
+CJK = "\u3040-\u30ff\u3400-\u9fff"
+WORDS = rf"(?u)[{CJK}]|[^\W{CJK}]{{2,}}"
+
+
+class BM25:
+    """Scores documents by the words that they share with a query.
+
+    Args:
+        documents: n texts.
+        k1, b: parameters. With the defaults, which are Qdrant's, scores are those of Qdrant's
+            text index but for its tokenizer (on Cranfield they correlate by 0.97, at a ratio of 1).
+
+    Raises:
+        MissingExtraError: bm25s is not installed.
+
+    Source: Robertson and Zaragoza (2009), equation 3.15.
+    """
+
+    def __init__(self, documents: Sequence[str], k1: float = 1.2, b: float = 0.75) -> None:
+        self._bm25s = require("bm25s", "bm25s", "BM25")
+        self._count = len(documents)
+        words = self._words(documents)
+        self._model = self._bm25s.BM25(k1=k1, b=b, method="atire")
+        self._has_words = any(words)
+        if self._has_words:
+            self._model.index(words, show_progress=False)
+
+    def scores(self, query: str) -> Float32:
+        """Return the score of every document, float32 (n,); 0 where they share no word."""
+        [words] = self._words([query])
+        if not words or not self._has_words:
+            return np.zeros(self._count, np.float32)
+        scores: Float32 = self._model.get_scores(words)
+        return scores
+
+    def _words(self, texts: Sequence[str]) -> list[list[str]]:
+        words: list[list[str]] = self._bm25s.tokenize(
+            list(texts), token_pattern=WORDS, stopwords=None, return_ids=False, show_progress=False
+        )
+        return words
