@@ -21,7 +21,7 @@ from d2llm_vdb.neighbours import NEIGHBOUR_FIELDS, neighbour_filter, with_neighb
 from d2llm_vdb.opening import OpenOptions, open_both
 from d2llm_vdb.options import MoreOptions, SearchOptions, check_tenant
 from d2llm_vdb.passages import Passage, check_unicode
-from d2llm_vdb.search import Hit, SearchResult, Stopwatch, rank, request
+from d2llm_vdb.search import Hit, SearchResult, Stopwatch, explainable, rank, request
 from d2llm_vdb.store import Store, StoredPoint, StoreInfo, TenantStore
 from d2llm_vdb.store.columns import distinct_ids
 from d2llm_vdb.student import QueryVectors, Student
@@ -294,7 +294,7 @@ class Index:
             with watch.stage("recall"):
                 points = list(store.scroll(wanted, fields=NEIGHBOUR_FIELDS))
             hits = with_neighbours(hits, points, options.neighbours)
-        return _results(texts, hits, options, watch)
+        return _results(self.student, texts, hits, options, watch)
 
     async def _asearch(self, queries: Iterable[str], options: SearchOptions) -> list[SearchResult]:
         texts = _checked(queries, options)
@@ -312,7 +312,7 @@ class Index:
             with watch.stage("recall"):
                 points = [each async for each in store.ascroll(wanted, fields=NEIGHBOUR_FIELDS)]
             hits = with_neighbours(hits, points, options.neighbours)
-        return _results(texts, hits, options, watch)
+        return _results(self.student, texts, hits, options, watch)
 
     def _store_of(self, tenant: str | None) -> Store:
         """Return the store, or a tenant's part of it.
@@ -375,10 +375,14 @@ def _checked(queries: Iterable[str], options: SearchOptions) -> list[str]:
 
 
 def _results(
-    texts: Sequence[str], hits: Sequence[list[Hit]], options: SearchOptions, watch: Stopwatch
+    student: Student,
+    texts: Sequence[str],
+    hits: Sequence[list[Hit]],
+    options: SearchOptions,
+    watch: Stopwatch,
 ) -> list[SearchResult]:
     timings = watch.timings(len(texts))
     return [
-        SearchResult(text, found, options.score_kind, timings)
+        SearchResult(text, explainable(found, student, text, options), options.score_kind, timings)
         for text, found in zip(texts, hits, strict=True)
     ]
