@@ -6,16 +6,20 @@ BIN := $(VENV)/bin
 DEMO_DB := demo-db
 DATA ?= ../shared/data
 WORK ?= student-work
+API := api-reference
+API_MODULES := index options search passages filters student.student evaluate.runner \
+	evaluate.sets evaluate.metrics distill.distiller distill.config teacher.base errors
 STUDENT := d2llm_vdb/students/minilm
 INTEGRATIONS := integrations/langchain-d2llm integrations/llama-index-retrievers-d2llm
 
-.PHONY: help install demo test lint types unit format student ablations results clean
+.PHONY: help install demo test lint types unit format docs student ablations results clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     ingest Python's own documentation and ask it questions"
 	@echo "make test     lint, types and the whole test suite"
 	@echo "make format   put the code into its form"
+	@echo "make docs     build the API reference as HTML, in $(API)"
 	@echo "make student  train the default student again (DATA=collections, WORK=what is kept)"
 	@echo "make results  measure it, and write docs/results.md (make ablations: their table)"
 	@echo "make clean    remove the demo database and caches"
@@ -57,6 +61,12 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: install
+	$(BIN)/pdoc --docformat google --no-show-source --output-directory $(API) \
+		$(foreach module,$(API_MODULES),d2llm_vdb.$(module)) d2llm_vdb langchain_d2llm \
+		llama_index.retrievers.d2llm
+	@echo "Open $(API)/index.html"
+
 student: install
 	$(BIN)/python recipes/default_student.py $(DATA) --work $(WORK) --out $(STUDENT)
 
@@ -67,4 +77,4 @@ results: install
 	$(BIN)/python recipes/results.py $(DATA) --work $(WORK) --teacher $(WORK)/teacher
 
 clean:
-	rm -rf $(DEMO_DB) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(DEMO_DB) $(API) .pytest_cache .mypy_cache .ruff_cache .hypothesis

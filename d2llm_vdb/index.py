@@ -20,8 +20,8 @@ from d2llm_vdb.filters import FilterLike, as_filter, required_filter
 from d2llm_vdb.neighbours import NEIGHBOUR_FIELDS, neighbour_filter, with_neighbours
 from d2llm_vdb.opening import OpenOptions, open_both
 from d2llm_vdb.options import MoreOptions, SearchOptions, check_tenant
-from d2llm_vdb.passages import Passage, check_unicode, only_passages
-from d2llm_vdb.search import Hit, SearchResult, Stopwatch, rank, request
+from d2llm_vdb.passages import Passage, check_query, only_passages
+from d2llm_vdb.search import Hit, SearchResult, Stopwatch, explainable, rank, request
 from d2llm_vdb.store import Store, StoredPoint, StoreInfo, TenantStore
 from d2llm_vdb.store.columns import distinct_ids
 from d2llm_vdb.student import QueryVectors, Student
@@ -198,14 +198,16 @@ class Index:
         """
         given = distinct_ids(ids)
         found = len(self.store.retrieve(given, fields=["id"]))
-        self.store.delete(given)
+        if found:
+            self.store.delete(given)
         return found
 
     async def adelete(self, ids: Iterable[str]) -> int:
         """Async twin of `delete`."""
         given = distinct_ids(ids)
         found = len(await self.store.aretrieve(given, fields=["id"]))
-        await self.store.adelete(given)
+        if found:
+            await self.store.adelete(given)
         return found
 
     def delete_where(self, filter: FilterLike) -> int:
@@ -320,7 +322,7 @@ class Index:
             with watch.stage("recall"):
                 points = list(store.scroll(wanted, fields=NEIGHBOUR_FIELDS))
             hits = with_neighbours(hits, points, options.neighbours)
-        return _results(texts, hits, options, watch)
+        return _results(self.student, texts, hits, options, watch)
 
     async def _asearch(self, queries: Iterable[str], options: SearchOptions) -> list[SearchResult]:
         texts = _checked(queries, options)
@@ -338,7 +340,7 @@ class Index:
             with watch.stage("recall"):
                 points = [each async for each in store.ascroll(wanted, fields=NEIGHBOUR_FIELDS)]
             hits = with_neighbours(hits, points, options.neighbours)
-        return _results(texts, hits, options, watch)
+        return _results(self.student, texts, hits, options, watch)
 
     def _store_of(self, tenant: str | None) -> Store:
         """Return the store, or a tenant's part of it.
@@ -379,17 +381,19 @@ def _checked(queries: Iterable[str], options: SearchOptions) -> list[str]:
         raise InputError(f"options is {type(options).__name__}, expected SearchOptions")
     texts = list(queries)
     for text in texts:
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f"query {text!r} must be a string that is not blank")
-        check_unicode("query", text, text)
+        check_query(text)
     return texts
 
 
 def _results(
-    texts: Sequence[str], hits: Sequence[list[Hit]], options: SearchOptions, watch: Stopwatch
+    student: Student,
+    texts: Sequence[str],
+    hits: Sequence[list[Hit]],
+    options: SearchOptions,
+    watch: Stopwatch,
 ) -> list[SearchResult]:
     timings = watch.timings(len(texts))
     return [
-        SearchResult(text, found, options.score_kind, timings)
+        SearchResult(text, explainable(found, student, text, options), options.score_kind, timings)
         for text, found in zip(texts, hits, strict=True)
     ]

@@ -123,6 +123,13 @@ def _check_text(name: str, value: Any, passage_id: Any) -> None:
         )
 
 
+def check_query(text: Any) -> None:
+    """Raise `InputError` unless given a text to search for."""
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(f"query {text!r} must be a string that is not blank")
+    check_unicode("query", text, text)
+
+
 def check_unicode(name: str, value: str, passage_id: Any) -> None:
     """Refuse text with lone surrogates, which no database or tokenizer takes.
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.explain import Explainer, Explanation
 from d2llm_vdb.options import ScoreKind, SearchOptions
 from d2llm_vdb.ordering import by_marginal_relevance, by_score, grouped
 from d2llm_vdb.store import Candidates, RecallRequest, Schema
@@ -54,6 +55,28 @@ class Hit:
     after: tuple[str, ...] = ()
     previous_id: str | None = None
     next_id: str | None = None
+    _explainer: Explainer | None = field(default=None, repr=False, compare=False)
+
+    def explain(self) -> Explanation:
+        """Tell why the passage was found, and placed where it is; its text is encoded again.
+
+        Raises:
+            InputError: the hit is no search's own any more: unpickled, copied deeply or made by
+                hand.
+        """
+        if self._explainer is None:
+            raise InputError(
+                f"hit {self.id!r} has left its search behind; search again, and explain the hit "
+                f"that comes from there"
+            )
+        return self._explainer.explain(
+            self.id,
+            self.text,
+            score=self.score,
+            recall_score=self.recall_score,
+            recall_rank=self.recall_rank,
+            bm25=self.bm25,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +113,20 @@ class SearchResult:
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON-ready values."""
         values = asdict(self)
+        for hit in values["hits"]:
+            del hit["_explainer"]
         values["timings"]["total_ms"] = self.timings.total_ms
         return values
+
+
+def explainable(
+    hits: Sequence[Hit], student: Student, query: str, options: SearchOptions
+) -> list[Hit]:
+    """Bind a query's hits, in their order, to the search that they are explained by."""
+    return [
+        replace(hit, _explainer=Explainer(student, query, options, place))
+        for place, hit in enumerate(hits, options.offset + 1)
+    ]
 
 
 class Stopwatch:

@@ -145,9 +145,11 @@ def page(report: Report, ablations: Mapping[str, Mapping[str, float]]) -> str:
     sections = [
         "# Results\n\nMade by `make results`: the student that ships, on two shared CPU cores "
         "without AMX. Modes and measures are those of [evaluate](evaluate.md); how the student "
-        "was made is in its [model card](../d2llm_vdb/students/minilm/README.md). `cosine`, "
-        "`maxsim` and `bm25` are baselines: the bare backbone's mean-pooled cosine, MaxSim "
-        "over its first 100, and BM25.",
+        "was made is in its [model card](../d2llm_vdb/students/minilm/README.md), and what was "
+        "[tried](tried.md) besides. `cosine`, `maxsim` and `bm25` are baselines: the bare "
+        "backbone's mean-pooled cosine, MaxSim over its first 100, and BM25. `hybrid` is the "
+        "recall vectors fused with BM25, which `iem` and `tokens` rerank, with BM25 in their "
+        "scores; [design](design.md) has what they reach without words.",
         "## Retrieval, English\n\n" + sizes(english, ENGLISH),
         "nDCG@10:\n\n" + by_mode(english, MODES, "ndcg@10"),
         "recall@100, which reranking does not change, and `exact`, the IEM over everything:\n\n"

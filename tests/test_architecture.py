@@ -22,7 +22,8 @@ ALLOWED = {
     "filters": {"errors"},
     "options": {"errors", "checks", "filters", "student", "store"},
     "ordering": {"store"},
-    "search": {"errors", "options", "ordering", "student", "store"},
+    "explain": {"options", "student"},
+    "search": {"errors", "explain", "options", "ordering", "student", "store"},
     "neighbours": {"search", "store"},
     "add": {"errors", "passages", "student", "store"},
     "connection": {"errors", "checks", "store"},
@@ -85,6 +86,7 @@ ALLOWED = {
         "connection",
         "distill",
         "evaluate",
+        "explain",
         "index",
         "ingest",
         "options",
@@ -97,7 +99,7 @@ ALLOWED = {
 
 # Heavy libraries and the only parts that may know them.
 OWNERS = {
-    "torch": {"student", "teacher", "evaluate", "distill", "interop"},
+    "torch": {"student", "explain", "teacher", "evaluate", "distill", "interop"},
     "transformers": {"student", "teacher", "distill"},
     "peft": {"student", "distill"},
     "qdrant_edge": {"store"},

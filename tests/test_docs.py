@@ -29,6 +29,17 @@ def test_the_readmes_python_runs_from_top_to_bottom_and_the_docs_after_it(
     assert len(namespace["documents"]) == len(namespace["nodes"]) == 1
 
 
+def test_the_python_that_explains_a_hit_runs_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {}
+    for block in blocks(ROOT / "docs" / "explain.md", "python"):
+        exec(compile(block, "explain.md", "exec"), namespace)
+    assert "rotate → rotate" in capsys.readouterr().out
+    assert "rotate" in (tmp_path / "why.html").read_text()
+
+
 def test_the_python_for_other_libraries_runs_from_top_to_bottom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -41,7 +52,9 @@ def test_the_python_for_other_libraries_runs_from_top_to_bottom(
     assert namespace["score"] == 1
 
 
-@pytest.mark.parametrize("command", ["ingest", "search", "evaluate", "info", "init", "convert"])
+@pytest.mark.parametrize(
+    "command", ["ingest", "search", "explain", "evaluate", "info", "init", "convert"]
+)
 def test_every_option_in_the_docs_exists(command: str) -> None:
     from typer.main import get_command
 

@@ -31,6 +31,13 @@ def test_delete_counts_what_was_there(index: Index, passages: list[Passage]) -> 
     assert asyncio.run(index.acount()) == 37
 
 
+async def test_deleting_nothing_is_fine(index: Index) -> None:
+    assert index.delete([]) == index.delete(["no such"]) == 0
+    assert await index.adelete([]) == await index.adelete(["no such"]) == 0
+    assert index.get([]) == await index.aget([]) == []
+    assert index.count() == 40
+
+
 def test_delete_takes_a_list_of_ids_and_no_single_string(index: Index) -> None:
     index.add([Passage("1", "the first"), Passage("2", "the second"), Passage("12", "both")])
     with pytest.raises(InputError, match="ids='12' is one string; wrap a single id in a list"):

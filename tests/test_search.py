@@ -34,6 +34,14 @@ def test_search_finds_the_passage_that_answers(index: Index, rerank: str) -> Non
     assert result.timings.recall_ms > 0
 
 
+@pytest.mark.parametrize("rerank", ["none", "iem", "tokens"])
+async def test_a_search_that_finds_nothing_returns_no_hits(index: Index, rerank: str) -> None:
+    nowhere = {"initial": "no such letter"}
+    assert index.search(QUESTION, rerank=rerank, filter=nowhere).hits == []
+    diverse = await index.asearch(QUESTION, rerank=rerank, filter=nowhere, mmr_lambda=0.5)
+    assert diverse.hits == []
+
+
 def test_a_stored_passage_scores_as_a_fresh_one(index: Index, passages: list[Passage]) -> None:
     student = index.student
     hits = {hit.id: hit for hit in index.search(QUESTION, k=40, recall_k=40).hits}

@@ -11,6 +11,7 @@ from d2llm_vdb.cli import options
 from d2llm_vdb.cli.convert import convert
 from d2llm_vdb.cli.distill import distill, teach
 from d2llm_vdb.cli.evaluate import evaluate
+from d2llm_vdb.cli.explain import explain
 from d2llm_vdb.cli.info import info
 from d2llm_vdb.cli.ingest import ingest
 from d2llm_vdb.cli.init import init
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (ingest, search, evaluate, info, init, convert, distill, teach):
+for command in (ingest, search, explain, evaluate, info, init, convert, distill, teach):
     app.command(epilog=EXIT_CODES)(command)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
+
+from d2llm_vdb.errors import InputError
 
 
 def _log_what_happens(verbose: bool) -> None:
@@ -49,6 +52,27 @@ StudentPath = Annotated[
         "--student",
         metavar="DIR",
         help="Student directory, or 'default'. The collection remembers its own.",
+    ),
+]
+RecallK = Annotated[int, typer.Option(min=1, help="Candidates to recall and rerank.")]
+SearchTask = Annotated[
+    Literal["asymmetric", "symmetric"],
+    typer.Option(help="Does the passage answer, or mean the same?"),
+]
+Filter = Annotated[
+    str | None,
+    typer.Option(
+        help='A filter as JSON: over the metadata, e.g. \'{"year": {"$gte": 2020}}\', or '
+        "Qdrant's own."
+    ),
+]
+Hybrid = Annotated[
+    float | None,
+    typer.Option(
+        metavar="WEIGHT",
+        help="Recall by BM25 as well, of this weight beside the vectors' 1; 0 leaves it out "
+        "(default: 1 with a rerank, 0 without).",
+        show_default=False,
     ),
 ]
 SamplePaths = Annotated[
@@ -109,3 +133,29 @@ def _check_directory(db: str) -> None:
     else:
         return
     raise typer.BadParameter(problem, param_hint="--db")
+
+
+def parsed_filter(text: str | None) -> Any:
+    """Read --filter: Qdrant's own filter if its keys are, else one over the metadata.
+
+    Raises:
+        InputError: it is neither.
+    """
+    from pydantic import ValidationError
+    from qdrant_client import models
+
+    if text is None:
+        return None
+    try:
+        values = json.loads(text)
+        if not isinstance(values, dict) or not values.keys() & models.Filter.model_fields.keys():
+            return values
+        return models.Filter.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        # pydantic names the types it tried among the keys and positions
+        place = ".".join(str(part) for part in problem["loc"] if "[" not in str(part))
+        where = f" at {place}" if place else ""
+        raise InputError(f"filter is not a Qdrant filter: {problem['msg']}{where}") from error
+    except ValueError as error:
+        raise InputError(f"filter={text!r} is not JSON: {error}; quote it for the shell") from error

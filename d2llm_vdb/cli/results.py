@@ -39,17 +39,20 @@ def _hits(result: SearchResult) -> Table:
             f"{hit.score:.3f}",
             f"{hit.recall_score:.3f}",
             f"#{hit.recall_rank}",
-            Text.assemble((_flat(hit.id), "cyan"), "\n", _shortened(_flat(hit.text))),
+            Text.assemble((one_line(hit.id), "cyan"), "\n", excerpt(hit.text)),
         )
     return table
 
 
-def _flat(text: str) -> str:
+def one_line(text: str) -> str:
+    """Return text on one line, fit for a terminal."""
     return " ".join(printable(text).split())
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+def excerpt(text: str) -> str:
+    """Return the beginning of a text on one line."""
+    flat = one_line(text)
+    return flat if len(flat) <= MAX_TEXT else flat[: MAX_TEXT - 1] + "…"
 
 
 def show_info(info: StoreInfo) -> None:

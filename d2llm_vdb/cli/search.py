@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from d2llm_vdb.cli import options
 from d2llm_vdb.cli.opening import open_index
 from d2llm_vdb.cli.terminal import exit_code, failing_clearly, print_error, print_json, waiting
-from d2llm_vdb.errors import D2LLMError, InputError
+from d2llm_vdb.errors import D2LLMError
 
 if TYPE_CHECKING:
     from d2llm_vdb.index import Index
@@ -31,31 +30,14 @@ def search(
     grpc_port: options.GrpcPort = 6334,
     student: options.StudentPath = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Hits to show.")] = 5,
-    recall_k: Annotated[int, typer.Option(min=1, help="Candidates to recall and rerank.")] = 100,
+    recall_k: options.RecallK = 100,
     rerank: Annotated[
         Literal["iem", "tokens", "none"], typer.Option(help="What orders the hits.")
     ] = "iem",
-    task: Annotated[
-        Literal["asymmetric", "symmetric"],
-        typer.Option(help="Does the passage answer, or mean the same?"),
-    ] = "asymmetric",
-    filter: Annotated[
-        str | None,
-        typer.Option(
-            help='A filter as JSON: over the metadata, e.g. \'{"year": {"$gte": 2020}}\', or '
-            "Qdrant's own."
-        ),
-    ] = None,
+    task: options.SearchTask = "asymmetric",
+    filter: options.Filter = None,
     threshold: Annotated[float | None, typer.Option(help="Leave out lower scores.")] = None,
-    hybrid: Annotated[
-        float | None,
-        typer.Option(
-            metavar="WEIGHT",
-            help="Recall by BM25 as well, of this weight beside the vectors' 1; 0 leaves it out "
-            "(default: 1 with a rerank, 0 without).",
-            show_default=False,
-        ),
-    ] = None,
+    hybrid: options.Hybrid = None,
     mmr: Annotated[
         float | None,
         typer.Option(metavar="LAMBDA", help="Order by marginal relevance: 1 relevant, 0 diverse."),
@@ -85,7 +67,7 @@ def search(
     search_options = SearchOptions(
         k=k,
         recall_k=recall_k,
-        filter=_filter(filter),
+        filter=options.parsed_filter(filter),
         task=task,
         rerank=rerank,
         score_threshold=threshold,
@@ -133,25 +115,3 @@ def _answer_each(
             print_error(error)
             code = exit_code(error)
     return code
-
-
-def _filter(text: str | None) -> Any:
-    """Read a filter: Qdrant's own if its keys are, else one over the metadata."""
-    from pydantic import ValidationError
-    from qdrant_client import models
-
-    if text is None:
-        return None
-    try:
-        values = json.loads(text)
-        if not isinstance(values, dict) or not values.keys() & models.Filter.model_fields.keys():
-            return values
-        return models.Filter.model_validate(values)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        # pydantic names the types it tried among the keys and positions
-        place = ".".join(str(part) for part in problem["loc"] if "[" not in str(part))
-        where = f" at {place}" if place else ""
-        raise InputError(f"filter is not a Qdrant filter: {problem['msg']}{where}") from error
-    except ValueError as error:
-        raise InputError(f"filter={text!r} is not JSON: {error}; quote it for the shell") from error

@@ -173,6 +173,19 @@ class Backbone:
                 raise InputError(f"text {text[:40]!r} has no token; drop it or add text to it")
         return ids, sum(bool(encoding.overflowing) for encoding in encoded.encodings or ())
 
+    def offsets(self, text: str, max_tokens: int) -> list[tuple[int, int]]:
+        """Return which characters each token of `tokenize` is of: none for a special token.
+
+        A tokenizer may count the blank before a word to the word, and may make several tokens of
+        one character.
+        """
+        with self._tokenizer_lock:
+            encoded = self.tokenizer(
+                text, truncation=True, max_length=max_tokens, return_offsets_mapping=True
+            )
+        offsets: list[tuple[int, int]] = encoded["offset_mapping"]
+        return offsets
+
     def batches(self, token_ids: Sequence[Sequence[int]]) -> Iterator[TokenBatch]:
         """Run the model over tokenised texts, batched by length within the token budget.
 

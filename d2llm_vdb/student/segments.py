@@ -110,20 +110,20 @@ class Pieces:
         count: k.
 
     `present`, bool (B, k), says which pieces there are, N in all; `mask`, bool (N, W), which of
-    their tokens count.
+    their tokens count. A piece begins at the token `starts` and ends before `ends`, int64 (B, k).
     """
 
     def __init__(self, mask: Tensor, count: int) -> None:
         lengths = mask.sum(dim=1, keepdim=True)
         number = lengths.clamp(max=count)
         piece = torch.arange(count, device=mask.device)
-        starts = piece * lengths // number
-        ends = (piece + 1) * lengths // number
+        self.starts = piece * lengths // number
+        self.ends = (piece + 1) * lengths // number
         self.present = piece < number
         self._text = self.present.nonzero()[:, :1]
-        widest = int((ends - starts).max())
-        places = starts[self.present].unsqueeze(1) + torch.arange(widest, device=mask.device)
-        self.mask = places < ends[self.present].unsqueeze(1)
+        widest = int((self.ends - self.starts).max())
+        places = self.starts[self.present].unsqueeze(1) + torch.arange(widest, device=mask.device)
+        self.mask = places < self.ends[self.present].unsqueeze(1)
         self._places = places.clamp(max=mask.shape[1] - 1)
 
     def of(self, values: Tensor) -> Tensor:

@@ -15,8 +15,9 @@ from qdrant_client import models
 
 from d2llm_vdb.index import Index, check_index
 from d2llm_vdb.options import Rerank, SearchChanges, SearchOptions
-from d2llm_vdb.search import Hit, SearchResult
+from d2llm_vdb.search import Hit
 from d2llm_vdb.student import Task
+from langchain_d2llm.documents import found_document
 
 
 class RetrieverFields(SearchChanges, total=False):
@@ -36,20 +37,16 @@ class D2LLMRetriever(BaseRetriever):
     A passage becomes a `Document` with its id and text. Its metadata is a copy of the user's,
     plus `relevance_score` (what the documents are ordered by: a probability after reranking,
     else the recall score), `recall_score` (cosine, in [-1, 1]), `recall_rank` (place before
-    reranking, from 1), `doc_id`, and `source` where known. Where the user's metadata has a key
-    of these names already, the user's value stays; only `relevance_score` always belongs to
-    this search, because rerankers and score filters that follow read it.
+    reranking, from 1), `doc_id`, and `source` where known. With `neighbours`, the texts of the
+    passages around it are there too, as the lists `before` and `after`. Where the user's metadata
+    has a key of these names already, the user's value stays; only `relevance_score`, which
+    rerankers and score filters that follow read, and the neighbours always belong to this search.
 
     Args:
         index: an open index; closing it is up to its owner, and several retrievers may share it.
         k: documents to return.
-        recall_k: candidates to recall and rerank.
-        filter: which passages count; the user's metadata is under `metadata.`, as in
-            `FieldCondition(key="metadata.year", ...)`.
-        task: "asymmetric" (does the passage answer?) or "symmetric" (same meaning?).
-        rerank: "iem" by the interaction emulation module, "tokens" by late interaction over
-            stored token states, "none" to keep the recall order.
-        score_threshold: leave out documents scored lower.
+        recall_k, filter, task, rerank, score_threshold, hybrid, mmr_lambda, group_by, group_size,
+            offset, neighbours, tenant: as `d2llm_vdb.SearchOptions` describes them.
         name, tags, metadata: for tracing, as every LangChain retriever takes them.
 
     Raises:
@@ -92,8 +89,9 @@ class D2LLMRetriever(BaseRetriever):
         run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002
         **changes: Unpack[SearchChanges],
     ) -> list[Document]:
-        [result] = self.index.search_many([query], self._options(changes))
-        return _documents(result)
+        options = self._options(changes)
+        [result] = self.index.search_many([query], options)
+        return [_document(hit, options) for hit in result.hits]
 
     async def _aget_relevant_documents(
         self,
@@ -102,19 +100,16 @@ class D2LLMRetriever(BaseRetriever):
         run_manager: AsyncCallbackManagerForRetrieverRun,  # noqa: ARG002
         **changes: Unpack[SearchChanges],
     ) -> list[Document]:
-        [result] = await self.index.asearch_many([query], self._options(changes))
-        return _documents(result)
+        options = self._options(changes)
+        [result] = await self.index.asearch_many([query], options)
+        return [_document(hit, options) for hit in result.hits]
 
     def _options(self, changes: SearchChanges) -> SearchOptions:
         own = {name: getattr(self, name) for name in SearchChanges.__annotations__}
         return SearchOptions.from_keywords(own | changes)
 
 
-def _documents(result: SearchResult) -> list[Document]:
-    return [_document(hit) for hit in result.hits]
-
-
-def _document(hit: Hit) -> Document:
+def _document(hit: Hit, options: SearchOptions) -> Document:
     found: dict[str, Any] = {
         "recall_score": hit.recall_score,
         "recall_rank": hit.recall_rank,
@@ -122,8 +117,6 @@ def _document(hit: Hit) -> Document:
     }
     if hit.source is not None:
         found["source"] = hit.source
-    return Document(
-        id=hit.id,
-        page_content=hit.text,
-        metadata=found | hit.metadata | {"relevance_score": hit.score},
-    )
+    document = found_document(hit, options, **found)
+    document.metadata["relevance_score"] = hit.score
+    return document

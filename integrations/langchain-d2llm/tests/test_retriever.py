@@ -2,22 +2,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import fields
 from typing import Any
 
 import pytest
 from langchain_core.documents import Document
-from langchain_core.output_parsers import StrOutputParser
-from langchain_core.prompt_values import PromptValue
-from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnablePassthrough
+from langchain_core.runnables import ConfigurableField
 from langchain_d2llm import D2LLMRetriever
 from qdrant_client import models
 
-from d2llm_vdb import Index, Passage
+from d2llm_vdb import Index, Passage, SearchOptions, Student
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.student import QueryVectors
 
 LAMBDA = "What does a lambda expression create?"
 LOOP = "Which statement leaves a loop early?"
@@ -93,6 +89,11 @@ def test_a_source_that_is_unknown_is_left_out(index: Index, tmp_path: Any) -> No
         {"task": "symmetric"},
         {"score_threshold": 0.5},
         {"filter": about("break")},
+        {"filter": {"topic": {"$in": ["break", "while"]}}},
+        {"mmr_lambda": 0.1},
+        {"group_by": "doc_id", "group_size": 2},
+        {"k": 3, "offset": 2},
+        {"tenant": "nobody"},
     ],
     ids=lambda options: "-".join(options),
 )
@@ -111,6 +112,35 @@ async def test_options_hold_for_the_constructor_one_call_and_its_async_twin(
     assert found(await plain.ainvoke(LOOP, **options)) == wanted
     assert found(plain.bind(**options).invoke(LOOP)) == wanted
     assert len(plain.invoke(LOOP)) == 10
+
+
+def test_every_search_option_is_a_field_with_the_same_default(index: Index) -> None:
+    retriever = D2LLMRetriever(index)
+    for field in fields(SearchOptions):
+        assert getattr(retriever, field.name) == field.default
+
+
+@pytest.mark.parametrize("rerank", ["iem", "none"])
+async def test_neighbours_are_there_when_asked_for(
+    retriever: D2LLMRetriever, passages: dict[str, Passage], rerank: str
+) -> None:
+    question = "How are floating point literals written?"
+    [document] = retriever.invoke(question, k=1, neighbours=1, rerank=rerank)
+    assert document.id is not None
+    doc_id, _, chunk = document.id.partition("#")
+    for key, place in (("before", int(chunk) - 1), ("after", int(chunk) + 1)):
+        beside = passages.get(f"{doc_id}#{place}")
+        assert document.metadata.pop(key) == ([] if beside is None else [beside.text])
+    [same] = await retriever.ainvoke(question, k=1, rerank=rerank)
+    assert document == same
+
+
+def test_only_neighbours_that_were_asked_for_replace_the_users_keys(student: Student) -> None:
+    with Index.open(":memory:", student) as index:
+        index.add([Passage("1", "A passage by itself.", {"before": "noon"})])
+        retriever = D2LLMRetriever(index)
+        assert retriever.invoke("By itself?")[0].metadata["before"] == "noon"
+        assert retriever.invoke("By itself?", neighbours=1)[0].metadata["before"] == []
 
 
 async def test_none_for_one_call_lifts_a_filter_and_a_threshold(index: Index) -> None:
@@ -137,7 +167,11 @@ def test_a_filter_reads_the_users_metadata(retriever: D2LLMRetriever) -> None:
         ({"recall_k": -1}, "recall_k=-1"),
         ({"task": "guess"}, "task='guess'"),
         ({"rerank": "magic"}, "rerank='magic'"),
-        ({"filter": {"must": []}}, "filter is dict"),
+        ({"filter": ["break"]}, "filter is list"),
+        ({"filter": {"topic": {"$like": "b"}}}, r"filter\.topic has the operator '\$like'"),
+        ({"mmr_lambda": 2}, "mmr_lambda=2"),
+        ({"group_by": "topic"}, "group_by='topic'"),
+        ({"neighbours": -1}, "neighbours=-1"),
     ],
 )
 async def test_an_option_that_cannot_be_used_is_refused_by_name(
@@ -183,38 +217,9 @@ async def test_a_batch_gives_what_single_calls_give(retriever: D2LLMRetriever) -
         assert [[document.id for document in documents] for documents in batch] == ids
 
 
-def test_a_rag_chain_answers_from_what_was_retrieved(retriever: D2LLMRetriever) -> None:
-    def join(documents: list[Document]) -> str:
-        return "\n\n".join(document.page_content for document in documents)
-
-    def first_sentence_on_the_subject(prompt: PromptValue) -> str:
-        context, question = prompt.to_string().split("Question:")
-        subject = max(question.strip(" ?\n").split(), key=len)
-        return next(line for line in context.split(". ") if subject in line)
-
-    prompt = ChatPromptTemplate.from_template("Context:\n{context}\n\nQuestion: {question}")
-    chain = (
-        {"context": retriever.bind(k=2) | join, "question": RunnablePassthrough()}
-        | prompt
-        | RunnableLambda(first_sentence_on_the_subject)
-        | StrOutputParser()
-    )
-    assert "anonymous" in chain.invoke("What are lambda expressions?")
-
-
 async def test_the_event_loop_runs_on_while_searches_do(
-    retriever: D2LLMRetriever, monkeypatch: pytest.MonkeyPatch
+    retriever: D2LLMRetriever, loop_ran: threading.Event
 ) -> None:
-    # Every search waits, before it encodes, for what only a running event loop does.
-    loop_ran = threading.Event()
-    student = retriever.index.student
-    encode = student.encode_queries
-
-    def wait_then_encode(texts: list[str]) -> Iterator[QueryVectors]:
-        assert loop_ran.wait(3), "the event loop stood still"
-        return encode(texts)
-
-    monkeypatch.setattr(student, "encode_queries", wait_then_encode)
     searches = [asyncio.create_task(retriever.ainvoke(LAMBDA)) for _ in range(4)]
     await asyncio.sleep(0.01)
     loop_ran.set()

@@ -1,0 +1,77 @@
+"""`d2llm explain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from d2llm_vdb.cli import options
+from d2llm_vdb.cli.opening import open_index
+from d2llm_vdb.cli.terminal import failing_clearly, output, print_json, waiting
+from d2llm_vdb.errors import InputError
+
+
+@failing_clearly()
+def explain(
+    query: Annotated[str, typer.Argument(help="What was looked for.", show_default=False)],
+    db: options.Db = None,
+    url: options.Url = None,
+    collection: options.Collection = "d2llm",
+    api_key: options.ApiKey = None,
+    grpc: options.Grpc = True,
+    grpc_port: options.GrpcPort = 6334,
+    student: options.StudentPath = None,
+    hit: Annotated[int, typer.Option(min=1, help="Which hit to explain, by its place.")] = 1,
+    k: Annotated[int, typer.Option("-k", min=1, help="Hits to show the places of.")] = 5,
+    recall_k: options.RecallK = 100,
+    rerank: Annotated[Literal["iem", "tokens"], typer.Option(help="What orders the hits.")] = "iem",
+    task: options.SearchTask = "asymmetric",
+    filter: options.Filter = None,
+    hybrid: options.Hybrid = None,
+    tenant: options.Tenant = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the explanation as a web page.")
+    ] = None,
+    as_json: options.Json = False,
+    _verbose: options.Verbose = False,
+) -> None:
+    """Show why a passage was found: which words count, which segment, and what they add up to."""
+    location = options.location(db, url)
+    with waiting("starting"):
+        from d2llm_vdb.cli.explanation import show_explanation, show_places
+        from d2llm_vdb.explain import html_page
+        from d2llm_vdb.options import SearchOptions
+
+    search_options = SearchOptions(
+        k=max(k, hit),
+        recall_k=recall_k,
+        filter=options.parsed_filter(filter),
+        task=task,
+        rerank=rerank,
+        hybrid=hybrid,
+        tenant=tenant,
+    )
+    with open_index(
+        location,
+        student,
+        collection=collection,
+        api_key=api_key,
+        prefer_grpc=grpc,
+        grpc_port=grpc_port,
+        create=False,
+    ) as index:
+        [result] = index.search_many([query], search_options)
+        if hit > len(result.hits):
+            raise InputError(f"--hit {hit}: the search found {len(result.hits)}; give one of those")
+        explanation = result.hits[hit - 1].explain()
+    if html is not None:
+        html.write_text(html_page(explanation), encoding="utf-8")
+    if as_json:
+        print_json(explanation.to_dict())
+        return
+    show_places(result.hits, chosen=hit)
+    show_explanation(explanation)
+    if html is not None:
+        output.print(f"page written to {html}", soft_wrap=True)

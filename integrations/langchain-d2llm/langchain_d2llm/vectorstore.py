@@ -1,0 +1,275 @@
+"""The LangChain vector store: documents into the index and back, searches by the student."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, Self, Unpack
+
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_core.vectorstores import VectorStore
+
+from d2llm_vdb import Index
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.index import check_index
+from d2llm_vdb.options import MoreOptions, ScoreKind, SearchOptions
+from d2llm_vdb.search import SearchResult
+from d2llm_vdb.student import Student
+from langchain_d2llm.documents import as_passages, found_document, stored_document
+from langchain_d2llm.embeddings import D2LLMEmbeddings
+
+DEFAULT_K = 4  # LangChain's for every vector store
+
+Scored = list[tuple[Document, float]]
+
+
+class D2LLMVectorStore(VectorStore):
+    """Documents in an `Index`: added, deleted and read by id, found by recall and reranking.
+
+    The student embeds; no other embedding model will do, because reranking needs more of a text
+    than one vector. A document comes back as it went in: its id, text and metadata, nothing added.
+    Scores come from `similarity_search_with_score`, or from `D2LLMRetriever` over the same index
+    in the metadata.
+
+    Every method has an async twin, and none of those blocks the event loop.
+
+    Args:
+        index: an open index; closing it is up to its owner.
+        options: defaults for every search: fields of `d2llm_vdb.SearchOptions`, which describes
+            them, such as `rerank`, `filter` and `tenant`. A search takes them for itself, too.
+
+    Raises:
+        InputError: an option cannot be used.
+    """
+
+    def __init__(self, index: Index, **options: Unpack[MoreOptions]) -> None:
+        check_index(index)
+        self.index = index
+        _chosen(DEFAULT_K, **options)  # refused now and not at the first search
+        self.options = options
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: list[str],
+        embedding: Embeddings,
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        location: str | os.PathLike[str] = ":memory:",
+        **options: Any,
+    ) -> Self:
+        """Open a collection and add texts to it; `from_documents` is the same for documents.
+
+        Args:
+            texts, metadatas, ids: as `add_texts` takes them.
+            embedding: a `D2LLMEmbeddings`, whose student the collection is made with.
+            location: a directory, an http(s) URL, or ":memory:", which is for trials.
+            options: `collection`, `tokens`, `api_key` and more, as `Index.open` takes them.
+
+        Raises:
+            InputError: the embedding is another one, or a text cannot be stored.
+            StoreError: the collection cannot be opened.
+        """
+        store = cls(Index.open(location, _student(embedding), **options))
+        try:
+            store.add_texts(texts, metadatas, ids=ids)
+        except BaseException:
+            store.index.close()
+            raise
+        return store
+
+    @property
+    def embeddings(self) -> D2LLMEmbeddings:
+        """The index's student as an embedding model."""
+        return D2LLMEmbeddings(student=self.index.student)
+
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: Sequence[str | None] | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Store texts; `add_documents` is the same for documents.
+
+        What is stored under an id with the same content is not encoded again, and what has
+        changed is replaced.
+
+        Args:
+            texts: n of them, none blank.
+            metadatas: of each, JSON-ready values.
+            ids: of each, any strings; where one is None it gets a random UUID.
+            kwargs: `batch_size`, which LangChain's indexing passes, and nothing else. It is left
+                unused: batches are the index's own.
+
+        Returns:
+            The n ids.
+
+        Raises:
+            InputError: a text, an id or a value in the metadata cannot be stored.
+        """
+        passages = as_passages(texts, metadatas, ids, **kwargs)
+        self.index.add(passages)
+        return [passage.id for passage in passages]
+
+    async def aadd_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: Sequence[str | None] | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Async twin of `add_texts`."""
+        passages = as_passages(texts, metadatas, ids, **kwargs)
+        await self.index.aadd(passages)
+        return [passage.id for passage in passages]
+
+    def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
+        """Delete documents by id; missing ones are fine.
+
+        Returns:
+            True: they are not there any more.
+
+        Raises:
+            InputError: ids is None. Leaving it out never deletes everything.
+        """
+        self.index.delete(_given(ids, **kwargs))
+        return True
+
+    async def adelete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
+        """Async twin of `delete`."""
+        await self.index.adelete(_given(ids, **kwargs))
+        return True
+
+    def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        """Return documents by id, in the order of the ids; missing ones are left out."""
+        return [stored_document(passage) for passage in self.index.get(ids)]
+
+    async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        """Async twin of `get_by_ids`."""
+        return [stored_document(passage) for passage in await self.index.aget(ids)]
+
+    def similarity_search(self, query: str, k: int = DEFAULT_K, **options: Any) -> list[Document]:
+        """Return the k best documents.
+
+        Args:
+            query: any text.
+            k: documents to return.
+            options: for this search, in place of the store's.
+
+        Raises:
+            InputError: an option or the query cannot be used.
+        """
+        return [found for found, _ in self.similarity_search_with_score(query, k, **options)]
+
+    async def asimilarity_search(
+        self, query: str, k: int = DEFAULT_K, **options: Any
+    ) -> list[Document]:
+        """Async twin of `similarity_search`."""
+        return [found for found, _ in await self.asimilarity_search_with_score(query, k, **options)]
+
+    def similarity_search_with_score(
+        self, query: str, k: int = DEFAULT_K, **options: Any
+    ) -> Scored:
+        """Return the k best documents with their scores, larger is better.
+
+        A score is a probability, or with `rerank="none"` a cosine in [-1, 1], or with `hybrid` as
+        well that of the fused ranking. Arguments and errors are those of `similarity_search`.
+        """
+        chosen = _chosen(k, **self.options | options)
+        [result] = self.index.search_many([query], chosen)
+        return _scored(result, chosen)
+
+    async def asimilarity_search_with_score(
+        self, query: str, k: int = DEFAULT_K, **options: Any
+    ) -> Scored:
+        """Async twin of `similarity_search_with_score`."""
+        chosen = _chosen(k, **self.options | options)
+        [result] = await self.index.asearch_many([query], chosen)
+        return _scored(result, chosen)
+
+    def max_marginal_relevance_search(
+        self,
+        query: str,
+        k: int = DEFAULT_K,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        **options: Any,
+    ) -> list[Document]:
+        """Return k documents that are relevant and unlike each other.
+
+        Args:
+            query: any text.
+            k: documents to return.
+            fetch_k: candidates to choose from, the option `recall_k`.
+            lambda_mult: from 1 (relevance alone) to 0 (diversity alone), the option `mmr_lambda`.
+            options: for this search, in place of the store's.
+
+        Raises:
+            InputError: an option or the query cannot be used.
+        """
+        return self.similarity_search(query, k, recall_k=fetch_k, mmr_lambda=lambda_mult, **options)
+
+    async def amax_marginal_relevance_search(
+        self,
+        query: str,
+        k: int = DEFAULT_K,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        **options: Any,
+    ) -> list[Document]:
+        """Async twin of `max_marginal_relevance_search`."""
+        return await self.asimilarity_search(
+            query, k, recall_k=fetch_k, mmr_lambda=lambda_mult, **options
+        )
+
+    def _similarity_search_with_relevance_scores(
+        self, query: str, k: int = DEFAULT_K, **options: Any
+    ) -> Scored:
+        kind = _chosen(k, **self.options | options).score_kind
+        found = self.similarity_search_with_score(query, k, **options)
+        return [(document, _relevance(score, kind)) for document, score in found]
+
+    async def _asimilarity_search_with_relevance_scores(
+        self, query: str, k: int = DEFAULT_K, **options: Any
+    ) -> Scored:
+        kind = _chosen(k, **self.options | options).score_kind
+        found = await self.asimilarity_search_with_score(query, k, **options)
+        return [(document, _relevance(score, kind)) for document, score in found]
+
+
+def _chosen(k: int, **options: Any) -> SearchOptions:
+    return SearchOptions.from_keywords({"k": k, **options})
+
+
+def _given(ids: list[str] | None) -> list[str]:
+    if ids is None:
+        raise InputError("ids=None would delete everything; give a list of ids")
+    return ids
+
+
+def _student(embedding: Embeddings) -> Student:
+    if not isinstance(embedding, D2LLMEmbeddings):
+        raise InputError(
+            f"embedding is {type(embedding).__name__}, and reranking needs a student; pass "
+            f"D2LLMEmbeddings()"
+        )
+    return embedding.student
+
+
+def _scored(result: SearchResult, options: SearchOptions) -> Scored:
+    return [(found_document(hit, options), hit.score) for hit in result.hits]
+
+
+def _relevance(score: float, kind: ScoreKind) -> float:
+    """Bring a score into [0, 1]."""
+    if kind == "rrf":
+        raise InputError(
+            "the scores of a fused ranking (hybrid with rerank='none') say nothing about "
+            "relevance; rerank, or use similarity_search_with_score"
+        )
+    return score if kind == "probability" else min(max((1 + score) / 2, 0.0), 1.0)

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from d2llm_vdb import Index, Passage, Student
+from d2llm_vdb.cli.app import app
+
+QUESTION = "how do I rotate an API key?"
+
+
+@pytest.fixture(scope="module")
+def db(tmp_path_factory: pytest.TempPathFactory, student: Student) -> Path:
+    path = tmp_path_factory.mktemp("explain") / "db"
+    with Index.open(path, student, tokens="raw") as index:
+        index.add(
+            [
+                Passage("keys", "To rotate an [API] key, press Rotate. \x1b[31mThe old one ends."),
+                Passage("team", "Owners invite people to the team.", {"year": 2021}),
+            ]
+        )
+    return path
+
+
+def explain(db: Path, *arguments: object) -> Result:
+    given = ["explain", QUESTION, "--db", db, *arguments]
+    return CliRunner().invoke(app, [str(argument) for argument in given])
+
+
+@pytest.mark.parametrize(("rerank", "part"), [("iem", "learned"), ("tokens", "MaxSim")])
+def test_places_words_parts_and_segments_are_shown(db: Path, rerank: str, part: str) -> None:
+    shown = explain(db, "--rerank", rerank)
+    assert shown.exit_code == 0, shown.stderr
+    for expected in ("was", "change", "keys", "team", QUESTION, part, "constant", "sum: prob"):
+        assert expected in shown.stdout
+    assert any(line.split()[:2] == ["rotate", "rotate"] for line in shown.stdout.splitlines())
+    assert "which piece of the passage matched best" in shown.stdout
+    assert "\x1b" not in shown.stdout
+    assert "[API]" in shown.stdout
+
+
+def test_another_hit_is_explained_and_the_dict_printed(db: Path) -> None:
+    values = json.loads(explain(db, "--hit", 2, "-k", 1, "--json").stdout)
+    assert (values["id"], values["rank"]) == ("team", 2)
+    of_2021 = '{"must": [{"key": "metadata.year", "match": {"value": 2021}}]}'
+    assert json.loads(explain(db, "--filter", of_2021, "--json").stdout)["id"] == "team"
+
+
+def test_a_page_is_written_beside_what_is_shown(db: Path, tmp_path: Path) -> None:
+    shown = explain(db, "--html", tmp_path / "why.html")
+    assert "page written to" in shown.stdout
+    assert "<title>Why keys was found</title>" in (tmp_path / "why.html").read_text()
+    missing = explain(db, "--html", tmp_path / "no" / "why.html")
+    assert missing.exit_code == 1
+    assert "No such file or directory" in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--hit", 3], "--hit 3: the search found 2; give one of those"),
+        (["--filter", "{"], "filter='{' is not JSON"),
+        (["--rerank", "none"], "Invalid value for '--rerank'"),
+    ],
+)
+def test_what_cannot_be_explained_is_wrong_usage(
+    db: Path, arguments: list[object], message: str
+) -> None:
+    failed = explain(db, *arguments)
+    assert failed.exit_code == 2
+    assert message in failed.stderr
+
+
+def test_no_color_keeps_the_text_and_drops_the_colours(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rich.console import Console
+
+    from d2llm_vdb.cli import explanation as view
+
+    with Index.open(db) as index:
+        explained = index.search(QUESTION).hits[0].explain()
+    drawn = {}
+    for name, no_color in (("colours", False), ("none", True)):
+        console = Console(force_terminal=True, color_system="truecolor", no_color=no_color)
+        monkeypatch.setattr(view, "output", console)
+        with console.capture() as captured:
+            view.show_explanation(explained)
+        drawn[name] = captured.get()
+    assert "48;2;" in drawn["colours"]
+    assert "48;2;" not in drawn["none"]
+    assert "Coloured words" in drawn["colours"]
+    assert "Coloured words" not in drawn["none"]
