@@ -47,7 +47,7 @@ lint: install
 	$(BIN)/ruff check .
 
 types: install
-	$(BIN)/mypy d2llm_vdb demo recipes
+	$(BIN)/mypy d2llm_vdb demo recipes examples
 	$(BIN)/mypy -p langchain_d2llm -p llama_index.retrievers.d2llm
 
 unit: install
@@ -67,4 +67,4 @@ results: install
 	$(BIN)/python recipes/results.py $(DATA) --work $(WORK) --teacher $(WORK)/teacher
 
 clean:
-	rm -rf $(DEMO_DB) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(DEMO_DB) examples-db own-student .pytest_cache .mypy_cache .ruff_cache .hypothesis
