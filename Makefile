@@ -51,7 +51,7 @@ lint: install
 	$(BIN)/ruff check .
 
 types: install
-	$(BIN)/mypy d2llm_vdb demo recipes
+	$(BIN)/mypy d2llm_vdb demo recipes examples
 	$(BIN)/mypy -p langchain_d2llm -p llama_index.retrievers.d2llm
 
 unit: install
@@ -77,4 +77,5 @@ results: install
 	$(BIN)/python recipes/results.py $(DATA) --work $(WORK) --teacher $(WORK)/teacher
 
 clean:
-	rm -rf $(DEMO_DB) $(API) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(DEMO_DB) $(API) examples-db own-student
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -19,7 +19,7 @@ QUESTIONS = ["How do I define a class?", "What does the assert statement do?"]
 def test_a_pair_is_scored_as_a_search_scores_it(student: Student, index: Index) -> None:
     options: list[dict[str, Any]] = [{}, {"task": "symmetric"}, {"rerank": "tokens"}]
     for chosen in options:
-        hits = index.search(QUESTIONS[0], k=8, **chosen).hits
+        hits = index.search(QUESTIONS[0], k=8, hybrid=0, **chosen).hits
         scores = student.predict([(QUESTIONS[0], hit.text) for hit in hits], **chosen)
         assert scores.dtype == np.float32
         np.testing.assert_allclose(scores, [hit.score for hit in hits], rtol=2e-3, atol=1e-6)
@@ -31,7 +31,7 @@ def test_a_pairs_score_does_not_depend_on_the_pairs_beside_it(
     grid = [(query, text) for text in texts[:4] for query in QUESTIONS]
     modes = ["none", "iem", "tokens"]
     alone = [pair_scores(student, [pair], modes, "asymmetric") for pair in grid]
-    monkeypatch.setattr("d2llm_vdb.student.student.WINDOW_TEXTS", 1)
+    monkeypatch.setattr("d2llm_vdb.student.encoding.WINDOW_TEXTS", 1)
     monkeypatch.setattr(pairs, "PAIRS_AT_ONCE", 3)
     together = pair_scores(student, grid, modes, "asymmetric")
     for mode in modes:

@@ -86,7 +86,7 @@ def test_marginal_relevance_trades_relevance_for_variety(index: Index, options: 
     plain = index.search(QUESTION, 6, **options)
     assert hit_ids(index.search(QUESTION, 6, mmr_lambda=1.0, **options)) == hit_ids(plain)
     varied = index.search(QUESTION, 6, mmr_lambda=0.1, **options)
-    assert varied.hits[0] == plain.hits[0]
+    assert varied.hits[0].id == plain.hits[0].id
 
     def likeness(result: SearchResult) -> float:
         points = index.store.retrieve(hit_ids(result), vectors=["recall"])

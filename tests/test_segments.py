@@ -89,7 +89,7 @@ def test_the_database_computes_the_match_of_the_stored_segments(
     query = passages[3].text.split(".")[0]
     [vectors] = student.encode_queries([query])
     assert vectors.segments is not None
-    result = index.search(query, k=20, recall_k=20)
+    result = index.search(query, k=20, recall_k=20, hybrid=0)
     stored = index.store.retrieve([hit.id for hit in result.hits], vectors=["iem", "segments"])
     points = {point.payload["id"]: point.vectors for point in stored}
     for hit in result.hits:
