@@ -23,7 +23,7 @@ from d2llm_vdb.cli.terminal import errors
 from d2llm_vdb.distill.config import DistillConfig
 from d2llm_vdb.distill.distiller import distill
 
-STEPS = 200
+STEPS = 600
 
 Change = Callable[[DistillConfig], DistillConfig]
 
