@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from d2llm_vdb.options import ScoreKind
 from d2llm_vdb.store.columns import Array, Payload
 
 Rows = list[int]
@@ -16,6 +17,22 @@ def by_score(scores: Array) -> Rows:
     """Return the rows of scores, largest first, equal ones in their order."""
     rows: Rows = np.argsort(-scores, kind="stable").tolist()
     return rows
+
+
+def comparable(scores: Array, kind: ScoreKind) -> Array:
+    """Return scores, float32 (n,), n > 0, that can be weighed against cosines.
+
+    Cosines stay as they are. Probabilities fall off so steeply, and fused ranks so little, that one
+    of both would always win; their log-odds, or the fused scores, are made to reach from 0 to 1.
+    """
+    if kind == "cosine":
+        return scores
+    if kind == "probability":
+        clipped = np.clip(scores.astype(np.float64), 1e-12, 1 - 1e-12)
+        scores = np.log(clipped) - np.log1p(-clipped)
+    spread = scores.max() - scores.min()
+    scaled: Array = (scores - scores.min()) / spread if spread > 0 else np.ones_like(scores)
+    return scaled
 
 
 def by_marginal_relevance(scores: Array, vectors: Array, rows: Rows, mmr_lambda: float) -> Rows:

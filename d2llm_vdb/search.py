@@ -14,7 +14,7 @@ from typing import Any
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.explain import Explainer, Explanation
 from d2llm_vdb.options import ScoreKind, SearchOptions
-from d2llm_vdb.ordering import by_marginal_relevance, by_score, grouped
+from d2llm_vdb.ordering import by_marginal_relevance, by_score, comparable, grouped
 from d2llm_vdb.store import Candidates, RecallRequest, Schema
 from d2llm_vdb.store.columns import Array
 from d2llm_vdb.store.schema import IEM, RECALL, SEGMENTS, TOKENS
@@ -210,8 +210,7 @@ def _hits(candidates: Candidates, scores: Array, options: SearchOptions) -> list
     if options.score_threshold is not None:
         rows = [row for row in rows if scores[row] >= options.score_threshold]
     if options.mmr_lambda is not None and rows:
-        # Cosines are compared with cosines; other scores may all be small, so the best counts as 1.
-        relevance = scores if options.score_kind == "cosine" else scores / scores.max()
+        relevance = comparable(scores, options.score_kind)
         rows = by_marginal_relevance(
             relevance, candidates.vectors[RECALL], rows, options.mmr_lambda
         )

@@ -21,7 +21,7 @@ ALLOWED = {
     "passages": {"errors", "checks"},
     "filters": {"errors"},
     "options": {"errors", "checks", "filters", "student", "store"},
-    "ordering": {"store"},
+    "ordering": {"options", "store"},
     "explain": {"options", "student"},
     "search": {"errors", "explain", "options", "ordering", "student", "store"},
     "neighbours": {"search", "store"},

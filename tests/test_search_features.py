@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from d2llm_vdb import Index, Passage, SearchOptions, SearchResult, Student
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.options import RERANKS
-from d2llm_vdb.ordering import by_marginal_relevance, by_score, grouped
+from d2llm_vdb.ordering import by_marginal_relevance, by_score, comparable, grouped
 
 QUESTION = "How do I catch an exception?"
 
@@ -210,3 +210,14 @@ def test_stored_passages_come_back_as_they_were_given(
     assert found[1].metadata == passages[0].metadata
     assert found[1].text == passages[0].text
     assert asyncio.run(index.aget(wanted)) == found
+
+
+@pytest.mark.parametrize("kind", ["cosine", "probability", "rrf"])
+def test_scores_of_any_kind_can_be_weighed_against_cosines(kind: str) -> None:
+    scores = np.array([1 - 1e-6, 0.5, 0.03, 1e-6, 1e-6], np.float32)
+    relevance = comparable(scores, kind)
+    assert by_score(relevance) == by_score(scores)
+    assert (relevance.min(), relevance.max()) == pytest.approx((0, 1), abs=1e-5)
+    if kind == "probability":
+        assert relevance[1] == pytest.approx(0.5, abs=0.01)
+    assert comparable(scores[:1] * 0, "rrf").tolist() == [1]

@@ -23,6 +23,11 @@ from d2llm_vdb.store.schema import INDEXED_FIELDS, RECALL, FieldKind, Schema
 # Ranks are fused by 1 / (RRF_K + rank). Source: Cormack et al. (SIGIR 2009).
 RRF_K = 60
 
+# Weighs BM25 so little less that the n-th of both rankings do not tie.
+UNEQUAL = 0.999
+
+SPARE_POINTS = 16
+
 
 @dataclass(frozen=True, slots=True)
 class RecallRequest:
@@ -61,7 +66,7 @@ class RecallRequest:
 
         Qdrant divides ranks by them, so that one above 1 would level its own ranking.
         """
-        return [min(1.0, 1 / self.bm25_weight), min(1.0, self.bm25_weight)]
+        return [min(1.0, 1 / self.bm25_weight), UNEQUAL * min(1.0, self.bm25_weight)]
 
     @property
     def bm25_limit(self) -> int:
@@ -70,11 +75,11 @@ class RecallRequest:
 
     @property
     def leg_limit(self) -> int:
-        """How many points a leg scores: all of both rankings where two are fused.
+        """How many points a leg scores: some more where two rankings are fused.
 
-        Points of equal rank may be within the limit in one answer and beyond it in the next.
+        Points of equal BM25 may be within the limit in one answer and beyond it in the next.
         """
-        return self.limit if self.texts is None else 2 * self.limit
+        return self.limit if self.texts is None else self.limit + SPARE_POINTS
 
     @property
     def legs(self) -> dict[str, Sequence[Array]]:
