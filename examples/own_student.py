@@ -26,6 +26,7 @@ BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 CONFIG = DistillConfig(
     label_weight=1.0, steps=20, evaluate_steps=5, batch_queries=8, learning_rate=1e-3
 )
+QUESTION = "Removing a name"
 MODES = ("none", "iem", "tokens")
 
 
@@ -63,8 +64,8 @@ def main(directory: Path) -> None:
         print(f"  rerank={mode!r:<29}", *(f"{value:9.3f}" for value in values))
     with Index.open(":memory:", directory / "distilled") as index:
         index.add(Passage(topic.id, topic.text) for topic in documents())
-        hit = index.search("Leaving a loop early", k=1).hits[0]
-        print(f"\nLeaving a loop early  ->  {hit.id}: {' '.join(hit.text.split())[:80]}...")
+        hit = index.search(QUESTION, k=1).hits[0]
+        print(f"\n{QUESTION}  ->  {hit.id}: {' '.join(hit.text.split())[:80]}...")
 
 
 if __name__ == "__main__":
