@@ -33,6 +33,7 @@ MODES = ("none", "iem", "tokens")
 def write_set(directory: Path) -> None:
     """Write titles as queries, and as documents how the texts under them end."""
     topics = documents()
+    # A query of a document's own id and words would be taken for that document, and leave it out.
     queries = [{"_id": f"title of {topic.id}", "text": topic.title} for topic in topics]
     corpus = [{"_id": topic.id, "text": topic.text[-400:]} for topic in topics]
     (directory / "qrels").mkdir(parents=True, exist_ok=True)
