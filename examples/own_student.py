@@ -5,7 +5,8 @@
 It learns which text of Python's language reference a title belongs to, shown how the text ends.
 DIRECTORY, `own-student` if nothing is said, gets the set in BEIR's layout, the students and what
 training keeps. A real training has thousands of questions and a teacher, see docs/distill.md; this
-one takes twenty steps from labels alone.
+one takes thirty steps from labels alone, and its thirteen test titles show how to measure, not how
+much there is to gain.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from d2llm_vdb.evaluate import evaluate, load_set
 
 BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 CONFIG = DistillConfig(
-    label_weight=1.0, steps=20, evaluate_steps=5, batch_queries=8, learning_rate=1e-3
+    label_weight=1.0, steps=30, evaluate_steps=5, batch_queries=8, learning_rate=3e-4
 )
 QUESTION = "Removing a name"
 MODES = ("none", "iem", "tokens")
