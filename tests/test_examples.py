@@ -35,7 +35,12 @@ def sections(printed: str) -> dict[str, list[str]]:
 
 
 def ids(lines: list[str]) -> list[str]:
+    """The second word of every line."""
     return [line.split()[1] for line in lines]
+
+
+def documents(found: list[str]) -> list[str]:
+    return [each.partition("#")[0] for each in found]
 
 
 def test_searches_differ_by_what_they_are_asked_for(
@@ -44,15 +49,16 @@ def test_searches_differ_by_what_they_are_asked_for(
     hybrid_and_filters.main(db)
     shown = sections(capsys.readouterr().out)
     found = {heading.split(":")[0]: ids(lines) for heading, lines in shown.items()}
-    assert found["Vectors alone"][0] == "continue"
-    assert found["Words and vectors, fused"][0] == "return#1"
+    assert documents(found["Vectors alone"])[0] == "continue"
+    assert documents(found["Words and vectors, fused"])[0] == "return"
     assert len(found["By score"]) == len(found["The second page"]) == 4
     assert not set(found["By score"]) & set(found["The second page"])
     assert found["Unlike each other (MMR)"] != found["By score"][:3]
-    documents = [each.partition("#")[0] for each in found["One hit a document"]]
-    assert len(set(documents)) == 4
+    assert len(set(documents(found["One hit a document"]))) == 4
     [filtered] = [hits for heading, hits in found.items() if heading.startswith("Among")]
-    assert filtered[0] == "break"
+    assert {"break", "continue"} <= set(filtered)
+    assert "for" in documents(found["By score"])
+    assert "for" not in documents(filtered)
     assert "Ann's password" in shown["Ann asks: When does the password change?"][0]
     assert len(found["Ann asks"]) == len(found["Bob asks"]) == 1
     assert len(found["The owner of both asks"]) == 2
@@ -77,10 +83,10 @@ def test_a_langchain_chain_answers_from_its_sources(
     assert list(shown) == list(langchain_rag.QUESTIONS)
     answer, *sources = shown[langchain_rag.QUESTIONS[0]]
     assert "None" in answer
-    assert [line.split()[1] for line in sources] == ["pydoc:bltin-null-object", "pydoc:return"]
+    assert ids(sources) == ["pydoc:bltin-null-object", "pydoc:return"]
     answer, *sources = shown[langchain_rag.QUESTIONS[1]]
     assert "__debug__" in answer
-    assert all(line.split()[1] == "pydoc:assert" for line in sources)
+    assert set(ids(sources)) == {"pydoc:assert"}
 
 
 @pytest.mark.slow
@@ -91,8 +97,8 @@ def test_a_llamaindex_query_engine_answers_from_its_nodes(
     shown = sections(capsys.readouterr().out)
     assert list(shown) == list(llamaindex_query_engine.QUESTIONS)
     answer, *sources = shown[llamaindex_query_engine.QUESTIONS[0]]
-    assert "imaginary" in answer
-    assert ids(sources)[0] == "pydoc:numbers"
+    assert "None" in answer
+    assert ids(sources)[0] == "pydoc:bltin-null-object"
     answer, *_ = shown[llamaindex_query_engine.QUESTIONS[1]]
     assert "False" in answer
 
@@ -138,7 +144,7 @@ def test_a_student_of_ones_own_is_no_worse_for_its_distillation(
 ) -> None:
     own_student.main(tmp_path)
     shown = capsys.readouterr().out
-    assert "Leaving a loop early  ->  break" in shown
+    assert f"{own_student.QUESTION}  ->  del" in shown
     rows = [line.split() for line in shown.splitlines() if "rerank=" in line]
     assert [row[0] for row in rows] == [f"rerank={mode!r}" for mode in own_student.MODES]
     assert all(0.5 < float(value) <= 1 for row in rows for value in row[1:])
