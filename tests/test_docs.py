@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,14 @@ def test_relative_links_lead_somewhere() -> None:
     for path in [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
             assert (path.parent / target).exists(), f"{path}: {target}"
+
+
+def test_the_python_that_evaluates_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kitchen: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(kitchen, "my-set")
+    namespace: dict[str, Any] = {}
+    for block in blocks(ROOT / "docs" / "evaluate.md", "python"):
+        exec(compile(block, "evaluate.md", "exec"), namespace)
+    assert namespace["report"].sets["my-set"]["iem"]["ndcg@10"] > 0.5
