@@ -122,7 +122,7 @@ def test_filters_are_qdrants_json(corpus: Path, in_tmp: Path) -> None:
     condition = json.dumps({"must": [{"key": "metadata.row", "range": {"lt": 3}}]})
     found = d2llm("search", "a name", "--db", "db", "-k", 50, "--filter", condition, "--json")
     assert {hit["metadata"]["row"] for hit in json.loads(found.stdout)["hits"]} == {0, 1, 2}
-    wrong = d2llm("search", "a name", "--db", "db", "--filter", '{"most": []}')
+    wrong = d2llm("search", "a name", "--db", "db", "--filter", '{"must": [{"kay": 1}]}')
     assert wrong.exit_code == 2
     assert "filter is not a Qdrant filter" in wrong.stderr
 

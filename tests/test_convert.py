@@ -273,7 +273,9 @@ def test_an_embedding_model_is_compared_by_the_cosine_of_its_narrower_embedding(
     with Index.open(str(tmp_path / "db"), again, tokens="raw") as index:
         index.add(Passage(str(row), text) for row, text in enumerate(few))
         for rerank in ("none", "iem"):
-            found = {int(hit.id): hit for hit in index.search(few[3], k=20, rerank=rerank).hits}
+            found = {
+                int(hit.id): hit for hit in index.search(few[3], k=20, rerank=rerank, hybrid=0).hits
+            }
             assert len(found) == 20
             scores = cosines if rerank == "none" else torch.sigmoid(10 * cosines - 4)
             for row, hit in found.items():

@@ -60,7 +60,7 @@ def test_a_student_learns_from_labels_and_keeps_its_best_step(
     before, after = student.heads.calibration, done.student.heads.calibration
     changed = dict(zip(SCORERS, (before.log_slope != after.log_slope).tolist(), strict=True))
     # No dev set judges the symmetric task.
-    assert changed == {"asymmetric": True, "symmetric": False, "late": True}
+    assert {scorer for scorer, fitted in changed.items() if not fitted} == {"symmetric"}
     done.student.save(tmp_path / "student", record=done.record)
     loaded = Student.load(tmp_path / "student", dtype="float32")
     assert loaded.fingerprint == done.student.fingerprint

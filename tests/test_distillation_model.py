@@ -69,7 +69,7 @@ def test_training_scores_pairs_as_search_does(
         match = segments.match(vectors.segments[row])
         iem = student.iem_scores(vectors.iem[row], halves, "asymmetric", match)
         calibration = student.heads.calibration
-        fresh = calibration(scores.iem[row], "asymmetric").detach().numpy()
+        fresh = calibration(scores.iem[row], "asymmetric_wordless").detach().numpy()
         assert fresh == pytest.approx(iem, abs=2e-3)
         recall = stored.recall @ vectors.recall[row]
         assert scores.recall[row].numpy() == pytest.approx(recall, abs=2e-3)
@@ -78,5 +78,5 @@ def test_training_scores_pairs_as_search_does(
              stored.tokens], np.float32,
         )  # fmt: skip
         late = student.late_scores(maxsim, recall.astype(np.float32), match)
-        fresh = calibration(scores.tokens[row], "late").detach().numpy()
+        fresh = calibration(scores.tokens[row], "late_wordless").detach().numpy()
         assert fresh == pytest.approx(late, abs=2e-3)

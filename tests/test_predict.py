@@ -127,3 +127,13 @@ def test_similarity_is_the_cosine_whatever_the_lengths(student: Student) -> None
 def test_what_cannot_be_scored_is_refused(student: Student, call: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call(student)
+
+
+def test_a_pair_without_a_collection_is_as_likely_a_match_as_one_found_in_it(
+    student: Student,
+) -> None:
+    # Such a score lacks BM25, and has a calibration of its own.
+    answer, other = student.predict(
+        [("What is Qdrant?", "Qdrant is a vector database."), ("What is Qdrant?", "Cats sleep.")]
+    )
+    assert answer > 0.5 > 0.01 > other

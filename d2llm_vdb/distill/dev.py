@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from d2llm_vdb.distill.states import Texts
 from d2llm_vdb.evaluate.bm25 import BM25
 from d2llm_vdb.evaluate.metrics import binary_metrics, retrieval_metrics, spearman
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
-from d2llm_vdb.student.calibration import SCORERS, Scorer
+from d2llm_vdb.student.calibration import SCORERS, Scorer, scorer_of
 
 # Texts encoded at a time, and candidates reranked, as `search` does by default.
 WINDOW_TEXTS = 64
@@ -72,19 +73,20 @@ class RetrievalDevSet(DevSet):
     @torch.inference_mode()
     def judged(self, model: DistillationModel) -> dict[Scorer, tuple[Tensor, Tensor]]:
         """Return logits and labels of all that was recalled; what is not judged does not match."""
-        labels, iem, tokens = [], [], []
-        for key, found, scores in self._searched(model):
-            relevant = self.data.qrels[key]
-            labels += [float(relevant.get(document, 0) > 0) for document in found]
-            iem.append(scores.iem[0])
-            tokens.append(scores.tokens[0])
+        logits: defaultdict[Scorer, list[Tensor]] = defaultdict(list)
+        for words in (True, False):
+            labels = []
+            for key, found, scores in self._searched(model, words=words):
+                relevant = self.data.qrels[key]
+                labels += [float(relevant.get(document, 0) > 0) for document in found]
+                logits[scorer_of("asymmetric", words=words)].append(scores.iem[0])
+                logits[scorer_of("late", words=words)].append(scores.tokens[0])
         known = torch.tensor(labels)
-        return {
-            "asymmetric": (torch.cat(iem).cpu(), known),
-            "late": (torch.cat(tokens).cpu(), known),
-        }
+        return {scorer: (torch.cat(own).cpu(), known) for scorer, own in logits.items()}
 
-    def _searched(self, model: DistillationModel) -> Iterator[tuple[str, list[str], Scores]]:
+    def _searched(
+        self, model: DistillationModel, *, words: bool = True
+    ) -> Iterator[tuple[str, list[str], Scores]]:
         """Yield each query's id, the documents recalled for it, and their scores."""
         recall = torch.cat([one.recall for one in _windows(model, self.passages)])
         documents = list(self.data.documents)
@@ -93,8 +95,10 @@ class RetrievalDevSet(DevSet):
             query = model.encode(self.queries.batch([row]))
             best = (query.recall @ recall.T)[0].topk(count).indices.tolist()
             found = model.encode(self.passages.batch(best))
-            by_words = self.bm25.scores(self.data.queries[key])[best]
-            bm25 = torch.from_numpy(by_words).to(recall.device).unsqueeze(0)
+            bm25 = None
+            if words:
+                by_words = self.bm25.scores(self.data.queries[key])[best]
+                bm25 = torch.from_numpy(by_words).to(recall.device).unsqueeze(0)
             scores = model.score(query, found, "asymmetric", bm25)
             yield key, [documents[place] for place in best], scores
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from d2llm_vdb.explain.explanation import AttendedText, Explanation, Part
-from d2llm_vdb.student.calibration import Scorer
+from d2llm_vdb.student.calibration import Head
 
-SCORERS: dict[Scorer | None, str] = {
+SCORERS: dict[Head | None, str] = {
     "asymmetric": "interaction emulation: does the passage answer?",
     "symmetric": "interaction emulation: do both mean the same?",
     "late": "late interaction: words that find each other",

@@ -13,7 +13,7 @@ from d2llm_vdb.explain.parts import iem_parts, late_parts
 from d2llm_vdb.explain.reading import Reading, read
 from d2llm_vdb.options import Rerank, SearchOptions
 from d2llm_vdb.student import PassageVectors, QueryVectors, Student
-from d2llm_vdb.student.calibration import Scorer
+from d2llm_vdb.student.calibration import Head
 from d2llm_vdb.student.columns import Float32
 
 
@@ -40,9 +40,9 @@ class Explainer:
         return type(None), ()
 
     @property
-    def scorer(self) -> Scorer | None:
+    def scorer(self) -> Head | None:
         """What made the score; None where that is the recall's."""
-        scorers: dict[Rerank, Scorer | None]
+        scorers: dict[Rerank, Head | None]
         scorers = {"iem": self.options.task, "tokens": "late", "none": None}
         return scorers[self.options.rerank]
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from d2llm_vdb.options import ScoreKind
-from d2llm_vdb.student.calibration import Scorer
+from d2llm_vdb.student.calibration import Head
 
 # Tokens whose attention differs by less than this share are paid alike, as by mean pooling.
 EVEN = 0.1
@@ -156,7 +156,7 @@ class Explanation:
     score_kind: ScoreKind
     recall_rank: int
     recall_score: float
-    scorer: Scorer | None
+    scorer: Head | None
     parts: tuple[Part, ...]
     alignment: tuple[Alignment, ...]
     segments: tuple[Segment, ...]

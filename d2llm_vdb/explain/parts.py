@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from d2llm_vdb.explain.explanation import Part
-from d2llm_vdb.student.calibration import SCORERS, Scorer
+from d2llm_vdb.student.calibration import SCORERS, Scorer, scorer_of
 from d2llm_vdb.student.config import TASKS, Task
 from d2llm_vdb.student.heads import StudentHeads
 
@@ -32,17 +32,18 @@ def iem_parts(
         bm25: of the passage's text; None where it is not known.
     """
     iem, own = heads.iem, TASKS.index(task)
+    scorer = scorer_of(task, words=bm25 is not None)
     _, feature = iem.combine(query_half, passage_half, task)
     terms = [Part("learned", float(iem.linear2(feature)), 1.0)]
     if iem.interaction == "concat":
-        return _calibrated(heads, task, 0.0, terms)
+        return _calibrated(heads, scorer, 0.0, terms)
     cosine = float(query_half @ passage_half)
     terms.insert(0, Part("cosine", cosine, float(iem.scale[own])))
     if match is not None:
         terms.insert(1, Part("match", match, float(iem.match_scale[own])))
     if bm25 is not None:
         terms.insert(-1, Part("words", math.log1p(bm25), float(iem.words_scale[own])))
-    return _calibrated(heads, task, float(iem.bias[own]), terms)
+    return _calibrated(heads, scorer, float(iem.bias[own]), terms)
 
 
 @torch.inference_mode()
@@ -59,7 +60,8 @@ def late_parts(
         terms.append(Part("match", match, float(late.match_scale)))
     if bm25 is not None:
         terms.append(Part("words", math.log1p(bm25), float(late.words_scale)))
-    return _calibrated(heads, "late", float(late.bias), terms)
+    scorer = scorer_of("late", words=bm25 is not None)
+    return _calibrated(heads, scorer, float(late.bias), terms)
 
 
 def _calibrated(

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Scorer = Literal["asymmetric", "symmetric", "late"]
-SCORERS: tuple[Scorer, ...] = ("asymmetric", "symmetric", "late")
+from d2llm_vdb.student.config import Task
+
+Scorer = Literal["asymmetric", "symmetric", "late", "asymmetric_wordless", "late_wordless"]
+Head = Task | Literal["late"]
+SCORERS = cast("tuple[Scorer, ...]", get_args(Scorer))
 
 FIT_STEPS = 100
+
+
+def scorer_of(head: Head, *, words: bool) -> Scorer:
+    """Return whose calibration fits the logits of a head.
+
+    Args:
+        head: a task of the IEM, or the late interaction.
+        words: whether BM25 is among what the logits add up; without, they are lower.
+    """
+    wordless: dict[str, Scorer] = {"asymmetric": "asymmetric_wordless", "late": "late_wordless"}
+    return head if words else wordless.get(head, head)
 
 
 class Calibration(nn.Module):
     """Turn logits into probabilities: sigmoid(slope * logit + offset), a pair for each scorer.
 
-    Scorers are the two tasks of the IEM, and the late interaction. It orders as the logits do.
+    Scorers are the two tasks of the IEM, and the late interaction; with BM25 in their logits, and
+    without for those that make use of it. It orders as the logits do.
 
     Source: Platt (1999), "Probabilistic outputs for support vector machines".
     """

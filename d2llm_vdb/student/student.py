@@ -16,6 +16,7 @@ from d2llm_vdb.checks import check_whole_number
 from d2llm_vdb.errors import CheckpointError, InputError
 from d2llm_vdb.student import checkpoint
 from d2llm_vdb.student.backbone import Backbone, DType, independent_of_directory
+from d2llm_vdb.student.calibration import scorer_of
 from d2llm_vdb.student.columns import Float32, PassageVectors, QueryVectors
 from d2llm_vdb.student.config import (
     IEMConfig,
@@ -361,7 +362,8 @@ class Student:
         query, passages = self._to_device(query_half), self._to_device(passage_halves)
         others = (self._to_device(match), self._to_device(bm25))
         logits, _ = self.heads.iem.combine(query, passages, task, *others)
-        scores: Float32 = self.heads.calibration(logits, task).cpu().numpy()
+        scorer = scorer_of(task, words=bm25 is not None)
+        scores: Float32 = self.heads.calibration(logits, scorer).cpu().numpy()
         return scores
 
     @torch.inference_mode()
@@ -374,7 +376,8 @@ class Student:
     ) -> Float32:
         """Turn MaxSim sums, recall scores, matches and BM25 into probabilities, float32 (n,)."""
         logits = self.heads.late(*map(self._to_device, (maxsim, recall, match, bm25)))
-        scores: Float32 = self.heads.calibration(logits, "late").cpu().numpy()
+        scorer = scorer_of("late", words=bm25 is not None)
+        scores: Float32 = self.heads.calibration(logits, scorer).cpu().numpy()
         return scores
 
     @torch.inference_mode()
