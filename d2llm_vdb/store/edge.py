@@ -7,7 +7,6 @@ DIR/.COLLECTION.*            a collection being made; left behind only by a kill
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 import uuid
@@ -22,7 +21,6 @@ from qdrant_client import models
 
 from d2llm_vdb.errors import CollectionNotFoundError, StoreError, StoreLockedError
 from d2llm_vdb.store.base import (
-    RRF_K,
     Candidates,
     Page,
     RecallRequest,
@@ -31,13 +29,13 @@ from d2llm_vdb.store.base import (
     StoreInfo,
     read_legs,
 )
-from d2llm_vdb.store.columns import Array, Columns, distinct_ids, point_id
+from d2llm_vdb.store.columns import Columns, distinct_ids, point_id
 from d2llm_vdb.store.edge_filters import to_edge
+from d2llm_vdb.store.edge_queries import candidates, queries
 from d2llm_vdb.store.presets import PRESETS, Placement, Preset
 from d2llm_vdb.store.schema import (
     INDEXED_FIELDS,
     RECALL,
-    TEXT_FIELD,
     CollectionOptions,
     FieldKind,
     Schema,
@@ -102,17 +100,8 @@ class EdgeStore(Store):
         self._shard.update(edge.UpdateOperation.upsert_points(points))
 
     def recall(self, request: RecallRequest) -> list[Candidates]:
-        stages = [_stage(request, row) for row in range(len(request.vectors))]
-        wanted = list(request.with_vectors)
-        queries = [
-            edge.QueryRequest(**stage, with_payload=True, with_vector=wanted) for stage in stages
-        ]
-        queries += [_by_words(request, row) for row in range(len(request.texts or ()))]
-        scored = [stage | {"limit": request.leg_limit} for stage in stages]
-        for name, rows in request.legs.items():
-            queries += [_leg(stage, name, own) for stage, own in zip(scored, rows, strict=True)]
-        answers = self._run(self._shard.query_batch, edge.QueryBatchRequest(queries))
-        return read_legs(request, answers, lambda points: _candidates(points, wanted))
+        answers = self._run(self._shard.query_batch, edge.QueryBatchRequest(queries(request)))
+        return read_legs(request, answers, lambda points: candidates(points, request.with_vectors))
 
     def retrieve(
         self, ids: Sequence[str], fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
@@ -321,72 +310,6 @@ def _unindexed(size: int, memory: Any, **options: Any) -> Any:
 
 def _vectors(columns: Columns, row: int) -> Any:
     return {name: arrays[row] for name, arrays in (columns.vectors | columns.multivectors).items()}
-
-
-def _params(request: RecallRequest) -> Any:
-    return edge.SearchParams(
-        hnsw_ef=request.ef,
-        exact=request.exact,
-        quantization=edge.QuantizationSearchParams(rescore=True, oversampling=2.0),
-    )
-
-
-def _stage(request: RecallRequest, row: int) -> dict[str, Any]:
-    """Say how a query's candidates are found, as a request's arguments or a prefetch's."""
-    condition = None if request.filter is None else to_edge(request.filter)
-    nearest = {
-        "limit": request.limit,
-        "query": edge.Query.Nearest(request.vectors[row], using=RECALL),
-        "filter": condition,
-        "params": _params(request),
-    }
-    if request.texts is None:
-        return nearest
-    lexical = edge.Prefetch(
-        limit=request.limit,
-        query=edge.TextQuery(TEXT_FIELD, request.texts[row]),
-        filter=condition,
-    )
-    return {
-        "limit": request.limit,
-        "prefetches": [edge.Prefetch(**nearest), lexical],
-        "query": edge.Fusion.Rrf(k=RRF_K, weights=request.fusion_weights),
-    }
-
-
-def _by_words(request: RecallRequest, row: int) -> Any:
-    """Score passages by BM25; the database cannot do so for the candidates alone."""
-    return edge.QueryRequest(
-        limit=request.bm25_limit,
-        query=edge.TextQuery(TEXT_FIELD, (request.texts or ())[row]),
-        filter=None if request.filter is None else to_edge(request.filter),
-        with_payload=False,
-    )
-
-
-def _leg(stage: dict[str, Any], name: str, rows: Any) -> Any:
-    """Score what a stage finds by another vector."""
-    return edge.QueryRequest(
-        limit=stage["limit"],
-        prefetches=[edge.Prefetch(**stage)],
-        query=edge.Query.Nearest(rows, using=name),
-        with_payload=False,
-    )
-
-
-def _candidates(points: Sequence[Any], wanted: Sequence[str]) -> Candidates:
-    return Candidates(
-        payloads=[point.payload for point in points],
-        scores=np.array([point.score for point in points], dtype=np.float32),
-        vectors={name: _stack([point.vector[name] for point in points]) for name in wanted},
-    )
-
-
-def _stack(vectors: Sequence[Sequence[float]]) -> Array:
-    """Turn lists of floats into one array; fromiter is the fastest way from the binding's lists."""
-    shape = (len(vectors), len(vectors[0]) if vectors else 0)
-    flat = itertools.chain.from_iterable(vectors)
-    return np.fromiter(flat, dtype=np.float32, count=shape[0] * shape[1]).reshape(shape)
 
 
 def _stored(record: Any) -> StoredPoint:

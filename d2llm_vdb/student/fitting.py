@@ -1,4 +1,4 @@
-"""What an untrained student takes from sample texts before it searches."""
+"""Whether a configuration fits a backbone, and what an untrained student takes from samples."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from torch import Tensor
 from d2llm_vdb.errors import InputError
 
 if TYPE_CHECKING:
+    from d2llm_vdb.student.backbone import Backbone
+    from d2llm_vdb.student.config import StudentConfig
     from d2llm_vdb.student.student import Student
 
 
@@ -43,3 +45,30 @@ def _pooled(student: Student, texts: Sequence[str]) -> Tensor:
         raise InputError("sample_texts is empty; pass texts or leave it out")
     pooled = [columns.pma for columns in student.encode_passages(texts)]
     return torch.from_numpy(np.concatenate(pooled).astype(np.float32))
+
+
+def check_fit(config: StudentConfig, backbone: Backbone) -> None:
+    """Refuse a configuration that the backbone cannot serve.
+
+    Raises:
+        InputError: naming the field, its value and what would do.
+    """
+    if config.token_dim != backbone.dim:
+        field = "embedding_dim" if config.pma.token_dim is None else "pma.token_dim"
+        raise InputError(
+            f"{field}={config.token_dim} is not the width {backbone.dim} of the "
+            f"backbone {backbone.source!r}; use the backbone the student was made with"
+        )
+    limit = backbone.context_length
+    if limit and config.max_tokens > limit:
+        raise InputError(
+            f"max_tokens={config.max_tokens} is more than the backbone {backbone.source!r} takes; "
+            f"use {limit} or less"
+        )
+    for name in ("query_prompt", "passage_prompt"):
+        prompt = getattr(config, name)
+        if prompt and backbone.tokenize([f"{prompt} text"], config.max_tokens)[1]:
+            raise InputError(
+                f"{name}={prompt[:40]!r}... leaves no room for a text in max_tokens="
+                f"{config.max_tokens}; shorten it or raise max_tokens"
+            )

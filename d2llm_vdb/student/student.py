@@ -27,7 +27,7 @@ from d2llm_vdb.student.config import (
     Task,
 )
 from d2llm_vdb.student.encoding import passage_vectors, query_vectors, to_numpy, token_windows
-from d2llm_vdb.student.fitting import fit
+from d2llm_vdb.student.fitting import check_fit, fit
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.pairs import PairRerank, RankedDocument, predict, rank
 from d2llm_vdb.student.recall import cosines, recall_vectors
@@ -62,7 +62,7 @@ class Student:
     """
 
     def __init__(self, config: StudentConfig, backbone: Backbone, heads: StudentHeads) -> None:
-        _check_fit(config, backbone)
+        check_fit(config, backbone)
         self.config = config
         self.backbone = backbone
         self.heads = heads.to(backbone.device).eval()
@@ -398,26 +398,3 @@ class Student:
         if array is None:
             return None
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.backbone.device)
-
-
-def _check_fit(config: StudentConfig, backbone: Backbone) -> None:
-    """Refuse a configuration that the backbone cannot serve."""
-    if config.token_dim != backbone.dim:
-        field = "embedding_dim" if config.pma.token_dim is None else "pma.token_dim"
-        raise InputError(
-            f"{field}={config.token_dim} is not the width {backbone.dim} of the "
-            f"backbone {backbone.source!r}; use the backbone the student was made with"
-        )
-    limit = backbone.context_length
-    if limit and config.max_tokens > limit:
-        raise InputError(
-            f"max_tokens={config.max_tokens} is more than the backbone {backbone.source!r} takes; "
-            f"use {limit} or less"
-        )
-    for name in ("query_prompt", "passage_prompt"):
-        prompt = getattr(config, name)
-        if prompt and backbone.tokenize([f"{prompt} text"], config.max_tokens)[1]:
-            raise InputError(
-                f"{name}={prompt[:40]!r}... leaves no room for a text in max_tokens="
-                f"{config.max_tokens}; shorten it or raise max_tokens"
-            )
