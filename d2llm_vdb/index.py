@@ -177,7 +177,7 @@ class Index:
     def search_many(
         self, queries: Iterable[str], options: SearchOptions | None = None
     ) -> list[SearchResult]:
-        """Search several queries at once: encoded together, recalled in one request.
+        """Search several queries at once: encoded together, recalled in the same requests.
 
         Raises:
             InputError: a query or the options cannot be used.

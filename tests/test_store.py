@@ -17,6 +17,8 @@ from d2llm_vdb.errors import (
     StoreUnavailableError,
 )
 from d2llm_vdb.store import Columns, RecallRequest, Schema, ServerStore, Store
+from d2llm_vdb.store.columns import point_id
+from d2llm_vdb.store.recall import Pool, finding, scoring
 from d2llm_vdb.store.schema import CollectionOptions
 
 SCHEMA = Schema(8, 6, 5, 3, 4, fingerprint="f", student="s")
@@ -288,11 +290,18 @@ def test_every_request_can_be_put_on_the_wire(prefer_grpc: bool) -> None:
         must=[models.FieldCondition(key="metadata.row", range=models.Range(gte=1))]
     )
     request = RecallRequest(
-        written.recall, 5, condition, with_vectors=["iem"], maxsim=written.multivectors
+        written.recall,
+        5,
+        condition,
+        with_vectors=["iem"],
+        maxsim=written.multivectors,
+        texts=["some words"] * 3,
     )
+    pools = [Pool({point_id("passage 1"): 1.0}, {})] * 3
     calls = {
         "upsert": (written,),
         "recall": (request,),
+        "query": (finding(request) + scoring(request, pools),),
         "retrieve": (["passage 1"], ["id"], ["iem"]),
         "scroll_page": (None, 10, condition, ["id"], ["iem"]),
         "delete": (["passage 1"],),

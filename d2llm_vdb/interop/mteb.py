@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         TopRankedDocumentsType,
     )
 
-# Searched in one request, each with up to a thousand hits and their texts.
+# Searched at once, each with up to a thousand hits and their texts.
 QUERIES_AT_ONCE = 32
 
 

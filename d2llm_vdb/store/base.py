@@ -1,4 +1,4 @@
-"""What every store does: requests in, candidates out, and the protocol they share.
+"""What every store does: columns and requests in, points and candidates out.
 
 One point is one passage. Its named vectors are `recall`, `iem`, `pma`, `segments` where the
 student has them and `tokens` where asked for; its payload is text, ids, offsets and the user's
@@ -9,105 +9,24 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-import numpy as np
 from qdrant_client import models
 
 from d2llm_vdb.errors import StoreError
 from d2llm_vdb.store.columns import Array, Columns, Payload
-from d2llm_vdb.store.schema import INDEXED_FIELDS, RECALL, FieldKind, Schema
-
-# Ranks are fused by 1 / (RRF_K + rank). Source: Cormack et al. (SIGIR 2009).
-RRF_K = 60
-
-# Weighs BM25 so little less that the n-th of both rankings do not tie.
-UNEQUAL = 0.999
-
-SPARE_POINTS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class RecallRequest:
-    """One ANN search for m queries.
-
-    Args:
-        vectors: recall vectors, float32 (m, r).
-        limit: candidates a query.
-        filter: which points count.
-        with_vectors: names of the candidates' single vectors to return.
-        maxsim: by the name of a multivector, for each query its own rows (L, width), to have the
-            candidates' MaxSim computed where they are stored.
-        texts: of the queries, to find candidates by BM25 as well, fuse both rankings and return
-            the BM25 scores; None recalls by the vectors alone.
-        bm25_weight: of BM25's ranking in the fusion; that of the vectors is 1.
-        exact: search every point in place of the index.
-    """
-
-    vectors: Array
-    limit: int
-    filter: models.Filter | None = None
-    with_vectors: Sequence[str] = ()
-    maxsim: Mapping[str, Sequence[Array]] = field(default_factory=dict)
-    texts: Sequence[str] | None = None
-    bm25_weight: float = 1.0
-    exact: bool = False
-
-    @property
-    def ef(self) -> int:
-        """HNSW search width: twice the candidates asked for, 256 at least."""
-        return max(256, 2 * self.limit)
-
-    @property
-    def fusion_weights(self) -> list[float]:
-        """Weights of the vectors' and of BM25's ranking, the larger of them 1.
-
-        Qdrant divides ranks by them, so that one above 1 would level its own ranking.
-        """
-        return [min(1.0, 1 / self.bm25_weight), UNEQUAL * min(1.0, self.bm25_weight)]
-
-    @property
-    def bm25_limit(self) -> int:
-        """How many passages BM25 ranks: more than are recalled, to score what the vectors find."""
-        return 2 * self.limit
-
-    @property
-    def leg_limit(self) -> int:
-        """How many points a leg scores: some more where two rankings are fused.
-
-        Points of equal BM25 may be within the limit in one answer and beyond it in the next.
-        """
-        return self.limit if self.texts is None else self.limit + SPARE_POINTS
-
-    @property
-    def legs(self) -> dict[str, Sequence[Array]]:
-        """What the candidates are scored by besides what found them: a vector, and its rows."""
-        fused = {} if self.texts is None else {RECALL: list(self.vectors)}
-        return fused | dict(self.maxsim)
-
-
-@dataclass(frozen=True, slots=True)
-class Candidates:
-    """What one query recalled, best first.
-
-    Args:
-        payloads: n of them.
-        scores: cosines of the recall vectors, float32 (n,).
-        vectors: float32 (n, width), by name, where asked for.
-        maxsim: float32 (n,), by the name of a multivector, where asked for.
-        fused: what they are ordered by where two rankings were fused, float32 (n,).
-        bm25: of their texts where two rankings were fused, float32 (n,); 0 for those that are
-            not among the first `RecallRequest.bm25_limit` by it.
-    """
-
-    payloads: list[Payload]
-    scores: Array
-    vectors: Mapping[str, Array] = field(default_factory=dict)
-    maxsim: Mapping[str, Array] = field(default_factory=dict)
-    fused: Array | None = None
-    bm25: Array | None = None
+from d2llm_vdb.store.recall import (
+    Candidates,
+    Point,
+    PointQuery,
+    RecallRequest,
+    finding,
+    fuse,
+    join,
+    scoring,
+)
+from d2llm_vdb.store.schema import INDEXED_FIELDS, FieldKind, Schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +93,8 @@ class Store(ABC):
         """Write passages, replacing those whose id is stored; returns once they are durable."""
 
     @abstractmethod
-    def recall(self, request: RecallRequest) -> list[Candidates]:
-        """Return the nearest points of each query, with payload and rerank vectors."""
+    def query(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
+        """Answer several queries in one request, the best points of each first."""
 
     @abstractmethod
     def retrieve(
@@ -224,6 +143,18 @@ class Store(ABC):
     def close(self) -> None:
         """Release files, locks and connections."""
 
+    def recall(self, request: RecallRequest) -> list[Candidates]:
+        """Return the candidates of each query, with payload and what they are reranked by."""
+        pools = None if request.texts is None else fuse(request, self.query(finding(request)))
+        return join(request, pools, self.query(scoring(request, pools)))
+
+    async def arecall(self, request: RecallRequest) -> list[Candidates]:
+        """Async twin of `recall`."""
+        pools = None
+        if request.texts is not None:
+            pools = fuse(request, await self.aquery(finding(request)))
+        return join(request, pools, await self.aquery(scoring(request, pools)))
+
     def scroll(
         self,
         filter: models.Filter | None = None,
@@ -242,9 +173,9 @@ class Store(ABC):
         """Async twin of `upsert`."""
         await asyncio.to_thread(self.upsert, columns)
 
-    async def arecall(self, request: RecallRequest) -> list[Candidates]:
-        """Async twin of `recall`."""
-        return await asyncio.to_thread(self.recall, request)
+    async def aquery(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
+        """Async twin of `query`."""
+        return await asyncio.to_thread(self.query, queries)
 
     async def aretrieve(
         self, ids: Sequence[str], fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
@@ -301,53 +232,3 @@ class Store(ABC):
     async def ainfo(self) -> StoreInfo:
         """Async twin of `info`."""
         return await asyncio.to_thread(self.info)
-
-
-class Scored(Protocol):
-    """A point found, as either client has it."""
-
-    id: Any
-    score: Any
-
-
-Found = TypeVar("Found", bound=Scored)
-
-
-def read_legs(
-    request: RecallRequest,
-    answers: Sequence[Sequence[Found]],
-    read: Callable[[Sequence[Found]], Candidates],
-) -> list[Candidates]:
-    """Join the answers to one batch of queries: recall first, then BM25, then every leg.
-
-    Args:
-        request: what was searched, m queries.
-        answers: m of recall, m of BM25 where there are texts, then m of each entry of
-            `request.legs`, which come in their own order. A point missing in a leg was deleted
-            between the queries and is left out.
-        read: makes candidates of an answer of recall.
-    """
-    count = len(request.vectors)
-    scores = [{point.id: point.score for point in answer} for answer in answers[count:]]
-    by_words = [] if request.texts is None else [scores.pop(0) for _ in range(count)]
-    joined = []
-    for place, points in enumerate(answers[:count]):
-        legs = dict(zip(request.legs, scores[place::count], strict=True))
-        whole = [point for point in points if all(point.id in leg for leg in legs.values())]
-        if by_words:  # Points of equal rank come in any order.
-            whole.sort(key=lambda point: (-point.score, -legs[RECALL][point.id], str(point.id)))
-        by_leg = {
-            name: np.array([leg[point.id] for point in whole], dtype=np.float32)
-            for name, leg in legs.items()
-        }
-        found = read(whole)
-        if by_words:
-            bm25 = [by_words[place].get(point.id, 0.0) for point in whole]
-            found = replace(
-                found,
-                fused=found.scores,
-                scores=by_leg.pop(RECALL),
-                bm25=np.array(bm25, dtype=np.float32),
-            )
-        joined.append(replace(found, maxsim=by_leg))
-    return joined

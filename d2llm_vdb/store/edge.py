@@ -20,19 +20,11 @@ import qdrant_edge as edge
 from qdrant_client import models
 
 from d2llm_vdb.errors import CollectionNotFoundError, StoreError, StoreLockedError
-from d2llm_vdb.store.base import (
-    Candidates,
-    Page,
-    RecallRequest,
-    Store,
-    StoredPoint,
-    StoreInfo,
-    read_legs,
-)
+from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.columns import Columns, distinct_ids, point_id
 from d2llm_vdb.store.edge_filters import to_edge
-from d2llm_vdb.store.edge_queries import candidates, queries
 from d2llm_vdb.store.presets import PRESETS, Placement, Preset
+from d2llm_vdb.store.recall import Point, PointQuery
 from d2llm_vdb.store.schema import (
     INDEXED_FIELDS,
     RECALL,
@@ -99,9 +91,19 @@ class EdgeStore(Store):
         ]
         self._shard.update(edge.UpdateOperation.upsert_points(points))
 
-    def recall(self, request: RecallRequest) -> list[Candidates]:
-        answers = self._run(self._shard.query_batch, edge.QueryBatchRequest(queries(request)))
-        return read_legs(request, answers, lambda points: candidates(points, request.with_vectors))
+    def query(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
+        asked = [
+            edge.QueryRequest(
+                **_query(each),
+                with_payload=each.read is not None,
+                with_vector=list(each.read or ()),
+            )
+            for each in queries
+        ]
+        answers: list[Sequence[Point]] = self._run(
+            self._shard.query_batch, edge.QueryBatchRequest(asked)
+        )
+        return answers
 
     def retrieve(
         self, ids: Sequence[str], fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
@@ -306,6 +308,28 @@ def _unindexed(size: int, memory: Any, **options: Any) -> Any:
         memory=memory,
         **options,
     )
+
+
+def _query(query: PointQuery) -> dict[str, Any]:
+    """Return a query as the arguments of a request or of a prefetch."""
+    conditions = [] if query.filter is None else [to_edge(query.filter)]
+    arguments: dict[str, Any] = {"limit": query.limit}
+    if isinstance(query.among, PointQuery):
+        arguments["prefetches"] = [edge.Prefetch(**_query(query.among))]
+    elif query.among is not None:
+        conditions.append(edge.HasIdCondition(set(query.among)))
+    if isinstance(query.value, str):
+        arguments["query"] = edge.TextQuery(query.using, query.value)
+    else:
+        vector: Any = query.value  # arrays are taken as they are
+        arguments["query"] = edge.Query.Nearest(vector, using=query.using)
+    if query.using == RECALL:
+        arguments["params"] = edge.SearchParams(
+            hnsw_ef=query.ef,
+            exact=query.exact,
+            quantization=edge.QuantizationSearchParams(rescore=True, oversampling=2.0),
+        )
+    return arguments | {"filter": edge.Filter(must=conditions) if conditions else None}
 
 
 def _vectors(columns: Columns, row: int) -> Any:

@@ -12,20 +12,13 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from qdrant_client import models
 
-from d2llm_vdb.store.base import (
-    RRF_K,
-    Candidates,
-    Page,
-    RecallRequest,
-    StoredPoint,
-    read_legs,
-)
-from d2llm_vdb.store.columns import Array, Columns, distinct_ids, point_id
+from d2llm_vdb.store.base import Page, StoredPoint
+from d2llm_vdb.store.columns import Columns, distinct_ids, point_id
 from d2llm_vdb.store.filters import database_filter
 from d2llm_vdb.store.presets import PRESETS, Preset
+from d2llm_vdb.store.recall import Point, PointQuery
 from d2llm_vdb.store.schema import (
     RECALL,
-    TEXT_FIELD,
     CollectionOptions,
     FieldKind,
     Schema,
@@ -156,96 +149,52 @@ def upsert(name: str, columns: Columns) -> Call[None]:
     return Call("upsert", {"collection_name": name, "points": batch, "wait": True}, _ignore)
 
 
-def recall(name: str, request: RecallRequest, *, indexed: bool) -> Call[list[Candidates]]:
-    """Search all queries in one request; MaxSim legs ride along as further queries.
+def query(
+    name: str, queries: Sequence[PointQuery], *, indexed: bool
+) -> Call[list[Sequence[Point]]]:
+    """Answer several queries in one request.
 
     Args:
         name: of the collection.
-        request: what to search.
+        queries: what to ask.
         indexed: whether there is an index that search parameters could speak to.
     """
-    stages = [_stage(request, row, indexed) for row in range(len(request.vectors))]
-    wanted = list(request.with_vectors)
-    queries = [
-        models.QueryRequest(**stage, with_payload=True, with_vector=wanted) for stage in stages
+    asked = [
+        models.QueryRequest(
+            **_query(each, indexed),
+            with_payload=each.read is not None,
+            with_vector=list(each.read or ()),
+        )
+        for each in queries
     ]
-    queries += [_by_words(request, row) for row in range(len(request.texts or ()))]
-    scored = [stage | {"limit": request.leg_limit} for stage in stages]
-    for leg, rows in request.legs.items():
-        queries += [_leg(stage, leg, own) for stage, own in zip(scored, rows, strict=True)]
 
-    def read(answers: list[models.QueryResponse]) -> list[Candidates]:
-        points = [answer.points for answer in answers]
-        return read_legs(request, points, lambda some: _candidates(some, wanted))
+    def read(answers: list[models.QueryResponse]) -> list[Sequence[Point]]:
+        return [answer.points for answer in answers]
 
-    return Call("query_batch_points", {"collection_name": name, "requests": queries}, read)
+    return Call("query_batch_points", {"collection_name": name, "requests": asked}, read)
 
 
-def _stage(request: RecallRequest, row: int, indexed: bool) -> dict[str, Any]:
-    """Say how a query's candidates are found, as a request's arguments or a prefetch's."""
-    condition = None if request.filter is None else database_filter(request.filter)
-    nearest = {
-        "query": request.vectors[row].tolist(),
-        "using": RECALL,
-        "filter": condition,
-        "limit": request.limit,
-        "params": _params(request) if indexed else None,
-    }
-    if request.texts is None:
-        return nearest
-    lexical = models.Prefetch(
-        query=models.TextQuery(text=request.texts[row]),
-        using=TEXT_FIELD,
-        filter=condition,
-        limit=request.limit,
-    )
-    return {
-        "prefetch": [models.Prefetch(**nearest), lexical],
-        "query": models.RrfQuery(rrf=models.Rrf(k=RRF_K, weights=request.fusion_weights)),
-        "limit": request.limit,
-    }
-
-
-def _params(request: RecallRequest) -> models.SearchParams:
-    return models.SearchParams(
-        hnsw_ef=request.ef,
-        exact=request.exact,
-        quantization=models.QuantizationSearchParams(rescore=True, oversampling=2.0),
-    )
-
-
-def _by_words(request: RecallRequest, row: int) -> models.QueryRequest:
-    """Score passages by BM25; the database cannot do so for the candidates alone."""
-    return models.QueryRequest(
-        query=models.TextQuery(text=(request.texts or ())[row]),
-        using=TEXT_FIELD,
-        filter=None if request.filter is None else database_filter(request.filter),
-        limit=request.bm25_limit,
-        with_payload=False,
-    )
-
-
-def _leg(stage: dict[str, Any], name: str, rows: Array) -> models.QueryRequest:
-    """Score what a stage finds by another vector."""
-    return models.QueryRequest(
-        prefetch=models.Prefetch(**stage),
-        query=rows.tolist(),
-        using=name,
-        limit=stage["limit"],
-        with_payload=False,
-    )
-
-
-def _candidates(points: Sequence[models.ScoredPoint], wanted: Sequence[str]) -> Candidates:
-    vectors: list[Any] = [point.vector for point in points]
-    return Candidates(
-        payloads=[point.payload or {} for point in points],
-        scores=np.array([point.score for point in points], dtype=np.float32),
-        vectors={
-            name: np.array([vector[name] for vector in vectors], dtype=np.float32)
-            for name in wanted
-        },
-    )
+def _query(query: PointQuery, indexed: bool) -> dict[str, Any]:
+    """Return a query as the arguments of a request or of a prefetch."""
+    conditions: list[models.Condition] = []
+    if query.filter is not None:
+        conditions.append(database_filter(query.filter))
+    arguments: dict[str, Any] = {"using": query.using, "limit": query.limit}
+    if isinstance(query.among, PointQuery):
+        arguments["prefetch"] = models.Prefetch(**_query(query.among, indexed))
+    elif query.among is not None:
+        conditions.append(models.HasIdCondition(has_id=list(query.among)))
+    if isinstance(query.value, str):
+        arguments["query"] = models.TextQuery(text=query.value)
+    else:
+        arguments["query"] = query.value.tolist()
+    if query.using == RECALL and indexed:
+        arguments["params"] = models.SearchParams(
+            hnsw_ef=query.ef,
+            exact=query.exact,
+            quantization=models.QuantizationSearchParams(rescore=True, oversampling=2.0),
+        )
+    return arguments | {"filter": models.Filter(must=conditions) if conditions else None}
 
 
 def retrieve(

@@ -25,9 +25,10 @@ from d2llm_vdb.errors import (
     StoreUnavailableError,
 )
 from d2llm_vdb.store import requests
-from d2llm_vdb.store.base import Candidates, Page, RecallRequest, Store, StoredPoint, StoreInfo
+from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.columns import Columns
 from d2llm_vdb.store.loop_thread import LoopThread
+from d2llm_vdb.store.recall import Point, PointQuery
 from d2llm_vdb.store.requests import METADATA_KEY, Call
 from d2llm_vdb.store.schema import INDEXED_FIELDS, TEXT_FIELD, CollectionOptions, FieldKind, Schema
 
@@ -92,8 +93,8 @@ class ClientStore(Store):
         for part in columns.split():
             self._call(requests.upsert(self._collection, part))
 
-    def recall(self, request: RecallRequest) -> list[Candidates]:
-        return self._call(requests.recall(self._collection, request, indexed=self._indexed))
+    def query(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
+        return self._call(requests.query(self._collection, queries, indexed=self._indexed))
 
     def retrieve(
         self, ids: Sequence[str], fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
@@ -142,8 +143,8 @@ class ClientStore(Store):
         for part in columns.split():
             await self._acall(requests.upsert(self._collection, part))
 
-    async def arecall(self, request: RecallRequest) -> list[Candidates]:
-        return await self._acall(requests.recall(self._collection, request, indexed=self._indexed))
+    async def aquery(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
+        return await self._acall(requests.query(self._collection, queries, indexed=self._indexed))
 
     async def aretrieve(
         self, ids: Sequence[str], fields: Sequence[str] | None = None, vectors: Sequence[str] = ()

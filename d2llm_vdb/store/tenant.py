@@ -12,9 +12,10 @@ from dataclasses import replace
 
 from qdrant_client import models
 
-from d2llm_vdb.store.base import Candidates, Page, RecallRequest, Store, StoredPoint, StoreInfo
+from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.columns import POINT_NAMESPACE, Columns, distinct_ids
 from d2llm_vdb.store.filters import with_ids
+from d2llm_vdb.store.recall import Point, PointQuery
 from d2llm_vdb.store.schema import INDEXED_FIELDS, TENANT_FIELD, FieldKind
 
 
@@ -50,8 +51,9 @@ class TenantStore(Store):
         payloads = [payload | {TENANT_FIELD: self.tenant} for payload in columns.payloads]
         return replace(columns, ids=self._ids(columns.ids), payloads=payloads)
 
-    def _request(self, request: RecallRequest) -> RecallRequest:
-        return replace(request, filter=self._filter(request.filter))
+    def _query(self, query: PointQuery) -> PointQuery:
+        among = self._query(query.among) if isinstance(query.among, PointQuery) else query.among
+        return replace(query, filter=self._filter(query.filter), among=among)
 
     def upsert(self, columns: Columns) -> None:
         self.whole.upsert(self._columns(columns))
@@ -59,11 +61,11 @@ class TenantStore(Store):
     async def aupsert(self, columns: Columns) -> None:
         await self.whole.aupsert(self._columns(columns))
 
-    def recall(self, request: RecallRequest) -> list[Candidates]:
-        return self.whole.recall(self._request(request))
+    def query(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
+        return self.whole.query([self._query(each) for each in queries])
 
-    async def arecall(self, request: RecallRequest) -> list[Candidates]:
-        return await self.whole.arecall(self._request(request))
+    async def aquery(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
+        return await self.whole.aquery([self._query(each) for each in queries])
 
     def retrieve(
         self, ids: Sequence[str], fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
