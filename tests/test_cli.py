@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -315,43 +320,57 @@ def stored(db: Path) -> dict[str, dict[str, np.ndarray]]:
     return found
 
 
-def stopped_half_way(command: list[str], how: signal.Signals) -> int:
-    """Start an ingest, stop it when passages are being stored, return its exit code."""
+def rows_of(texts: list[str]) -> Iterator[dict[str, str]]:
+    """Records without an end, every one of its own and a single passage."""
+    for copy in itertools.count():
+        for row, text in enumerate(texts):
+            yield {"id": f"{copy}-{row}", "text": f"{copy}: {text[:400]}"}
+
+
+def stopped_half_way(db: str, rows: Iterable[dict[str, str]], how: signal.Signals) -> int:
+    """Ingest records without an end, stop once some are stored, return the exit code."""
+    command = [sys.executable, "-m", "d2llm_vdb.ingest", "-", "--db", db]
     with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
+        assert process.stdin is not None
         assert process.stderr is not None
+
+        def feed(pipe: IO[str]) -> None:
+            with suppress(BrokenPipeError), pipe:
+                for row in rows:
+                    pipe.write(json.dumps(row) + "\n")
+
+        feeding = threading.Thread(target=feed, args=(process.stdin,))
+        feeding.start()
+        counts = set()
         for line in process.stderr:
-            if not re.search(r"\b0 passages encoded", line):
+            counts |= set(re.findall(r"\b([1-9]\d*) passages encoded", line))
+            if len(counts) == 2:  # What was counted first is stored before the second is.
                 break
-        time.sleep(1)
-        assert process.poll() is None, "it was over before it could be stopped"
         process.send_signal(how)
-        process.communicate(timeout=60)
-    return process.returncode
+        process.stderr.read()
+        code = process.wait(timeout=60)
+        feeding.join()
+    return code
 
 
 @pytest.mark.slow
 def test_killed_and_restarted_it_ends_as_if_never_killed(in_tmp: Path, texts: list[str]) -> None:
-    rows = [
-        {"id": f"{copy}-{row}", "text": f"{copy}: {text}"}
-        for copy in range(9)
-        for row, text in enumerate(texts)
-    ]
-    Path("corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = [sys.executable, "-m", "d2llm_vdb.ingest", "corpus.jsonl", "--json", "--db"]
+    assert stopped_half_way("killed", rows_of(texts), signal.SIGKILL) == -signal.SIGKILL
+    before = stored(in_tmp / "killed")
+    assert before
 
-    assert stopped_half_way([*command, "killed"], signal.SIGKILL) == -signal.SIGKILL
-    halfway = len(stored(in_tmp / "killed"))
-    assert halfway > 0
-
-    resumed_run = subprocess.run([*command, "killed"], check=True, capture_output=True)
-    counts = json.loads(resumed_run.stdout)
-    assert (counts["encoded"], counts["unchanged"]) == (counts["passages"] - halfway, halfway)
-    subprocess.run([*command, "whole"], check=True, capture_output=True)
+    rows = list(itertools.islice(rows_of(texts), len(before) + 20))
+    assert set(before) < {row["id"] for row in rows}
+    corpus = "".join(json.dumps(row) + "\n" for row in rows)
+    for db, encoded in (("killed", 20), ("whole", len(rows))):
+        ran = d2llm("ingest", "-", "--db", db, "--json", input=corpus)
+        counts = json.loads(ran.stdout)
+        assert (counts["encoded"], counts["unchanged"]) == (encoded, len(rows) - encoded)
 
     resumed, whole = stored(in_tmp / "killed"), stored(in_tmp / "whole")
-    assert set(resumed) == set(whole) >= {row["id"] for row in rows}
+    assert set(resumed) == set(whole) == {row["id"] for row in rows}
     for key, vectors in whole.items():
         for name, vector in vectors.items():
             np.testing.assert_allclose(resumed[key][name], vector, atol=2e-3, rtol=2e-3)
@@ -359,9 +378,5 @@ def test_killed_and_restarted_it_ends_as_if_never_killed(in_tmp: Path, texts: li
 
 @pytest.mark.slow
 def test_a_supervisors_stop_ends_as_an_interrupt(in_tmp: Path, texts: list[str]) -> None:
-    rows = [{"id": f"{copy}-{row}", "text": f"{copy}: {text}"}
-            for copy in range(9) for row, text in enumerate(texts)]  # fmt: skip
-    Path("corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = [sys.executable, "-m", "d2llm_vdb.ingest", "corpus.jsonl", "--db", "db"]
-    assert stopped_half_way(command, signal.SIGTERM) == 130
+    assert stopped_half_way("db", rows_of(texts), signal.SIGTERM) == 130
     assert stored(in_tmp / "db")
