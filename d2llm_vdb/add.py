@@ -162,8 +162,8 @@ class Adder:
             payload = passage.payload()
             if passage.id in self._seen:
                 raise InputError(
-                    f"id {passage.id!r} was given twice in one run; the first one was taken. "
-                    f"Give every passage an id of its own"
+                    f"id {passage.id!r} was given twice in one run; give every passage an id of "
+                    f"its own"
                 )
         except InputError as error:
             self._reject(passage, error)

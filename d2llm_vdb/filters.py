@@ -8,9 +8,10 @@ Keys name metadata; a dot goes into a mapping. Several conditions in one mapping
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
+from pydantic import ValidationError
 from qdrant_client import models
 
 from d2llm_vdb.errors import InputError
@@ -19,14 +20,18 @@ FilterLike = models.Filter | Mapping[str, Any]
 
 METADATA = "metadata"
 
+# Keys of Qdrant's own filters.
+_OWN = models.Filter.model_fields.keys()
+
 
 def as_filter(filter: object) -> models.Filter | None:
     """Return a filter as Qdrant's, a mapping translated.
 
     Operators of a field: `$eq` (or the bare value), `$ne`, `$gt`, `$gte`, `$lt`, `$lte` (numbers,
-    or dates), `$in`, `$nin`, `$exists` (true or false) and `$text` (all of its words). `$ne` and
-    `$nin` also match passages without the field. A field that holds a list matches by any of its
-    values. `$and` and `$or` take lists of mappings, `$not` takes one.
+    dates, or dates as ISO 8601 writes them), `$in`, `$nin`, `$exists` (true or false) and `$text`
+    (all of its words). `$ne` and `$nin` also match passages without the field. A field that holds
+    a list matches by any of its values. `$and` and `$or` take lists of mappings, `$not` takes one.
+    A mapping with `must`, `should`, `must_not` or `min_should` is Qdrant's own filter as JSON.
 
     Raises:
         InputError: it is neither, or an operator or a value cannot be used; names the field.
@@ -38,7 +43,18 @@ def as_filter(filter: object) -> models.Filter | None:
             f"filter is {type(filter).__name__}, expected a mapping such as "
             f"{{'year': {{'$gte': 2020}}}}, or qdrant_client.models.Filter"
         )
-    return _all(filter, "filter")
+    return _own(filter) if filter.keys() & _OWN else _all(filter, "filter")
+
+
+def _own(mapping: Mapping[str, Any]) -> models.Filter:
+    try:
+        return models.Filter.model_validate(mapping)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        # pydantic names the types it tried among the keys and positions
+        place = ".".join(str(part) for part in problem["loc"] if "[" not in str(part))
+        where = f" at {place}" if place else ""
+        raise InputError(f"filter is not a Qdrant filter: {problem['msg']}{where}") from error
 
 
 def required_filter(filter: object) -> models.Filter:
@@ -66,6 +82,11 @@ def _all(mapping: object, place: str) -> models.Filter:
             raise InputError(
                 f"{place} holds {key!r}, which is no way to combine conditions; use "
                 f"{', '.join(_COMBINED)}, or a name of metadata with {', '.join(_OPERATORS)}"
+            )
+        elif key.startswith(f"{METADATA}."):
+            raise InputError(
+                f"{place} holds {key!r}; its keys are names of metadata already: write "
+                f"{key.removeprefix(f'{METADATA}.')!r}"
             )
         else:
             must += _field(key, value, f"{place}.{key}")
@@ -137,6 +158,8 @@ def _any(name: str, values: object, place: str) -> models.Condition:
 
 def _compared(bound: str) -> Callable[[str, Any, str], models.Condition]:
     def condition(name: str, value: Any, place: str) -> models.Condition:
+        if isinstance(value, str):
+            value = _date(value, place)
         if isinstance(value, date):
             return _on(name, range=models.DatetimeRange(**{bound: value}))
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -144,6 +167,16 @@ def _compared(bound: str) -> Callable[[str, Any, str], models.Condition]:
         return _on(name, range=models.Range(**{bound: value}))
 
     return condition
+
+
+def _date(text: str, place: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise InputError(
+            f"{place}={text!r} must be a number, a date or a datetime; of strings only those of "
+            f"ISO 8601, such as '2026-03-01', are in an order"
+        ) from None
 
 
 def _exists(name: str, value: object, place: str) -> models.Condition:

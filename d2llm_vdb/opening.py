@@ -144,7 +144,7 @@ def _remembered_student(store: Store) -> Student:
     except CheckpointError as error:
         raise CheckpointError(
             f"{store.location} was made with the student {path}: {error}. If it lies elsewhere "
-            f"now, pass its directory as student="
+            f"now, pass its directory as student= (--student)"
         ) from error
 
 

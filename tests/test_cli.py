@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+import d2llm_vdb
 from d2llm_vdb import Index
 from d2llm_vdb.cli.app import app
 from d2llm_vdb.store import EdgeStore
@@ -242,6 +243,10 @@ def test_a_locked_database_is_said_to_be(corpus: Path, in_tmp: Path) -> None:
     assert "already open" in result.stderr
 
 
+def test_the_version_is_the_packages() -> None:
+    assert d2llm("--version").stdout.split() == ["d2llm-vdb", d2llm_vdb.__version__]
+
+
 def test_an_api_key_is_not_shown(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QDRANT_API_KEY", "sesame-open")
     for arguments in (["--help"], ["-", "--url", "https://127.0.0.1:9", "--rest"]):
@@ -256,6 +261,10 @@ def test_a_student_is_made_from_sample_texts(corpus: Path, in_tmp: Path, texts: 
     made = d2llm(*init)
     assert made.exit_code == 0, made.stderr
     assert f"48 dimensions fitted to {len(texts)} sample texts" in made.stdout
+    Path("book.txt").write_text("\n\n".join(texts))
+    of_a_book = d2llm("init", "of-a-book", "--samples", "book.txt", "--recall-dim", 16)
+    [fitted] = re.findall(r"fitted to (\d+) sample texts", of_a_book.stdout)
+    assert int(fitted) > len(texts) / 3
     assert "2 of the samples hold no text" in made.stderr
     assert d2llm("ingest", corpus, "--db", "db", "--student", "mine").exit_code == 3
     told = json.loads(d2llm("info", "--db", "db", "--json").stdout)

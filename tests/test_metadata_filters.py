@@ -74,6 +74,9 @@ def found(store: Store, filter: Any) -> set[int]:
         ({"title": {"$text": "whale"}}, {4}),
         ({"published": {"$gte": date(2024, 1, 1)}}, {4}),
         ({"published": {"$lt": datetime(2024, 1, 1, tzinfo=UTC)}}, {5}),
+        ({"published": {"$gte": "2024-01-01"}}, {4}),
+        ({"published": {"$lt": "2024-01-01T00:00:00+00:00"}}, {5}),
+        ({"must": [{"key": "metadata.kind", "match": {"value": "guide"}}]}, {0, 1}),
         ({"$or": [{"kind": "paper"}, {"draft": True}]}, {1, 3}),
         ({"$not": {"kind": "guide", "draft": True}}, {0, 2, 3, 4, 5, 6}),
         ({"$and": [{"tags": "api"}, {"tags": "cli"}]}, {0}),
@@ -165,6 +168,8 @@ def test_qdrants_own_filters_pass_through() -> None:
         ({"a": {"$exists": 1}}, r"filter\.a\.\$exists=1 must be true or false"),
         ({"a": {"$text": ""}}, r"filter\.a\.\$text='' must be words"),
         ({3: 4}, "filter holds the key 3"),
+        ({"metadata.a": 1}, r"filter holds 'metadata\.a'.*write 'a'"),
+        ({"must": [{"kay": 1}]}, "filter is not a Qdrant filter"),
     ],
 )
 def test_a_mapping_that_cannot_be_names_the_place(filter: Any, message: str) -> None:

@@ -200,3 +200,8 @@ def test_a_real_decoder_llm_is_a_backbone(texts: list[str]) -> None:
     assert np.isfinite(vectors.recall).all()
     [query] = student.encode_queries([short[11]])
     assert int(np.argmax(vectors.recall @ query.recall[0])) == 11
+
+
+def test_a_query_that_is_cut_is_logged(student: Student, caplog: pytest.LogCaptureFixture) -> None:
+    [_] = student.encode_queries(["short", "much too long " * 200])
+    assert caplog.messages == ["1 of 2 queries: what is beyond 256 tokens is not read"]

@@ -5,8 +5,11 @@ Each has a module of its own, and imports what is heavy when it runs, so that --
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from d2llm_vdb import __version__
 from d2llm_vdb.cli import options
 from d2llm_vdb.cli.convert import convert
 from d2llm_vdb.cli.distill import distill, teach
@@ -37,6 +40,18 @@ for command in (ingest, search, explain, evaluate, info, init, convert, distill,
     app.command(epilog=EXIT_CODES)(command)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"d2llm-vdb {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _set_up(_verbose: options.Verbose = False) -> None:
+def _set_up(
+    _verbose: options.Verbose = False,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
     pass

@@ -24,7 +24,7 @@ HEADERS = {
     "recall@10": "R@10",
     "recall@100": "R@100",
     "map": "MAP",
-    "ms_per_query": "ms/query",
+    "ms_per_query": "ms",
     "encode_ms": "encode",
     "recall_ms": "recall",
     "rerank_ms": "rerank",

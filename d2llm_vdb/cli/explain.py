@@ -39,6 +39,8 @@ def explain(
 ) -> None:
     """Show why a passage was found: which words count, which segment, and what they add up to."""
     location = options.location(db, url)
+    if html is not None and not html.parent.is_dir():
+        raise typer.BadParameter(f"there is no directory {html.parent}", param_hint="--html")
     with waiting("starting"):
         from d2llm_vdb.cli.explanation import show_explanation, show_places
         from d2llm_vdb.explain import html_page

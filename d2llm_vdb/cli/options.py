@@ -15,6 +15,8 @@ from d2llm_vdb.errors import InputError
 def _log_what_happens(verbose: bool) -> None:
     if verbose:  # without it Python itself shows warnings, and each of them once
         logging.basicConfig(level=logging.INFO)
+    else:  # A file that pypdf cannot read is rejected, with its name; pypdf logs it without.
+        logging.getLogger("pypdf").setLevel(logging.CRITICAL)
 
 
 Verbose = Annotated[
@@ -84,7 +86,7 @@ SamplePaths = Annotated[
     ),
 ]
 SampleSize = Annotated[
-    int, typer.Option(min=1, help="Documents of each of --samples to use at most.")
+    int, typer.Option(min=1, help="Texts of each of --samples to use at most, as long as passages.")
 ]
 QueryPrompt = Annotated[str, typer.Option(metavar="TEXT", help="Text put before every query.")]
 PassagePrompt = Annotated[str, typer.Option(metavar="TEXT", help="Text put before every passage.")]
@@ -136,26 +138,14 @@ def _check_directory(db: str) -> None:
 
 
 def parsed_filter(text: str | None) -> Any:
-    """Read --filter: Qdrant's own filter if its keys are, else one over the metadata.
+    """Read --filter.
 
     Raises:
-        InputError: it is neither.
+        InputError: it is not JSON.
     """
-    from pydantic import ValidationError
-    from qdrant_client import models
-
     if text is None:
         return None
     try:
-        values = json.loads(text)
-        if not isinstance(values, dict) or not values.keys() & models.Filter.model_fields.keys():
-            return values
-        return models.Filter.model_validate(values)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        # pydantic names the types it tried among the keys and positions
-        place = ".".join(str(part) for part in problem["loc"] if "[" not in str(part))
-        where = f" at {place}" if place else ""
-        raise InputError(f"filter is not a Qdrant filter: {problem['msg']}{where}") from error
+        return json.loads(text)
     except ValueError as error:
         raise InputError(f"filter={text!r} is not JSON: {error}; quote it for the shell") from error

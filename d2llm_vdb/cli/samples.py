@@ -5,22 +5,34 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
+from d2llm_vdb.errors import MissingExtraError
 from d2llm_vdb.ingest.documents import Document
 from d2llm_vdb.ingest.files import SourceReader
 
+# About as long as a passage of 256 tokens; the tokenizer is not there yet.
+CHARACTERS = 1000
+
 
 class Samples:
-    """Texts of documents, read as they are taken, and counted.
+    """Texts of documents, cut to the length of passages, read as they are taken, and counted.
 
     Args:
         sources: files, folders or "-", as ingest takes them.
-        size: documents of each source to use at most.
+        size: texts of each source to use at most.
 
     Raises:
         InputError: a source does not exist or is of no known kind.
+        MissingExtraError: the splitter is not installed.
     """
 
     def __init__(self, sources: Sequence[str], size: int) -> None:
+        try:
+            from semantic_text_splitter import TextSplitter
+        except ImportError as error:
+            raise MissingExtraError(
+                "semantic-text-splitter", "ingest", "reading samples"
+            ) from error
+        self._splitter = TextSplitter(CHARACTERS)
         self._readers = [SourceReader([source]) for source in sources]
         self._size = size
         self.used = 0
@@ -35,17 +47,17 @@ class Samples:
 
     def _texts(self, reader: SourceReader) -> Iterator[str]:
         for record in reader:
-            text = f"{record.title}\n{record.text}".strip() if isinstance(record, Document) else ""
-            if text and _is_unicode(text):
-                yield text
+            if isinstance(record, Document) and _is_text(record.title + record.text):
+                for piece in self._splitter.chunks(record.text) or [""]:
+                    yield f"{record.title}\n{piece}".strip()
             else:
                 self.rejected += 1
 
 
-def _is_unicode(text: str) -> bool:
-    """Tell whether text is free of lone surrogates, which no tokenizer takes."""
+def _is_text(text: str) -> bool:
+    """Tell whether there is text, free of lone surrogates, which no tokenizer takes."""
     try:
         text.encode()
     except UnicodeEncodeError:
         return False
-    return True
+    return bool(text.strip())

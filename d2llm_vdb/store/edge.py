@@ -74,7 +74,9 @@ class EdgeStore(Store):
         if schema is None:
             if create is None:
                 raise CollectionNotFoundError(
-                    f"no collection in {directory}; ingest something into it first"
+                    f"no collection in {directory}"
+                    f"{'' if directory.parent.is_dir() else ', where there is no such directory'}; "
+                    f"ingest something into it first"
                 )
             schema = _create(directory, create, options or CollectionOptions())
         return cls(_load_shard(directory), schema, directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from d2llm_vdb.student.columns import PassageVectors, QueryVectors
 from d2llm_vdb.student.config import StudentConfig
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.iem import stored_tokens
+
+logger = logging.getLogger(__name__)
 
 # Texts are encoded a window at a time: large enough to batch by length, small enough that the
 # token states of one window fit in memory beside the model and progress shows every few seconds.
@@ -96,9 +99,17 @@ def query_vectors(
     backbone: Backbone,
     heads: StudentHeads,
     token_ids: Sequence[Sequence[int]],
+    truncated: int,
 ) -> QueryVectors:
     """Encode one window of queries; arguments as `passage_vectors`'."""
     count = len(token_ids)
+    if truncated:
+        logger.warning(
+            "%d of %d queries: what is beyond %d tokens is not read",
+            truncated,
+            count,
+            config.max_tokens,
+        )
     recall = np.empty((count, config.recall_dim), np.float32)
     iem = np.empty((count, config.iem.hidden_dim), np.float32)
     tokens: list[Any] = [None] * count

@@ -240,13 +240,15 @@ class Student:
     def encode_queries(self, texts: Iterable[str]) -> Iterator[QueryVectors]:
         """Encode queries as a stream, a window of them at a time, in order.
 
+        What is beyond the student's longest text is not read, and a warning logged.
+
         Raises:
             InputError: a text is not a string or is blank.
         """
         config, backbone = self.config, self.backbone
         windows = token_windows(backbone, texts, config.query_prompt, config.max_tokens)
-        for token_ids, _ in windows:
-            yield query_vectors(config, backbone, self.heads, token_ids)
+        for token_ids, truncated in windows:
+            yield query_vectors(config, backbone, self.heads, token_ids, truncated)
 
     def encode_query(self, texts: str | Iterable[str]) -> Float32:
         """Return the recall vectors of n queries, float32 (n, r) of unit length; (r,) of one.
