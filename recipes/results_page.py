@@ -24,8 +24,9 @@ def page(report: Report, beside: Report, ablations: Mapping[str, Mapping[str, fl
     """
     english, chinese, pairs = (part(report, some) for some in (ENGLISH, CHINESE, PAIRS))
     sections = [
-        "# Results\n\nMade by `make results`: the student that ships, on two shared CPU cores "
-        "without AMX. Modes and measures are those of [evaluate](evaluate.md); how the student "
+        "# Results\n\nMade by `make results`: the student that ships, on one thread of a CPU "
+        "without AMX that did other work as well, so that times are best compared within a row. "
+        "Modes and measures are those of [evaluate](evaluate.md); how the student "
         "was made is in its [model card](../d2llm_vdb/students/minilm/README.md), and what was "
         "[tried](tried.md) besides. `cosine`, `maxsim` and `bm25` are baselines: the bare "
         "backbone's mean-pooled cosine, MaxSim over its first 100, and BM25. `hybrid` is the "
