@@ -336,8 +336,10 @@ def rows_of(texts: list[str]) -> Iterator[dict[str, str]]:
             yield {"id": f"{copy}-{row}", "text": f"{copy}: {text[:400]}"}
 
 
-def stopped_half_way(db: str, rows: Iterable[dict[str, str]], how: signal.Signals) -> int:
-    """Ingest records without an end, stop once some are stored, return the exit code."""
+def stopped_half_way(
+    db: str, rows: Iterable[dict[str, str]], how: signal.Signals, windows: int
+) -> int:
+    """Ingest records without an end, stop once windows are encoded, return the exit code."""
     command = [sys.executable, "-m", "d2llm_vdb.ingest", "-", "--db", db]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -355,7 +357,7 @@ def stopped_half_way(db: str, rows: Iterable[dict[str, str]], how: signal.Signal
         counts = set()
         for line in process.stderr:
             counts |= set(re.findall(r"\b([1-9]\d*) passages encoded", line))
-            if len(counts) == 2:  # What was counted first is stored before the second is.
+            if len(counts) == windows:
                 break
         process.send_signal(how)
         process.stderr.read()
@@ -366,26 +368,26 @@ def stopped_half_way(db: str, rows: Iterable[dict[str, str]], how: signal.Signal
 
 @pytest.mark.slow
 def test_killed_and_restarted_it_ends_as_if_never_killed(in_tmp: Path, texts: list[str]) -> None:
-    assert stopped_half_way("killed", rows_of(texts), signal.SIGKILL) == -signal.SIGKILL
+    # One window is stored before the second is counted.
+    assert stopped_half_way("killed", rows_of(texts), signal.SIGKILL, 2) == -signal.SIGKILL
     before = stored(in_tmp / "killed")
     assert before
 
     rows = list(itertools.islice(rows_of(texts), len(before) + 20))
     assert set(before) < {row["id"] for row in rows}
-    corpus = "".join(json.dumps(row) + "\n" for row in rows)
-    for db, encoded in (("killed", 20), ("whole", len(rows))):
-        ran = d2llm("ingest", "-", "--db", db, "--json", input=corpus)
-        counts = json.loads(ran.stdout)
-        assert (counts["encoded"], counts["unchanged"]) == (encoded, len(rows) - encoded)
+    for db, given, encoded in (("killed", rows, 20), ("fresh", rows[-60:], 60)):
+        corpus = "".join(json.dumps(row) + "\n" for row in given)
+        counts = json.loads(d2llm("ingest", "-", "--db", db, "--json", input=corpus).stdout)
+        assert (counts["encoded"], counts["unchanged"]) == (encoded, len(given) - encoded)
 
-    resumed, whole = stored(in_tmp / "killed"), stored(in_tmp / "whole")
-    assert set(resumed) == set(whole) == {row["id"] for row in rows}
-    for key, vectors in whole.items():
+    resumed, fresh = stored(in_tmp / "killed"), stored(in_tmp / "fresh")
+    assert set(resumed) == {row["id"] for row in rows}
+    for key, vectors in fresh.items():
         for name, vector in vectors.items():
             np.testing.assert_allclose(resumed[key][name], vector, atol=2e-3, rtol=2e-3)
 
 
 @pytest.mark.slow
 def test_a_supervisors_stop_ends_as_an_interrupt(in_tmp: Path, texts: list[str]) -> None:
-    assert stopped_half_way("db", rows_of(texts), signal.SIGTERM) == 130
+    assert stopped_half_way("db", rows_of(texts), signal.SIGTERM, 1) == 130
     assert stored(in_tmp / "db")
