@@ -10,7 +10,7 @@ from d2llm_vdb.ingest.documents import Document
 from d2llm_vdb.ingest.files import SourceReader
 
 # About as long as a passage of 256 tokens; the tokenizer is not there yet.
-CHARACTERS = 1000
+SAMPLE_CHARACTERS = 1000
 
 
 class Samples:
@@ -32,7 +32,7 @@ class Samples:
             raise MissingExtraError(
                 "semantic-text-splitter", "ingest", "reading samples"
             ) from error
-        self._splitter = TextSplitter(CHARACTERS)
+        self._splitter = TextSplitter(SAMPLE_CHARACTERS)
         self._readers = [SourceReader([source]) for source in sources]
         self._size = size
         self.used = 0

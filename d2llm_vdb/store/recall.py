@@ -196,22 +196,24 @@ def join(
         ids = [each for each in points if all(each in leg for leg in own)]
         if pools is not None:  # The sort is stable: of equal ones the nearer comes first.
             ids.sort(key=pools[row].fused.__getitem__, reverse=True)
-        found = _read([points[each] for each in ids], request.with_vectors)
-        maxsim = {name: _scores(leg, ids) for name, leg in zip(request.maxsim, own, strict=True)}
-        if pools is not None:
-            fused, bm25 = _scores(pools[row].fused, ids), _scores(pools[row].bm25, ids)
-            found = replace(found, fused=fused, bm25=bm25)
-        joined.append(replace(found, maxsim=maxsim))
+        chosen = [points[each] for each in ids]
+        vectors = [point.vector for point in chosen] if request.with_vectors else []
+        joined.append(
+            Candidates(
+                payloads=[point.payload or {} for point in chosen],
+                scores=np.array([point.score for point in chosen], dtype=np.float32),
+                vectors={
+                    name: _stack([vector[name] for vector in vectors])
+                    for name in request.with_vectors
+                },
+                maxsim={
+                    name: _scores(leg, ids) for name, leg in zip(request.maxsim, own, strict=True)
+                },
+                fused=None if pools is None else _scores(pools[row].fused, ids),
+                bm25=None if pools is None else _scores(pools[row].bm25, ids),
+            )
+        )
     return joined
-
-
-def _read(points: Sequence[Point], wanted: Sequence[str]) -> Candidates:
-    vectors = [point.vector for point in points] if wanted else []
-    return Candidates(
-        payloads=[point.payload or {} for point in points],
-        scores=np.array([point.score for point in points], dtype=np.float32),
-        vectors={name: _stack([vector[name] for vector in vectors]) for name in wanted},
-    )
 
 
 def _stack(vectors: Sequence[Sequence[float]]) -> Array:

@@ -278,7 +278,7 @@ class Student:
         rerank: PairRerank = "iem",
         task: Task = "asymmetric",
     ) -> Float32:
-        """Score pairs of query and passage as a search scores what it recalls.
+        """Score pairs of query and passage as a search with `hybrid=0` scores what it recalls.
 
         Args:
             pairs: n of them; a text that comes again is encoded once.
