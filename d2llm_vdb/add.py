@@ -204,8 +204,8 @@ class Adder:
             ids=[write.passage.id for write in given],
             payloads=[write.payload for write in given],
             recall=vectors.recall,
+            bm25=vectors.terms,
             iem=vectors.iem,
-            pma=vectors.pma,
             segments=vectors.segments,
             tokens=vectors.tokens,
         )

@@ -21,10 +21,10 @@ from d2llm_vdb.neighbours import NEIGHBOUR_FIELDS, neighbour_filter, with_neighb
 from d2llm_vdb.opening import OpenOptions, open_both
 from d2llm_vdb.options import MoreOptions, SearchOptions, check_tenant
 from d2llm_vdb.passages import Passage, check_query, only_passages
-from d2llm_vdb.search import Hit, SearchResult, Stopwatch, explainable, rank, request
+from d2llm_vdb.search import Hit, SearchResult, Stopwatch, explainable, searching
 from d2llm_vdb.store import Store, StoredPoint, StoreInfo, TenantStore
 from d2llm_vdb.store.columns import distinct_ids
-from d2llm_vdb.student import QueryVectors, Student
+from d2llm_vdb.student import Student
 
 
 class Index:
@@ -312,12 +312,7 @@ class Index:
             return []
         store = self._store_of(options.tenant)
         watch = Stopwatch()
-        with watch.stage("encode"):
-            vectors = self._encode(texts)
-        with watch.stage("recall"):
-            found = store.recall(request(options, texts, vectors, store.schema))
-        with watch.stage("rerank"):
-            hits = rank(self.student, options, vectors, found)
+        hits = store.run(searching(self.student, options, texts, store.schema, watch))
         if options.neighbours and (wanted := neighbour_filter(hits, options.neighbours)):
             with watch.stage("recall"):
                 points = list(store.scroll(wanted, fields=NEIGHBOUR_FIELDS))
@@ -330,12 +325,7 @@ class Index:
             return []
         store = self._store_of(options.tenant)
         watch = Stopwatch()
-        with watch.stage("encode"):
-            vectors = await asyncio.to_thread(self._encode, texts)
-        with watch.stage("recall"):
-            found = await store.arecall(request(options, texts, vectors, store.schema))
-        with watch.stage("rerank"):
-            hits = await asyncio.to_thread(rank, self.student, options, vectors, found)
+        hits = await store.arun(searching(self.student, options, texts, store.schema, watch))
         if options.neighbours and (wanted := neighbour_filter(hits, options.neighbours)):
             with watch.stage("recall"):
                 points = [each async for each in store.ascroll(wanted, fields=NEIGHBOUR_FIELDS)]
@@ -356,9 +346,6 @@ class Index:
                 f"index that was opened without a tenant"
             )
         return TenantStore(self.store, tenant)
-
-    def _encode(self, texts: Sequence[str]) -> QueryVectors:
-        return QueryVectors.concatenate(list(self.student.encode_queries(texts)))
 
 
 def check_index(index: object) -> None:

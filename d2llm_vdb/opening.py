@@ -152,9 +152,8 @@ def _schema(student: Student, tokens: bool) -> Schema:
     config = student.config
     path = "" if student.path is None else str(student.path)
     return Schema(
-        recall_dim=config.recall_dim,
-        iem_dim=config.iem.hidden_dim,
-        pma_dim=config.embedding_dim,
+        recall_dim=config.recall_width,
+        iem_dim=config.stored_half_dim,
         segment_dim=config.segment_dim,
         token_dim=config.token_dim + 1 if tokens else None,
         fingerprint=student.fingerprint,

@@ -143,11 +143,15 @@ class SearchOptions:
         return self.hybrid
 
     @property
+    def recalls_hits(self) -> bool:
+        """Whether what the recall vectors find is shown as it is found."""
+        return self.score_kind == "cosine" and self.mmr_lambda is None and not self.group_by
+
+    @property
     def candidates(self) -> int:
         """How many to recall."""
         shown = self.offset + self.k
-        as_found = self.score_kind == "cosine" and self.mmr_lambda is None and not self.group_by
-        return shown if as_found else max(shown, self.recall_k)
+        return shown if self.recalls_hits else max(shown, self.recall_k)
 
 
 def check_tenant(tenant: object) -> None:

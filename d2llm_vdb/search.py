@@ -1,12 +1,12 @@
-"""One search without its input and output: the request to the store, reranking, hits.
+"""One search without its input and output: what is asked of the store, reranking, hits.
 
-`Index` runs these steps, blocking or awaited; the logic is here once.
+A store runs these steps, blocking or awaited; the logic is here once.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -16,7 +16,8 @@ from d2llm_vdb.explain import Explainer, Explanation
 from d2llm_vdb.options import ScoreKind, SearchOptions
 from d2llm_vdb.ordering import by_marginal_relevance, by_score, comparable, grouped
 from d2llm_vdb.store import Candidates, RecallRequest, Schema
-from d2llm_vdb.store.columns import Array
+from d2llm_vdb.store.columns import Array, Payload
+from d2llm_vdb.store.recall import Steps, reading, recalling
 from d2llm_vdb.store.schema import IEM, RECALL, SEGMENTS, TOKENS
 from d2llm_vdb.student import QueryVectors, Student
 
@@ -34,7 +35,7 @@ class Hit:
         recall_score: cosine of the recall vectors, in [-1, 1].
         recall_rank: place before reranking, from 1.
         doc_id, chunk, start, end, source: where the passage comes from.
-        bm25: of its text, by hybrid recall; 0 beyond what BM25 ranks first, None without.
+        bm25: of its text, where recall is hybrid; 0 where it shares no term with the query.
         before, after: texts of its neighbours in the document, in order, where asked for.
         previous_id, next_id: ids of the nearest of them.
     """
@@ -152,60 +153,98 @@ class Stopwatch:
         )
 
 
-def request(
-    options: SearchOptions, texts: Sequence[str], queries: QueryVectors, schema: Schema
-) -> RecallRequest:
-    """Plan the recall of some encoded queries.
+def searching(
+    student: Student,
+    options: SearchOptions,
+    texts: Sequence[str],
+    schema: Schema,
+    watch: Stopwatch,
+) -> Steps[list[list[Hit]]]:
+    """Search for some queries: encode, recall, rerank, and read what is shown alone.
+
+    Args:
+        student, options: how to search.
+        texts: of the queries, one at least.
+        schema: of the collection.
+        watch: told where the time goes.
 
     Raises:
         InputError: token states are asked for and the collection has none.
     """
+    check_tokens(options, schema)
+    with watch.stage("encode"):
+        queries = QueryVectors.concatenate(list(student.encode_queries(texts)))
+    with watch.stage("recall"):
+        found = yield from recalling(_request(options, queries, schema))
+    with watch.stage("rerank"):
+        scores = [
+            _scores(student, options, queries.iem[row], candidates)
+            for row, candidates in enumerate(found)
+        ]
+        rows = [_rows(*each, options) for each in zip(found, scores, strict=True)]
+    shown = [[each.ids[row] for row in own] for each, own in zip(found, rows, strict=True)]
+    with watch.stage("recall"):
+        if options.recalls_hits:
+            payloads = [dict(zip(each.ids, each.payloads, strict=True)) for each in found]
+        else:
+            answers = yield reading(queries.recall, shown)
+            payloads = [{point.id: point.payload for point in answer} for answer in answers]
+    return [_hits(*each) for each in zip(found, scores, rows, payloads, strict=True)]
+
+
+def check_tokens(options: SearchOptions, schema: Schema) -> None:
+    """Raise `InputError` where token states are asked for and the collection has none."""
     if options.rerank == "tokens" and schema.token_dim is None:
         raise InputError(
             "rerank='tokens' needs token states, and this collection was made without; "
             "ingest again into a new collection with tokens='raw', or use rerank='iem'"
         )
+
+
+def _request(options: SearchOptions, queries: QueryVectors, schema: Schema) -> RecallRequest:
     maxsim: dict[str, Sequence[Array]] = {}
     if options.rerank != "none" and queries.segments is not None:
         maxsim[SEGMENTS] = list(queries.segments[:, None])
     if options.rerank == "tokens":
         maxsim[TOKENS] = queries.tokens
-    wanted = {IEM: options.rerank == "iem", RECALL: options.mmr_lambda is not None}
+    vectors = {RECALL} if options.mmr_lambda is not None else set()
+    if options.rerank == "iem":
+        vectors.add(RECALL if schema.iem_dim is None else IEM)
+    fields: Sequence[str] | None = ()
+    if options.recalls_hits:
+        fields = None
+    elif options.group_by is not None:
+        fields = [options.group_by.partition(".")[0]]
     return RecallRequest(
         vectors=queries.recall,
         limit=options.candidates,
         filter=options.database_filter,
-        with_vectors=[name for name, needed in wanted.items() if needed],
+        with_vectors=sorted(vectors),
+        with_fields=fields,
         maxsim=maxsim,
-        texts=texts if options.bm25_weight else None,
+        terms=queries.terms if options.bm25_weight else None,
         bm25_weight=options.bm25_weight,
     )
-
-
-def rank(
-    student: Student, options: SearchOptions, queries: QueryVectors, found: list[Candidates]
-) -> list[list[Hit]]:
-    """Score every query's candidates, order them and take the page asked for."""
-    return [
-        _hits(candidates, _scores(student, options, queries.iem[row], candidates), options)
-        for row, candidates in enumerate(found)
-    ]
 
 
 def _scores(
     student: Student, options: SearchOptions, query_half: Array, candidates: Candidates
 ) -> Array:
-    if not candidates.payloads:
+    if not candidates.ids:
         return candidates.scores
     others = candidates.maxsim.get(SEGMENTS), candidates.bm25
     if options.rerank == "iem":
-        return student.iem_scores(query_half, candidates.vectors[IEM], options.task, *others)
+        halves = candidates.vectors.get(IEM)
+        if halves is None:
+            halves = student.passage_halves(candidates.vectors[RECALL])
+        return student.iem_scores(query_half, halves, options.task, *others)
     if options.rerank == "tokens":
         return student.late_scores(candidates.maxsim[TOKENS], candidates.scores, *others)
     return candidates.scores if candidates.fused is None else candidates.fused
 
 
-def _hits(candidates: Candidates, scores: Array, options: SearchOptions) -> list[Hit]:
+def _rows(candidates: Candidates, scores: Array, options: SearchOptions) -> list[int]:
+    """Return the rows of the candidates that become hits, in their order."""
     rows = by_score(scores)
     if options.score_threshold is not None:
         rows = [row for row in rows if scores[row] >= options.score_threshold]
@@ -216,15 +255,23 @@ def _hits(candidates: Candidates, scores: Array, options: SearchOptions) -> list
         )
     page = slice(options.offset, options.offset + options.k)
     if options.group_by is None:
-        rows = rows[page]
-    else:
-        groups = grouped(candidates.payloads, rows, options.group_by, options.group_size)
-        rows = [row for group in groups[page] for row in group]
-    return [_hit(candidates, row, float(scores[row])) for row in rows]
+        return rows[page]
+    groups = grouped(candidates.payloads, rows, options.group_by, options.group_size)
+    return [row for group in groups[page] for row in group]
 
 
-def _hit(candidates: Candidates, row: int, score: float) -> Hit:
-    payload = candidates.payloads[row]
+def _hits(
+    candidates: Candidates, scores: Array, rows: Sequence[int], payloads: Mapping[Any, Payload]
+) -> list[Hit]:
+    """Make hits of rows; one whose payload is missing was deleted meanwhile, and is left out."""
+    return [
+        _hit(candidates, row, float(scores[row]), payloads[candidates.ids[row]])
+        for row in rows
+        if candidates.ids[row] in payloads
+    ]
+
+
+def _hit(candidates: Candidates, row: int, score: float, payload: Payload) -> Hit:
     return Hit(
         id=payload["id"],
         text=payload["text"],

@@ -25,7 +25,7 @@ def init(
         int | None,
         typer.Option(
             min=1,
-            help="Size of the recall vector (default: 128 with --samples, else the backbone's).",
+            help="Make recall vectors compact, of this size; needs --samples.",
         ),
     ] = None,
     max_tokens: Annotated[
@@ -64,7 +64,7 @@ def init(
     output.print(
         printable(
             f"{out}: {backbone}, texts of up to {made.config.max_tokens} tokens, recall vector of "
-            f"{made.config.recall_dim} dimensions{fitted}"
+            f"{made.config.recall_width} dimensions{fitted}"
         ),
         soft_wrap=True,
     )

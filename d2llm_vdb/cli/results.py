@@ -86,7 +86,7 @@ def show_converted(student: Student, fitted: str) -> None:
         "adapter": "LoRA" if hasattr(student.backbone.model, "peft_config") else "none",
         "pma": f"{config.embedding_dim} dimensions, {config.pma.num_heads} heads",
         "iem": f"{config.iem.interaction}, {config.iem.hidden_dim} wide",
-        "recall": f"{config.recall_dim} dimensions, {fitted}",
+        "recall": f"{config.recall_width} dimensions, {fitted}",
         "longest text": f"{config.max_tokens} tokens",
         "fingerprint": student.fingerprint,
     }

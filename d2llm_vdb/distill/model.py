@@ -128,7 +128,7 @@ class DistillationModel(nn.Module):
 
     def match(self, query: Encoded, passage: Encoded) -> Tensor | None:
         """Match every query with the passages' segments, float32 (B, U); None without any."""
-        rows = self.heads.query_rows(query.recall, query.token_ids, query.mask)
+        rows = self.heads.query_rows(query.embedding, query.token_ids, query.mask)
         pieces = self.heads.passage_rows(passage.states, passage.token_ids, passage.mask)
         return None if rows is None or pieces is None else best_match(rows, *pieces)
 

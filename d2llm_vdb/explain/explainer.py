@@ -15,6 +15,7 @@ from d2llm_vdb.options import Rerank, SearchOptions
 from d2llm_vdb.student import PassageVectors, QueryVectors, Student
 from d2llm_vdb.student.calibration import Head
 from d2llm_vdb.student.columns import Float32
+from d2llm_vdb.student.pairs import passage_halves
 
 
 class Explainer:
@@ -103,7 +104,7 @@ class Explainer:
             return late_parts(heads, maxsim, recall_score, match, bm25)
         device = self.student.backbone.device
         query_half = torch.from_numpy(query.iem[0]).to(device)
-        passage_half = torch.from_numpy(stored.iem[0]).float().to(device)
+        passage_half = torch.from_numpy(passage_halves(self.student, stored)[0]).to(device)
         return iem_parts(heads, query_half, passage_half, scorer, match, bm25)
 
 

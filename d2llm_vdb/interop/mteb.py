@@ -211,7 +211,7 @@ def _meta(student: Student, options: SearchOptions, name: str) -> ModelMeta:
         n_parameters=sum(each.numel() for module in modules for each in module.parameters()),
         memory_usage_mb=None,
         max_tokens=config.max_tokens,
-        embed_dim=config.recall_dim,
+        embed_dim=config.recall_width,
         license=None,
         open_weights=None,
         public_training_code=None,

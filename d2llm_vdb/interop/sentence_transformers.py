@@ -59,7 +59,7 @@ class RecallModule(InputModule):
 
     def get_embedding_dimension(self) -> int:
         """Return the width r of the recall vectors."""
-        return self.student.config.recall_dim
+        return self.student.config.recall_width
 
     def preprocess(
         self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any

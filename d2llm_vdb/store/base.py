@@ -1,8 +1,8 @@
 """What every store does: columns and requests in, points and candidates out.
 
-One point is one passage. Its named vectors are `recall`, `iem`, `pma`, `segments` where the
-student has them and `tokens` where asked for; its payload is text, ids, offsets and the user's
-metadata.
+One point is one passage. Its named vectors are `recall`, `bm25` (sparse), `iem` where it cannot be
+computed from these, `segments` where the student has them and `tokens` where asked for; its
+payload is text, ids, offsets and the user's metadata.
 """
 
 from __future__ import annotations
@@ -11,22 +11,24 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from qdrant_client import models
 
 from d2llm_vdb.errors import StoreError
 from d2llm_vdb.store.columns import Array, Columns, Payload
 from d2llm_vdb.store.recall import (
+    Answers,
     Candidates,
     Point,
     PointQuery,
     RecallRequest,
-    finding,
-    fuse,
-    join,
-    scoring,
+    Steps,
+    recalling,
 )
 from d2llm_vdb.store.schema import INDEXED_FIELDS, FieldKind, Schema
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,10 @@ class Store(ABC):
 
     @abstractmethod
     def query(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
-        """Answer several queries in one request, the best points of each first."""
+        """Answer several queries in one request, the best points of each first.
+
+        A sparse query finds the points that share an entry with it and no others.
+        """
 
     @abstractmethod
     def retrieve(
@@ -143,17 +148,27 @@ class Store(ABC):
     def close(self) -> None:
         """Release files, locks and connections."""
 
+    def run(self, steps: Steps[T]) -> T:
+        """Ask what some steps yield, and return what they come to."""
+        asked = _advance(steps, None)
+        while not isinstance(asked, _Done):
+            asked = _advance(steps, self.query(asked))
+        return asked.result
+
+    async def arun(self, steps: Steps[T]) -> T:
+        """Async twin of `run`; what the steps compute, they compute in a thread."""
+        asked = await asyncio.to_thread(_advance, steps, None)
+        while not isinstance(asked, _Done):
+            asked = await asyncio.to_thread(_advance, steps, await self.aquery(asked))
+        return asked.result
+
     def recall(self, request: RecallRequest) -> list[Candidates]:
-        """Return the candidates of each query, with payload and what they are reranked by."""
-        pools = None if request.texts is None else fuse(request, self.query(finding(request)))
-        return join(request, pools, self.query(scoring(request, pools)))
+        """Return the candidates of each query, and what is asked for of them."""
+        return self.run(recalling(request))
 
     async def arecall(self, request: RecallRequest) -> list[Candidates]:
         """Async twin of `recall`."""
-        pools = None
-        if request.texts is not None:
-            pools = fuse(request, await self.aquery(finding(request)))
-        return join(request, pools, await self.aquery(scoring(request, pools)))
+        return await self.arun(recalling(request))
 
     def scroll(
         self,
@@ -232,3 +247,17 @@ class Store(ABC):
     async def ainfo(self) -> StoreInfo:
         """Async twin of `info`."""
         return await asyncio.to_thread(self.info)
+
+
+@dataclass(frozen=True, slots=True)
+class _Done(Generic[T]):
+    """What steps came to; they cannot raise StopIteration through a thread's future."""
+
+    result: T
+
+
+def _advance(steps: Steps[T], answers: Answers | None) -> list[PointQuery] | _Done[T]:
+    try:
+        return next(steps) if answers is None else steps.send(answers)
+    except StopIteration as done:
+        return _Done(done.value)

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.store.schema import IEM, PMA, RECALL, SEGMENTS, TOKENS, Schema
+from d2llm_vdb.sparse import SparseRows
+from d2llm_vdb.store.schema import BM25, IEM, RECALL, SEGMENTS, TOKENS, Schema
 
 # Qdrant refuses a multivector of this many floats or more; the embedded and in-memory stores
 # accept it, so the limit is enforced before anything is written.
@@ -56,18 +57,18 @@ class Columns:
     Args:
         ids: the caller's ids, n of them.
         payloads: what is stored beside the vectors.
-        recall: float32 (n, r).
-        iem: (n, h), stored in float16.
-        pma: (n, d), stored in float16.
-        segments: n arrays (k, segment_dim), stored in float16; None where the schema has none.
+        recall: float32 (n, r), stored in float16.
+        bm25: saturated frequencies of terms, one sparse vector a passage.
+        iem: (n, h), stored in float16; None where the schema has none.
+        segments: n arrays (k, segment_dim), likewise.
         tokens: n arrays (L, token_dim), likewise.
     """
 
     ids: Sequence[str]
     payloads: Sequence[Payload]
     recall: Array
-    iem: Array
-    pma: Array
+    bm25: SparseRows
+    iem: Array | None = None
     segments: Sequence[Array] | None = None
     tokens: Sequence[Array] | None = None
 
@@ -80,6 +81,9 @@ class Columns:
         for name, array in self.vectors.items():
             for row in np.flatnonzero(~np.isfinite(array).all(axis=1)).tolist():
                 found.setdefault(row, self._not_finite(name, row))
+        for entry in np.flatnonzero(~np.isfinite(self.bm25.values)):
+            row = int(np.searchsorted(self.bm25.offsets, entry, side="right")) - 1
+            found.setdefault(row, self._not_finite(BM25, row))
         for name, arrays in self.multivectors.items():
             for row, array in enumerate(arrays):
                 if array.size >= MULTIVECTOR_FLOAT_LIMIT:
@@ -94,16 +98,19 @@ class Columns:
         Raises:
             InputError: naming the vector, the passage, the value and the fix.
         """
-        for name, array in self.vectors.items():
-            expected = (len(self), schema.vectors[name])
-            if array.shape != expected:
-                raise InputError(f"vector {name!r} has shape {array.shape}, expected {expected}")
-        for name in self.multivectors.keys() ^ schema.multivectors.keys():
-            given = name in self.multivectors
+        given_names = self.vectors.keys() | self.multivectors.keys()
+        for name in given_names ^ (schema.vectors.keys() | schema.multivectors.keys()):
+            given = name in given_names
             raise InputError(
                 f"vector {name!r} is {'not in the schema' if given else 'missing'}; the collection "
                 f"was made {'without' if given else 'with'} it"
             )
+        for name, array in self.vectors.items():
+            expected = (len(self), schema.vectors[name])
+            if array.shape != expected:
+                raise InputError(f"vector {name!r} has shape {array.shape}, expected {expected}")
+        if len(self.bm25) != len(self):
+            raise InputError(f"{BM25!r} has {len(self.bm25)} vectors, expected {len(self)}")
         for name, arrays in self.multivectors.items():
             width = schema.multivectors[name]
             for row, array in enumerate(arrays):
@@ -122,8 +129,8 @@ class Columns:
             [self.ids[row] for row in rows],
             [self.payloads[row] for row in rows],
             self.recall[index],
-            self.iem[index],
-            self.pma[index],
+            self.bm25.take(rows),
+            None if self.iem is None else self.iem[index],
             None if self.segments is None else [self.segments[row] for row in rows],
             None if self.tokens is None else [self.tokens[row] for row in rows],
         )
@@ -146,8 +153,9 @@ class Columns:
 
     @property
     def vectors(self) -> dict[str, Array]:
-        """Arrays of the vectors of which a passage has one, by name."""
-        return {RECALL: self.recall, IEM: self.iem, PMA: self.pma}
+        """Arrays of the dense vectors of which a passage has one, by name."""
+        given = {RECALL: self.recall, IEM: self.iem}
+        return {name: array for name, array in given.items() if array is not None}
 
     @property
     def multivectors(self) -> dict[str, Sequence[Array]]:

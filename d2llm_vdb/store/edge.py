@@ -23,11 +23,13 @@ from d2llm_vdb.errors import CollectionNotFoundError, StoreError, StoreLockedErr
 from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.columns import Columns, distinct_ids, point_id
 from d2llm_vdb.store.edge_filters import to_edge
-from d2llm_vdb.store.presets import PRESETS, Placement, Preset
+from d2llm_vdb.store.presets import PRESETS, Placement, Precision, Preset
 from d2llm_vdb.store.recall import Point, PointQuery
 from d2llm_vdb.store.schema import (
+    BM25,
     INDEXED_FIELDS,
     RECALL,
+    SEGMENTS,
     CollectionOptions,
     FieldKind,
     Schema,
@@ -39,6 +41,13 @@ SHARD_DIR = "shard"
 
 # What a server takes where nothing is said.
 _HNSW: dict[str, Any] = {"ef_construct": 100, "full_scan_threshold": 10_000}
+
+_DATATYPE: dict[Precision, Any] = {
+    "float32": edge.VectorStorageDatatype.Float32,
+    "float16": edge.VectorStorageDatatype.Float16,
+    "turbo8": edge.VectorStorageDatatype.Turbo8,
+    "turbo4": edge.VectorStorageDatatype.Turbo4,
+}
 
 _MEMORY: dict[Placement, Any] = {
     "cold": edge.Memory.Cold,
@@ -97,8 +106,8 @@ class EdgeStore(Store):
         asked = [
             edge.QueryRequest(
                 **_query(each),
-                with_payload=each.read is not None,
-                with_vector=list(each.read or ()),
+                with_payload=_selected(each.fields),
+                with_vector=list(each.vectors),
             )
             for each in queries
         ]
@@ -232,12 +241,11 @@ def _index_payload(shard: Any, fields: Mapping[str, FieldKind]) -> None:
 
 
 def _field_index(kind: FieldKind) -> Any:
-    if kind == "text":
+    if kind in ("text", "phrases"):
         return edge.TextIndexParams(
             tokenizer=edge.TokenizerType.Multilingual,
             lowercase=True,
-            phrase_matching=True,  # or phrases in filters would match as loose words
-            scoring=True,
+            phrase_matching=kind == "phrases",
             memory=edge.Memory.Cold,
         )
     if kind == "tenant":
@@ -270,61 +278,61 @@ def _load_shard(directory: Path) -> Any:
 
 def _config(schema: Schema, preset: Preset) -> Any:
     maxsim = edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
-    rerank = _MEMORY[preset.rerank]
-    vectors = {name: _unindexed(width, rerank) for name, width in schema.vectors.items()} | {
-        name: _unindexed(width, rerank, multivector_config=maxsim)
+    rows: dict[str, Precision] = {SEGMENTS: preset.rows_precision}
+    vectors = {name: _unindexed(width, preset) for name, width in schema.vectors.items()} | {
+        name: _unindexed(width, preset, rows.get(name, "float16"), multivector_config=maxsim)
         for name, width in schema.multivectors.items()
     }
     vectors[RECALL] = edge.EdgeVectorParams(
         schema.recall_dim,
         edge.Distance.Cosine,
+        datatype=_DATATYPE[preset.recall_precision],
         quantization_config=_quantization(preset),
         memory=_MEMORY[preset.recall],
     )
-    graph = edge.HnswIndexConfig(**_HNSW, m=16, memory=_MEMORY[preset.graph])
-    return edge.EdgeConfig(vectors=vectors, hnsw_config=graph)
+    words = edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf, memory=edge.Memory.Cold)
+    return edge.EdgeConfig(
+        vectors=vectors,
+        sparse_vectors={BM25: words},
+        hnsw_config=edge.HnswIndexConfig(**_HNSW, m=16, memory=_MEMORY[preset.graph]),
+    )
 
 
 def _quantization(preset: Preset) -> Any:
-    if preset.quantization == "int8":
-        return edge.ScalarQuantizationConfig(
-            edge.ScalarType.Int8, quantile=0.99, memory=edge.Memory.Pinned
-        )
-    if preset.quantization == "4 bits":
-        return edge.TurboQuantQuantizationConfig(
-            bits=edge.TurboQuantBitSize.Bits4, memory=edge.Memory.Pinned
-        )
-    return None
+    if preset.bits is None:
+        return None
+    return edge.TurboQuantQuantizationConfig(
+        bits=getattr(edge.TurboQuantBitSize, f"Bits{preset.bits}"), memory=edge.Memory.Pinned
+    )
 
 
-def _unindexed(size: int, memory: Any, **options: Any) -> Any:
-    """Vectors that are only read back: no index, float16.
+def _unindexed(
+    size: int, preset: Preset, precision: Precision = "float16", **options: Any
+) -> Any:
+    """Vectors that only score given candidates: no index.
 
     Dot and not Cosine: Cosine would normalise them at upsert.
     """
     return edge.EdgeVectorParams(
         size,
         edge.Distance.Dot,
-        datatype=edge.VectorStorageDatatype.Float16,
+        datatype=_DATATYPE[precision],
         hnsw_config=edge.HnswIndexConfig(**_HNSW, m=0),
-        memory=memory,
+        memory=_MEMORY[preset.rerank],
         **options,
     )
 
 
 def _query(query: PointQuery) -> dict[str, Any]:
-    """Return a query as the arguments of a request or of a prefetch."""
+    """Return a query as the arguments of a request."""
     conditions = [] if query.filter is None else [to_edge(query.filter)]
     arguments: dict[str, Any] = {"limit": query.limit}
-    if isinstance(query.among, PointQuery):
-        arguments["prefetches"] = [edge.Prefetch(**_query(query.among))]
-    elif query.among is not None:
+    if query.among is not None:
         conditions.append(edge.HasIdCondition(set(query.among)))
-    if isinstance(query.value, str):
-        arguments["query"] = edge.TextQuery(query.using, query.value)
-    else:
-        vector: Any = query.value  # arrays are taken as they are
-        arguments["query"] = edge.Query.Nearest(vector, using=query.using)
+    vector: Any = query.value  # arrays are taken as they are
+    if isinstance(query.value, tuple):
+        vector = edge.SparseVector(*query.value)
+    arguments["query"] = edge.Query.Nearest(vector, using=query.using)
     if query.using == RECALL:
         arguments["params"] = edge.SearchParams(
             hnsw_ef=query.ef,
@@ -335,7 +343,9 @@ def _query(query: PointQuery) -> dict[str, Any]:
 
 
 def _vectors(columns: Columns, row: int) -> Any:
-    return {name: arrays[row] for name, arrays in (columns.vectors | columns.multivectors).items()}
+    vectors: dict[str, Any] = {name: array[row] for name, array in columns.vectors.items()}
+    vectors |= {name: arrays[row] for name, arrays in columns.multivectors.items()}
+    return vectors | {BM25: edge.SparseVector(*columns.bm25[row])}
 
 
 def _stored(record: Any) -> StoredPoint:

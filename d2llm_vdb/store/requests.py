@@ -15,10 +15,12 @@ from qdrant_client import models
 from d2llm_vdb.store.base import Page, StoredPoint
 from d2llm_vdb.store.columns import Columns, distinct_ids, point_id
 from d2llm_vdb.store.filters import database_filter
-from d2llm_vdb.store.presets import PRESETS, Preset
+from d2llm_vdb.store.presets import PRESETS, Precision, Preset
 from d2llm_vdb.store.recall import Point, PointQuery
 from d2llm_vdb.store.schema import (
+    BM25,
     RECALL,
+    SEGMENTS,
     CollectionOptions,
     FieldKind,
     Schema,
@@ -57,19 +59,25 @@ def create_collection(name: str, schema: Schema, options: CollectionOptions) -> 
     """Create a collection that holds its schema as metadata."""
     preset = PRESETS[options.preset]
     maxsim = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
+    rows: dict[str, Precision] = {SEGMENTS: preset.rows_precision}
     vectors = {name: _unindexed(width, preset) for name, width in schema.vectors.items()} | {
-        name: _unindexed(width, preset, multivector_config=maxsim)
+        name: _unindexed(width, preset, rows.get(name, "float16"), multivector_config=maxsim)
         for name, width in schema.multivectors.items()
     }
     vectors[RECALL] = models.VectorParams(
         size=schema.recall_dim,
         distance=models.Distance.COSINE,
+        datatype=models.Datatype(preset.recall_precision),
         quantization_config=_quantization(preset),
         memory=models.Memory(preset.recall),
+    )
+    words = models.SparseVectorParams(
+        modifier=models.Modifier.IDF, index=models.SparseIndexParams(memory=models.Memory.COLD)
     )
     arguments = {
         "collection_name": name,
         "vectors_config": vectors,
+        "sparse_vectors_config": {BM25: words},
         "hnsw_config": models.HnswConfigDiff(memory=models.Memory(preset.graph)),
         "metadata": {METADATA_KEY: schema.to_dict()},
         "shard_number": options.shard_number,
@@ -79,30 +87,26 @@ def create_collection(name: str, schema: Schema, options: CollectionOptions) -> 
 
 
 def _quantization(preset: Preset) -> models.QuantizationConfig | None:
-    if preset.quantization == "int8":
-        return models.ScalarQuantization(
-            scalar=models.ScalarQuantizationConfig(
-                type=models.ScalarType.INT8, quantile=0.99, memory=models.Memory.PINNED
-            )
+    if preset.bits is None:
+        return None
+    return models.TurboQuantization(
+        turbo=models.TurboQuantQuantizationConfig(
+            bits=models.TurboQuantBitSize(f"bits{preset.bits}"), memory=models.Memory.PINNED
         )
-    if preset.quantization == "4 bits":
-        return models.TurboQuantization(
-            turbo=models.TurboQuantQuantizationConfig(
-                bits=models.TurboQuantBitSize.BITS4, memory=models.Memory.PINNED
-            )
-        )
-    return None
+    )
 
 
-def _unindexed(size: int, preset: Preset, **options: Any) -> models.VectorParams:
-    """Vectors that are only read back: no index, float16.
+def _unindexed(
+    size: int, preset: Preset, precision: Precision = "float16", **options: Any
+) -> models.VectorParams:
+    """Vectors that only score given candidates: no index.
 
     Dot and not Cosine: Cosine would normalise them at upsert.
     """
     return models.VectorParams(
         size=size,
         distance=models.Distance.DOT,
-        datatype=models.Datatype.FLOAT16,
+        datatype=models.Datatype(precision),
         hnsw_config=models.HnswConfigDiff(m=0),
         memory=models.Memory(preset.rerank),
         **options,
@@ -112,13 +116,12 @@ def _unindexed(size: int, preset: Preset, **options: Any) -> models.VectorParams
 def index_payload(name: str, field: str, kind: FieldKind) -> Call[None]:
     """Index a payload field."""
     schema: Any = kind
-    if kind == "text":
+    if kind in ("text", "phrases"):
         schema = models.TextIndexParams(
             type=models.TextIndexType.TEXT,
             tokenizer=models.TokenizerType.MULTILINGUAL,
             lowercase=True,
-            phrase_matching=True,  # or phrases in filters would match as loose words
-            scoring=True,
+            phrase_matching=kind == "phrases",
             memory=models.Memory.COLD,
         )
     elif kind == "tenant":
@@ -141,6 +144,10 @@ def upsert(name: str, columns: Columns) -> Call[None]:
         vector: [array.astype(np.float32).tolist() for array in arrays]
         for vector, arrays in columns.multivectors.items()
     }
+    vectors[BM25] = [
+        models.SparseVector(indices=indices.tolist(), values=values.tolist())
+        for indices, values in columns.bm25
+    ]
     batch = models.Batch.model_construct(
         ids=[point_id(each) for each in columns.ids],
         vectors=vectors,
@@ -162,8 +169,8 @@ def query(
     asked = [
         models.QueryRequest(
             **_query(each, indexed),
-            with_payload=each.read is not None,
-            with_vector=list(each.read or ()),
+            with_payload=True if each.fields is None else list(each.fields) or False,
+            with_vector=list(each.vectors) or False,
         )
         for each in queries
     ]
@@ -175,17 +182,16 @@ def query(
 
 
 def _query(query: PointQuery, indexed: bool) -> dict[str, Any]:
-    """Return a query as the arguments of a request or of a prefetch."""
+    """Return a query as the arguments of a request."""
     conditions: list[models.Condition] = []
     if query.filter is not None:
         conditions.append(database_filter(query.filter))
     arguments: dict[str, Any] = {"using": query.using, "limit": query.limit}
-    if isinstance(query.among, PointQuery):
-        arguments["prefetch"] = models.Prefetch(**_query(query.among, indexed))
-    elif query.among is not None:
+    if query.among is not None:
         conditions.append(models.HasIdCondition(has_id=list(query.among)))
-    if isinstance(query.value, str):
-        arguments["query"] = models.TextQuery(text=query.value)
+    if isinstance(query.value, tuple):
+        indices, values = query.value
+        arguments["query"] = models.SparseVector(indices=indices.tolist(), values=values.tolist())
     else:
         arguments["query"] = query.value.tolist()
     if query.using == RECALL and indexed:

@@ -15,23 +15,22 @@ from d2llm_vdb.errors import (
 )
 from d2llm_vdb.store.presets import PRESETS, PresetName
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
-RECALL, IEM, PMA, SEGMENTS, TOKENS = "recall", "iem", "pma", "segments", "tokens"
+RECALL, BM25, IEM, SEGMENTS, TOKENS = "recall", "bm25", "iem", "segments", "tokens"
 
-DOCUMENT_FIELD, TENANT_FIELD, TEXT_FIELD = "doc_id", "tenant", "text"
+DOCUMENT_FIELD, TENANT_FIELD = "doc_id", "tenant"
 
 FieldKind = Literal[
-    "keyword", "integer", "float", "bool", "datetime", "geo", "uuid", "text", "tenant"
+    "keyword", "integer", "float", "bool", "datetime", "geo", "uuid", "text", "phrases", "tenant"
 ]
 FIELD_KINDS = cast("tuple[FieldKind, ...]", get_args(FieldKind))
 
-# Payload fields that every collection indexes: adding looks passages up by document, a tenant's
-# searches are filtered by tenant, and hybrid recall ranks by BM25 over the text.
+# Payload fields that every collection indexes: adding looks passages up by document, and a
+# tenant's searches are filtered by tenant.
 INDEXED_FIELDS: Mapping[str, FieldKind] = {
     DOCUMENT_FIELD: "keyword",
     TENANT_FIELD: "tenant",
-    TEXT_FIELD: "text",
 }
 
 
@@ -53,7 +52,8 @@ class Schema:
     """What a collection was made for; stored with it.
 
     Args:
-        recall_dim, iem_dim, pma_dim: widths of the single vectors.
+        recall_dim: width of the recall vector.
+        iem_dim: width of the IEM's passage half, or None where it is not stored.
         segment_dim: width of one segment's row, or None where the student has no segments.
         token_dim: width of one token's vector, or None where tokens are not stored.
         fingerprint: of the student that fills it.
@@ -62,8 +62,7 @@ class Schema:
     """
 
     recall_dim: int
-    iem_dim: int
-    pma_dim: int
+    iem_dim: int | None
     segment_dim: int | None
     token_dim: int | None
     fingerprint: str
@@ -72,8 +71,9 @@ class Schema:
 
     @property
     def vectors(self) -> dict[str, int]:
-        """Widths of the vectors of which a passage has one, by name."""
-        return {RECALL: self.recall_dim, IEM: self.iem_dim, PMA: self.pma_dim}
+        """Widths of the dense vectors of which a passage has one, by name."""
+        widths = {RECALL: self.recall_dim, IEM: self.iem_dim}
+        return {name: width for name, width in widths.items() if width is not None}
 
     @property
     def multivectors(self) -> dict[str, int]:
@@ -104,7 +104,7 @@ class Schema:
         try:
             schema = cls(**values)
             for name, width in asdict(schema).items():
-                optional = name in ("segment_dim", "token_dim") and width is None
+                optional = name != "recall_dim" and width is None
                 if name.endswith("_dim") and not optional:
                     check_whole_number(name, width)
         except (TypeError, ValueError) as error:

@@ -30,7 +30,7 @@ from d2llm_vdb.store.columns import Columns
 from d2llm_vdb.store.loop_thread import LoopThread
 from d2llm_vdb.store.recall import Point, PointQuery
 from d2llm_vdb.store.requests import METADATA_KEY, Call
-from d2llm_vdb.store.schema import INDEXED_FIELDS, TEXT_FIELD, CollectionOptions, FieldKind, Schema
+from d2llm_vdb.store.schema import INDEXED_FIELDS, CollectionOptions, FieldKind, Schema
 
 logger = logging.getLogger(__name__)
 
@@ -336,11 +336,7 @@ class MemoryStore(ClientStore):
         return store
 
     def index_payload(self, fields: Mapping[str, FieldKind] = INDEXED_FIELDS) -> None:
-        """Prepare for BM25; filters read every payload anyway."""
-        if TEXT_FIELD in fields:
-            # Local mode takes the default tokenizer alone.
-            scoring = models.TextIndexParams(type=models.TextIndexType.TEXT, scoring=True)
-            self._client.create_payload_index(self._collection, TEXT_FIELD, scoring)
+        """Do nothing: filters read every payload."""
 
     def _call(self, call: Call[T]) -> T:
         with self._lock:

@@ -52,8 +52,7 @@ class TenantStore(Store):
         return replace(columns, ids=self._ids(columns.ids), payloads=payloads)
 
     def _query(self, query: PointQuery) -> PointQuery:
-        among = self._query(query.among) if isinstance(query.among, PointQuery) else query.among
-        return replace(query, filter=self._filter(query.filter), among=among)
+        return replace(query, filter=self._filter(query.filter))
 
     def upsert(self, columns: Columns) -> None:
         self.whole.upsert(self._columns(columns))

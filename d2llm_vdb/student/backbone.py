@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -146,6 +147,12 @@ class Backbone:
     def special_tokens(self) -> int:
         """How many tokens the tokenizer adds to a text."""
         return int(self.tokenizer.num_special_tokens_to_add())
+
+    @cached_property
+    def uncased(self) -> bool:
+        """Whether the tokenizer reads small and capital letters alike, and blanks as nothing."""
+        plain, other = self.tokenize(["some words", " Some Words"], 8)[0]
+        return plain == other
 
     def splitting_tokenizer(self) -> Tokenizer:
         """Return a copy of the tokenizer that cuts and pads nothing, to count tokens with."""

@@ -58,7 +58,16 @@ def read(path: Path) -> tuple[StudentConfig, dict[str, Tensor]]:
         raise CheckpointError(
             f"student {path} is damaged: {error}; save it again, or restore it from a backup"
         ) from error
+    _upgrade(config, weights)
     return StudentConfig.from_dict(config), weights
+
+
+def _upgrade(config: Any, weights: dict[str, Tensor]) -> None:
+    """Bring what 0.1 saved to today's form: its segments shared the recall vector's projection."""
+    segments = config.get("segments") if isinstance(config, dict) else None
+    if isinstance(segments, dict) and "dim" not in segments and "recall.weight" in weights:
+        segments["dim"] = config.get("recall_dim")
+        weights["segments.projection.weight"] = weights["recall.weight"].clone()
 
 
 def load_weights(heads: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
@@ -226,7 +235,7 @@ def _model_card(config: StudentConfig, record: Mapping[str, Any] | None) -> str:
 |---|---|
 | backbone | `{config.backbone}` |
 | embedding | {config.embedding_dim} dimensions, PMA with {config.pma.num_heads} heads |
-| recall vector | {config.recall_dim} dimensions |
+| recall vector | {config.recall_width} dimensions |
 | IEM | `{config.iem.interaction}`, {config.iem.hidden_dim} wide |
 | longest text | {config.max_tokens} tokens |
 | training | {trained} |

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from d2llm_vdb.sparse import SparseRows
+
 Float32 = NDArray[np.float32]
 Float16 = NDArray[np.float16]
 
@@ -18,19 +20,23 @@ class PassageVectors:
 
     Args:
         recall: unit-length recall vectors, float32 (n, r).
-        iem: passage halves of the IEM, float16 (n, h).
-        pma: PMA embeddings, float16 (n, d).
+        iem: passage halves of the IEM, float16 (n, h); None where they are computed from the
+            recall vectors.
+        norms: lengths of the PMA embeddings, float32 (n,), where the IEM reads these as they are
+            and they can be had again as norm times recall vector; else None.
+        terms: saturated frequencies of the vocabulary's pieces, for BM25.
         tokens: for each passage its unit-length token states with their norms as the last
             column, float16 (L, d + 1); None where they were not asked for. The norm makes the
             raw states recoverable.
-        segments: for each passage the rows of its pieces, float16 (k, r + w), fewer for a text
+        segments: for each passage the rows of its pieces, float16 (k, s + w), fewer for a text
             of few tokens; None for a student without segments.
         truncated: how many of the passages were cut at the student's `max_tokens`.
     """
 
     recall: Float32
-    iem: Float16
-    pma: Float16
+    iem: Float16 | None
+    norms: Float32 | None
+    terms: SparseRows
     tokens: list[Float16] | None
     segments: list[Float16] | None
     truncated: int
@@ -46,15 +52,17 @@ class QueryVectors:
     Args:
         recall: unit-length recall vectors, float32 (m, r).
         iem: query halves of the IEM, float32 (m, h).
+        terms: how often each query uses pieces of the vocabulary.
         tokens: for each query its unit-length token states, mapped by the late interaction and
             scaled by the attention PMA pays them, float32 (L, d + 1): the inner-product MaxSim
             with a passage's stored tokens is the weighted sum.
         segments: for each query the row that passages' pieces are matched with, float32
-            (m, r + w); None for a student without segments.
+            (m, s + w); None for a student without segments.
     """
 
     recall: Float32
     iem: Float32
+    terms: SparseRows
     tokens: list[Float32]
     segments: Float32 | None
 
@@ -68,6 +76,7 @@ class QueryVectors:
         return cls(
             np.concatenate([part.recall for part in parts]),
             np.concatenate([part.iem for part in parts]),
+            SparseRows.concatenate([part.terms for part in parts]),
             [states for part in parts for states in part.tokens],
             np.concatenate(segments) if segments else None,
         )

@@ -69,16 +69,20 @@ class SegmentsConfig:
 
     Args:
         vocabulary: number of the backbone's token ids.
+        dim: width s that each piece's embedding is projected to; None keeps it whole.
         count: pieces k that a passage is cut into.
         words_dim: width w of each piece's word sketch; a multiple of 8, 512 at most.
     """
 
     vocabulary: int
+    dim: int | None = None
     count: int = 8
     words_dim: int = 128
 
     def __post_init__(self) -> None:
         check_whole_number("segments.vocabulary", self.vocabulary)
+        if self.dim is not None:
+            check_whole_number("segments.dim", self.dim)
         check_whole_number("segments.count", self.count)
         check_whole_number("segments.words_dim", self.words_dim, least=8)
         if self.words_dim % 8 or self.words_dim > MAX_WORDS_DIM:
@@ -97,7 +101,7 @@ class StudentConfig:
             `package:NAME`.
         embedding_dim: width d of the PMA embedding, and of the backbone's token states unless
             `pma.token_dim` says otherwise.
-        recall_dim: width r of the recall vector.
+        recall_dim: width that the recall vector is projected to; None takes the whole embedding.
         pma, iem: the shapes of the two heads.
         segments: the shape of the segments; None for a student without.
         max_tokens: longest text in tokens, special tokens and prompt included.
@@ -106,7 +110,7 @@ class StudentConfig:
 
     backbone: str
     embedding_dim: int
-    recall_dim: int
+    recall_dim: int | None
     pma: PMAConfig
     iem: IEMConfig
     segments: SegmentsConfig | None = None
@@ -116,12 +120,9 @@ class StudentConfig:
 
     def __post_init__(self) -> None:
         check_whole_number("embedding_dim", self.embedding_dim)
-        check_whole_number("recall_dim", self.recall_dim)
-        if self.recall_dim > self.embedding_dim:
-            raise InputError(
-                f"recall_dim={self.recall_dim} is more than the embedding dimension "
-                f"{self.embedding_dim}; use that or less"
-            )
+        _check_projection("recall_dim", self.recall_dim, self.embedding_dim)
+        if self.segments is not None:
+            _check_projection("segments.dim", self.segments.dim, self.embedding_dim)
         if self.embedding_dim % self.pma.num_heads:
             raise InputError(
                 f"pma.num_heads={self.pma.num_heads} must divide the embedding dimension "
@@ -133,9 +134,36 @@ class StudentConfig:
                 raise InputError(f"{name}={getattr(self, name)!r} must be a string")
 
     @property
+    def recall_width(self) -> int:
+        """Width r of the recall vector."""
+        return self.recall_dim or self.embedding_dim
+
+    @property
     def segment_dim(self) -> int | None:
         """Width of a segment's row; None without segments."""
-        return None if self.segments is None else self.recall_dim + self.segments.words_dim
+        if self.segments is None:
+            return None
+        return (self.segments.dim or self.embedding_dim) + self.segments.words_dim
+
+    @property
+    def stored_half_dim(self) -> int | None:
+        """Width of the passage half of the IEM that is stored; None where it is not.
+
+        `product` reads unit-length embeddings. Where these are the recall vectors, and no wider
+        than the half, the half is computed from what is stored already.
+        """
+        from_recall = self.iem.interaction == "product" and self.recall_dim is None
+        if from_recall and self.embedding_dim <= self.iem.hidden_dim:
+            return None
+        return self.iem.hidden_dim
+
+    @property
+    def norm_stored(self) -> bool:
+        """Whether the length of an embedding is stored beside its recall vector.
+
+        `concat` reads embeddings of any length; with it, what is stored serves another IEM.
+        """
+        return self.iem.interaction == "concat" and self.recall_dim is None
 
     @property
     def token_dim(self) -> int:
@@ -164,6 +192,17 @@ class StudentConfig:
             return cls(pma=pma, iem=iem, segments=segments, **rest)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"student config does not fit this version: {error}") from error
+
+
+def _check_projection(name: str, width: int | None, embedding_dim: int) -> None:
+    if width is None:
+        return
+    check_whole_number(name, width)
+    if width > embedding_dim:
+        raise InputError(
+            f"{name}={width} is more than the embedding dimension {embedding_dim}; use that or "
+            f"less, or None for the whole embedding"
+        )
 
 
 TASKS = cast("tuple[Task, ...]", get_args(Task))

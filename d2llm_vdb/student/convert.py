@@ -25,7 +25,7 @@ from d2llm_vdb.student.foreign_model import ForeignModel, add_adapter
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.iem import IEM
 from d2llm_vdb.student.pma import PMA
-from d2llm_vdb.student.student import DEFAULT_MAX_TOKENS, FITTED_RECALL_DIM, Student
+from d2llm_vdb.student.student import DEFAULT_MAX_TOKENS, Student
 
 REFERENCE_HEADS = 32
 
@@ -48,8 +48,8 @@ def convert_student(
     """Build a student from safetensors of the reference D2LLM code, of C2LLM or of CGE.
 
     PMA is theirs. So is the IEM, `concat`, where there is one; where there is none, an untrained
-    `product` scores by the cosine of the PMA embeddings. Nothing of theirs trains a recall
-    vector: it is fitted to sample texts, or is the PMA embedding itself.
+    `product` scores by the cosine of the PMA embeddings. The recall vector is the PMA embedding
+    itself, or a compact one that is fitted to sample texts.
 
     Args:
         source: a `.safetensors` file, or a directory of them, with config.json if there is one.
@@ -87,8 +87,6 @@ def convert_student(
             )
         under = Backbone.load(origin, device=device, dtype=dtype)
         dim, pma, iem = _check_heads(weights, under.dim, num_heads)
-        if recall_dim is None:
-            recall_dim = dim if sample_texts is None else min(FITTED_RECALL_DIM, dim)
         if max_tokens is None:
             wanted = weights.settings.get("inf_seq_length", DEFAULT_MAX_TOKENS)
             max_tokens = min(wanted, under.context_length or wanted)

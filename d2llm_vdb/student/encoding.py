@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from d2llm_vdb.student.columns import PassageVectors, QueryVectors
 from d2llm_vdb.student.config import StudentConfig
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.iem import stored_tokens
+from d2llm_vdb.student.terms import passage_terms, query_terms
 
 logger = logging.getLogger(__name__)
 
@@ -26,27 +28,49 @@ WINDOW_TEXTS = 1024
 WINDOW_BATCHES = 12
 
 
+@dataclass(frozen=True, slots=True)
+class TokenWindow:
+    """Consecutive texts as the backbone and as BM25 read them.
+
+    Args:
+        token_ids: of each text behind its prompt.
+        term_ids: of each text alone, in lower case.
+        truncated: how many of the texts were cut.
+    """
+
+    token_ids: list[list[int]]
+    term_ids: list[list[int]]
+    truncated: int
+
+
 def token_windows(
     backbone: Backbone, texts: Iterable[str], prompt: str, max_tokens: int
-) -> Iterator[tuple[list[list[int]], int]]:
-    """Yield token ids of consecutive texts, and how many of them were cut.
+) -> Iterator[TokenWindow]:
+    """Tokenise texts as a stream, a window of them at a time.
 
     Raises:
         InputError: a text is not a string or is blank.
     """
     window_tokens = WINDOW_BATCHES * backbone.batch_tokens
-    ids: list[list[int]] = []
+    token_ids: list[list[int]] = []
+    term_ids: list[list[int]] = []
     cut = tokens = 0
     for some in batched(_checked(texts), 64):
         new_ids, new_cut = backbone.tokenize([prompt + text for text in some], max_tokens)
-        ids += new_ids
+        token_ids += new_ids
+        term_ids += new_ids if not prompt and backbone.uncased else _term_ids(backbone, some, max_tokens)
         cut += new_cut
         tokens += sum(map(len, new_ids))
-        if len(ids) >= WINDOW_TEXTS or tokens >= window_tokens:
-            yield ids, cut
-            ids, cut, tokens = [], 0, 0
-    if ids:
-        yield ids, cut
+        if len(token_ids) >= WINDOW_TEXTS or tokens >= window_tokens:
+            yield TokenWindow(token_ids, term_ids, cut)
+            token_ids, term_ids, cut, tokens = [], [], 0, 0
+    if token_ids:
+        yield TokenWindow(token_ids, term_ids, cut)
+
+
+def _term_ids(backbone: Backbone, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+    # A vocabulary that counts the blank to the word has other pieces for the first word.
+    return backbone.tokenize([f" {text.lower()}" for text in texts], max_tokens)[0]
 
 
 @torch.inference_mode()
@@ -54,8 +78,7 @@ def passage_vectors(
     config: StudentConfig,
     backbone: Backbone,
     heads: StudentHeads,
-    token_ids: Sequence[Sequence[int]],
-    truncated: int,
+    window: TokenWindow,
     *,
     tokens: bool,
 ) -> PassageVectors:
@@ -63,21 +86,23 @@ def passage_vectors(
 
     Args:
         config, backbone, heads: of the student.
-        token_ids: of each passage.
-        truncated: how many of the passages were cut.
+        window: the passages.
         tokens: also return token states.
     """
-    count = len(token_ids)
-    recall = np.empty((count, config.recall_dim), np.float32)
-    iem = np.empty((count, config.iem.hidden_dim), np.float16)
-    pma = np.empty((count, config.embedding_dim), np.float16)
+    count = len(window.token_ids)
+    recall = np.empty((count, config.recall_width), np.float32)
+    half_dim = config.stored_half_dim
+    iem = None if half_dim is None else np.empty((count, half_dim), np.float16)
+    norms = np.empty(count, np.float32) if config.norm_stored else None
     states: list[Any] = [None] * count
     segments: list[Any] = [None] * count
-    for batch in backbone.batches(token_ids):
+    for batch in backbone.batches(window.token_ids):
         embedding, _ = heads.mha_pma(batch.states, batch.mask)
         recall[batch.positions] = to_numpy(heads.recall(embedding))
-        iem[batch.positions] = to_numpy(heads.iem.passage_half(embedding))
-        pma[batch.positions] = to_numpy(embedding)
+        if iem is not None:
+            iem[batch.positions] = to_numpy(heads.iem.passage_half(embedding))
+        if norms is not None:
+            norms[batch.positions] = to_numpy(embedding.norm(dim=-1))
         if tokens:
             _scatter(states, batch.positions, stored_tokens(batch.states).half(), batch.mask)
         rows = heads.passage_rows(batch.states, batch.token_ids, batch.mask)
@@ -86,47 +111,44 @@ def passage_vectors(
     return PassageVectors(
         recall,
         iem,
-        pma,
+        norms,
+        passage_terms(window.term_ids, backbone.tokenizer.all_special_ids),
         states if tokens else None,
         None if config.segments is None else segments,
-        truncated,
+        window.truncated,
     )
 
 
 @torch.inference_mode()
 def query_vectors(
-    config: StudentConfig,
-    backbone: Backbone,
-    heads: StudentHeads,
-    token_ids: Sequence[Sequence[int]],
-    truncated: int,
+    config: StudentConfig, backbone: Backbone, heads: StudentHeads, window: TokenWindow
 ) -> QueryVectors:
     """Encode one window of queries; arguments as `passage_vectors`'."""
-    count = len(token_ids)
-    if truncated:
+    count = len(window.token_ids)
+    if window.truncated:
         logger.warning(
             "%d of %d queries: what is beyond %d tokens is not read",
-            truncated,
+            window.truncated,
             count,
             config.max_tokens,
         )
-    recall = np.empty((count, config.recall_dim), np.float32)
+    recall = np.empty((count, config.recall_width), np.float32)
     iem = np.empty((count, config.iem.hidden_dim), np.float32)
     tokens: list[Any] = [None] * count
     segments = None
     if config.segment_dim is not None:
         segments = np.empty((count, config.segment_dim), np.float32)
-    for batch in backbone.batches(token_ids):
+    for batch in backbone.batches(window.token_ids):
         embedding, attention = heads.mha_pma(batch.states, batch.mask)
-        vectors = heads.recall(embedding)
-        recall[batch.positions] = to_numpy(vectors)
+        recall[batch.positions] = to_numpy(heads.recall(embedding))
         iem[batch.positions] = to_numpy(heads.iem.query_half(embedding))
         mapped = heads.late.query_tokens(batch.states, attention)
         _scatter(tokens, batch.positions, mapped, batch.mask)
-        rows = heads.query_rows(vectors, batch.token_ids, batch.mask)
+        rows = heads.query_rows(embedding, batch.token_ids, batch.mask)
         if segments is not None and rows is not None:
             segments[batch.positions] = to_numpy(rows)
-    return QueryVectors(recall, iem, tokens, segments)
+    terms = query_terms(window.term_ids, backbone.tokenizer.all_special_ids)
+    return QueryVectors(recall, iem, terms, tokens, segments)
 
 
 def _scatter(rows: list[Any], positions: list[int], values: Tensor, mask: Tensor) -> None:

@@ -8,7 +8,7 @@ from d2llm_vdb.student.calibration import Calibration
 from d2llm_vdb.student.config import StudentConfig
 from d2llm_vdb.student.iem import IEM, LateInteraction
 from d2llm_vdb.student.pma import PMA
-from d2llm_vdb.student.projection import RecallProjection
+from d2llm_vdb.student.projection import CompactProjection
 from d2llm_vdb.student.segments import Pieces, Segments
 
 
@@ -21,24 +21,24 @@ class StudentHeads(nn.Module):
         self.mha_pma = PMA(config.embedding_dim, config.pma)
         self.iem = IEM(config.embedding_dim, config.iem)
         self.late = LateInteraction(config.token_dim, segments=shape is not None)
-        self.recall = RecallProjection(config.embedding_dim, config.recall_dim)
+        self.recall = CompactProjection(config.embedding_dim, config.recall_dim)
         self.calibration = Calibration()
-        self.segments = None if shape is None else Segments(shape)
+        self.segments = None if shape is None else Segments(config.embedding_dim, shape)
 
-    def query_rows(self, recall: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor | None:
+    def query_rows(self, embedding: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor | None:
         """Return the rows that queries are matched by; None for a student without segments.
 
         Args:
-            recall: recall vectors of the queries, float32 (B, r).
+            embedding: PMA embeddings of the queries, float32 (B, d).
             token_ids: int64 (B, L).
             mask: bool (B, L), true where there is a token.
 
         Returns:
-            float32 (B, r + w).
+            float32 (B, s + w).
         """
         if self.segments is None:
             return None
-        return self.segments.query_rows(recall, token_ids, mask)
+        return self.segments.query_rows(embedding, token_ids, mask)
 
     def passage_rows(
         self, states: Tensor, token_ids: Tensor, mask: Tensor
@@ -51,11 +51,11 @@ class StudentHeads(nn.Module):
             mask: bool (B, L), true where there is a token.
 
         Returns:
-            float32 (B, k, r + w), and which of them there are, bool (B, k).
+            float32 (B, k, s + w), and which of them there are, bool (B, k).
         """
         if self.segments is None:
             return None
         pieces = Pieces(mask, self.segments.count)
         embedding, _ = self.mha_pma(pieces.of(states), pieces.mask)
-        rows = self.segments.passage_rows(self.recall(embedding), pieces.of(token_ids), pieces.mask)
+        rows = self.segments.passage_rows(embedding, pieces.of(token_ids), pieces.mask)
         return pieces.padded(rows), pieces.present

@@ -140,7 +140,7 @@ def _scores(
     found = {"none": cosine}
     match = _match(queries.segments, passages.segments, one, other)
     if "iem" in modes:
-        halves = passages.iem[other].astype(np.float32)
+        halves = passage_halves(student, passages)[other]
         found["iem"] = student.iem_scores(queries.iem[one], halves, task, match)
     if "tokens" in modes:
         states = passages.tokens or []
@@ -149,6 +149,13 @@ def _scores(
         )
         found["tokens"] = student.late_scores(sums, cosine, match)
     return found
+
+
+def passage_halves(student: Student, passages: PassageVectors) -> Float32:
+    """Return the passage halves of the IEM, float32 (n, h), stored or computed."""
+    if passages.iem is None:
+        return student.passage_halves(passages.recall)
+    return passages.iem.astype(np.float32)
 
 
 def _match(

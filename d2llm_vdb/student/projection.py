@@ -1,4 +1,4 @@
-"""The recall vector: a compact projection that keeps the embedding's geometry."""
+"""Compact vectors: a linear projection that keeps the geometry of embeddings."""
 
 from __future__ import annotations
 
@@ -8,53 +8,60 @@ from torch.nn import functional
 
 from d2llm_vdb.errors import InputError
 
-# How far the recall vector's directions are evened out: each is divided by its strength to this
+# How far a compact vector's directions are evened out: each is divided by its strength to this
 # power. What few directions carry most of a cosine is topic; a little less of it finds more
 # (recall@100 on SQuAD, MedQuAD and Cranfield rises by 0.003 to 0.01 at 128 dimensions), much less
 # of it loses the order.
 WHITENING = 0.1
 
 
-class RecallProjection(nn.Linear):
-    """Project embeddings linearly to r dimensions and normalise to unit length.
+class CompactProjection(nn.Module):
+    """Project embeddings linearly to fewer dimensions, or to none fewer, at unit length.
+
+    Args:
+        dim: width d of the embeddings.
+        width: width r to project to; None keeps them whole, and has no weights.
 
     Source: Zhao et al. (Findings of ACL 2022), homomorphic projective distillation.
     """
 
-    def __init__(self, dim: int, recall_dim: int) -> None:
-        super().__init__(dim, recall_dim, bias=False)
+    def __init__(self, dim: int, width: int | None) -> None:
+        super().__init__()
+        self.weight = None if width is None else nn.Parameter(torch.empty(width, dim))
+        if self.weight is not None:
+            nn.init.orthogonal_(self.weight)
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Map float32 (..., d) to unit-length float32 (..., r)."""
-        return functional.normalize(super().forward(embeddings), dim=-1)
+        if self.weight is not None:
+            embeddings = functional.linear(embeddings, self.weight)
+        return functional.normalize(embeddings, dim=-1)
 
     @torch.no_grad()
-    def initialise_from(self, samples: Tensor | None) -> None:
+    def fit(self, samples: Tensor | None) -> None:
         """Set the weights to the best linear approximation of the samples' cosines, evened out.
 
         Args:
-            samples: embeddings of sample texts, float32 (n, d) with n >= r, or None for the
-                identity, which needs r = d.
+            samples: embeddings of sample texts, float32 (n, d) with n >= r; None will do where
+                there are no weights.
 
         Raises:
-            InputError: too few samples for r, or none where r < d.
+            InputError: too few samples for r, or none.
         """
-        recall_dim, dim = self.weight.shape
-        if samples is None:
-            if recall_dim < dim:
-                raise InputError(
-                    f"recall_dim={recall_dim} is smaller than the embedding dimension {dim}, so "
-                    f"the projection must be fitted: pass sample_texts (a few thousand texts like "
-                    f"yours), or leave recall_dim out"
-                )
-            nn.init.eye_(self.weight)
+        if self.weight is None:
             return
-        if len(samples) < recall_dim:
+        width, dim = self.weight.shape
+        if samples is None:
             raise InputError(
-                f"{len(samples)} sample texts cannot span {recall_dim} dimensions; pass at least "
-                f"{recall_dim}, better a few thousand"
+                f"a projection of {dim} dimensions to {width} must be fitted: pass sample_texts (a "
+                f"few thousand texts like yours), or leave the size out"
             )
-        directions, strengths = principal_directions(samples, recall_dim)
+        if len(samples) < width:
+            raise InputError(
+                f"{len(samples)} sample texts cannot span {width} dimensions; pass at least "
+                f"{width}, better a few thousand"
+            )
+        directions, strengths = principal_directions(samples, width)
         self.weight.copy_(directions * strengths.clamp_min(1e-9).pow(-WHITENING).unsqueeze(1))
 
 

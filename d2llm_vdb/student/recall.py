@@ -1,4 +1,4 @@
-"""Recall vectors alone, and their cosines."""
+"""Embeddings and recall vectors alone, and cosines."""
 
 from __future__ import annotations
 
@@ -13,17 +13,25 @@ from d2llm_vdb.student.columns import Float32
 from d2llm_vdb.student.heads import StudentHeads
 
 
+def embeddings(
+    backbone: Backbone, heads: StudentHeads, token_ids: Sequence[Sequence[int]]
+) -> Tensor:
+    """Return the PMA embeddings of n tokenised texts, float32 (n, d), on the backbone's device."""
+    pooled: list[Tensor] = []
+    positions: list[int] = []
+    for batch in backbone.batches(token_ids):
+        embedding, _ = heads.mha_pma(batch.states, batch.mask)
+        pooled.append(embedding)
+        positions += batch.positions
+    return torch.cat(pooled)[np.argsort(positions)]
+
+
 def recall_vectors(
     backbone: Backbone, heads: StudentHeads, token_ids: Sequence[Sequence[int]]
 ) -> Tensor:
     """Return the recall vectors of n tokenised texts, float32 (n, r), on the backbone's device."""
-    vectors: list[Tensor] = []
-    positions: list[int] = []
-    for batch in backbone.batches(token_ids):
-        embedding, _ = heads.mha_pma(batch.states, batch.mask)
-        vectors.append(heads.recall(embedding))
-        positions += batch.positions
-    return torch.cat(vectors)[np.argsort(positions)]
+    vectors: Tensor = heads.recall(embeddings(backbone, heads, token_ids))
+    return vectors
 
 
 def cosines(first: Float32, second: Float32) -> Float32:

@@ -1,8 +1,8 @@
 """Segments: what each of a few equal pieces of a passage says, and which words it uses.
 
 One pooled vector forgets which sentence said what. A passage is therefore cut into pieces of
-equal length, and each piece is kept as one short row: the recall vector of its PMA embedding, and
-a sketch of its words. A query is one such row itself; its best inner product with a passage's
+equal length, and each piece is kept as one short row: its PMA embedding, made compact, and a
+sketch of its words. A query is one such row itself; its best inner product with a passage's
 rows is the *match*, which the database computes where the rows are stored.
 """
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from d2llm_vdb.student.config import SegmentsConfig
+from d2llm_vdb.student.projection import CompactProjection
 
 # What sharing all words counts beside a cosine of one. Over seven collections 0.2 to 0.5 gain
 # nearly the same.
@@ -77,27 +78,30 @@ class Segments(nn.Module):
     """Rows of queries and of passages' pieces.
 
     Args:
-        config: how many pieces, and the size of their word sketch.
+        dim: width d of the PMA embedding.
+        config: how many pieces, and the sizes of the two parts of a row.
     """
 
-    def __init__(self, config: SegmentsConfig) -> None:
+    def __init__(self, dim: int, config: SegmentsConfig) -> None:
         super().__init__()
         self.count = config.count
+        self.projection = CompactProjection(dim, config.dim)
         self.words = WordSketch(config.vocabulary, config.words_dim)
         self.word_scale = nn.Parameter(torch.tensor(INITIAL_WORD_SCALE))
 
-    def query_rows(self, recall: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor:
-        """Return one row a query, float32 (B, r + w).
+    def query_rows(self, embedding: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor:
+        """Return one row a query, float32 (B, s + w).
 
         Args:
-            recall: recall vectors of the queries, float32 (B, r).
+            embedding: PMA embeddings of the queries, float32 (B, d).
             token_ids, mask: their tokens, (B, L).
         """
-        return torch.cat([recall, self.word_scale * self.words(token_ids, mask)], dim=-1)
+        words = self.word_scale * self.words(token_ids, mask)
+        return torch.cat([self.projection(embedding), words], dim=-1)
 
-    def passage_rows(self, recall: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor:
-        """Return one row a piece, float32 (N, r + w); arguments are of pieces."""
-        return torch.cat([recall, self.words(token_ids, mask)], dim=-1)
+    def passage_rows(self, embedding: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor:
+        """Return one row a piece, float32 (N, s + w); arguments are of pieces."""
+        return torch.cat([self.projection(embedding), self.words(token_ids, mask)], dim=-1)
 
 
 class Pieces:

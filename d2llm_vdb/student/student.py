@@ -35,9 +35,8 @@ from d2llm_vdb.student.recall import cosines, recall_vectors
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-# Size of a recall vector fitted to samples. At 128 dimensions MiniLM's recall@100 is that of the
-# full cosine, though not the order of what it finds: that is for reranking.
-FITTED_RECALL_DIM = 128
+# Width that a segment's embedding is projected to where there are samples to fit that to.
+FITTED_SEGMENT_DIM = 128
 
 DEFAULT_MAX_TOKENS = 256
 WIDEST_IEM = 512
@@ -90,15 +89,16 @@ class Student:
     ) -> Student:
         """Build an untrained student that searches like its backbone.
 
-        Its PMA is mean pooling, its recall vectors keep the cosines of the pooled states, its
+        Its PMA is mean pooling, its recall vectors are the pooled states, its
         IEM adds the best segment's match to the cosine, and its late interaction is MaxSim with
         a little of both.
 
         Args:
             source: the backbone, as `Backbone.load` takes it.
-            sample_texts: texts like those to be searched; the recall projection is fitted to
-                them (PCA), and words weigh by their rarity in them. A few thousand are plenty.
-            recall_dim: width r of the recall vector; 128 with `sample_texts`, else d.
+            sample_texts: texts like those to be searched; what makes vectors compact is fitted
+                to them (PCA), and words weigh by their rarity in them. A few thousand are plenty.
+            recall_dim: width r that recall vectors are made compact to, which needs
+                `sample_texts`; None takes the whole embedding, of which nothing is lost.
             interaction: "product" starts from the cosine; "concat" is the paper's and ranks at
                 random until it is trained or loaded.
             iem_dim: width h of the IEM; the smaller of d and 512.
@@ -120,8 +120,6 @@ class Student:
             source, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
         dim = backbone.dim
-        if recall_dim is None:
-            recall_dim = dim if sample_texts is None else min(FITTED_RECALL_DIM, dim)
         if iem_dim is None:
             iem_dim = min(dim, WIDEST_IEM)
         if segments is None:
@@ -134,7 +132,13 @@ class Student:
             recall_dim=recall_dim,
             pma=PMAConfig(num_heads=math.gcd(dim, 32), layer_norm=layer_norm),
             iem=IEMConfig(hidden_dim=iem_dim, interaction=interaction),
-            segments=SegmentsConfig(len(backbone.tokenizer), segments) if segments else None,
+            segments=SegmentsConfig(
+                len(backbone.tokenizer),
+                None if sample_texts is None else min(FITTED_SEGMENT_DIM, dim),
+                segments,
+            )
+            if segments
+            else None,
             max_tokens=max_tokens,
             query_prompt=query_prompt,
             passage_prompt=passage_prompt,
@@ -233,9 +237,8 @@ class Student:
             InputError: a text is not a string or is blank.
         """
         config, backbone = self.config, self.backbone
-        windows = token_windows(backbone, texts, config.passage_prompt, config.max_tokens)
-        for token_ids, truncated in windows:
-            yield passage_vectors(config, backbone, self.heads, token_ids, truncated, tokens=tokens)
+        for window in token_windows(backbone, texts, config.passage_prompt, config.max_tokens):
+            yield passage_vectors(config, backbone, self.heads, window, tokens=tokens)
 
     def encode_queries(self, texts: Iterable[str]) -> Iterator[QueryVectors]:
         """Encode queries as a stream, a window of them at a time, in order.
@@ -246,9 +249,8 @@ class Student:
             InputError: a text is not a string or is blank.
         """
         config, backbone = self.config, self.backbone
-        windows = token_windows(backbone, texts, config.query_prompt, config.max_tokens)
-        for token_ids, truncated in windows:
-            yield query_vectors(config, backbone, self.heads, token_ids, truncated)
+        for window in token_windows(backbone, texts, config.query_prompt, config.max_tokens):
+            yield query_vectors(config, backbone, self.heads, window)
 
     def encode_query(self, texts: str | Iterable[str]) -> Float32:
         """Return the recall vectors of n queries, float32 (n, r) of unit length; (r,) of one.
@@ -353,7 +355,7 @@ class Student:
 
         Args:
             query_half: a row of `QueryVectors.iem`, float32 (h,), or one a passage, (n, h).
-            passage_halves: what the store returned, float32 (n, h).
+            passage_halves: stored, or from `passage_halves`, float32 (n, h).
             task: "asymmetric" (does the passage answer?) or "symmetric" (same meaning?).
             match: of the passages' segments, float32 (n,); None for a student without segments.
             bm25: of the passages' texts, float32 (n,); None where it is not known.
@@ -367,6 +369,15 @@ class Student:
         scorer = scorer_of(task, words=bm25 is not None)
         scores: Float32 = self.heads.calibration(logits, scorer).cpu().numpy()
         return scores
+
+    @torch.inference_mode()
+    def passage_halves(self, embeddings: Float32) -> Float32:
+        """Compute passage halves of the IEM from embeddings, float32 (n, d), as (n, h).
+
+        Whole recall vectors will do for `product`, which reads unit-length embeddings.
+        """
+        halves: Float32 = self.heads.iem.passage_half(self._to_device(embeddings)).cpu().numpy()
+        return halves
 
     @torch.inference_mode()
     def late_scores(
@@ -387,9 +398,9 @@ class Student:
         if isinstance(texts, str):
             single: Float32 = self._recall_vectors([texts], prompt)[0]
             return single
-        vectors = [np.empty((0, self.config.recall_dim), np.float32)]
-        for token_ids, _ in token_windows(self.backbone, texts, prompt, self.config.max_tokens):
-            vectors.append(to_numpy(recall_vectors(self.backbone, self.heads, token_ids)))
+        vectors = [np.empty((0, self.config.recall_width), np.float32)]
+        for window in token_windows(self.backbone, texts, prompt, self.config.max_tokens):
+            vectors.append(to_numpy(recall_vectors(self.backbone, self.heads, window.token_ids)))
         return np.concatenate(vectors)
 
     @overload
