@@ -13,10 +13,10 @@ from torch import Tensor
 
 from d2llm_vdb.distill.model import DistillationModel, Encoded, Scores
 from d2llm_vdb.distill.states import Texts
-from d2llm_vdb.evaluate.bm25 import BM25
 from d2llm_vdb.evaluate.metrics import binary_metrics, retrieval_metrics, spearman
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
 from d2llm_vdb.student.calibration import SCORERS, Scorer, scorer_of
+from d2llm_vdb.student.columns import Float32
 
 # Texts encoded at a time, and candidates reranked, as `search` does by default.
 WINDOW_TEXTS = 64
@@ -44,13 +44,13 @@ class RetrievalDevSet(DevSet):
     Args:
         data: its judgements.
         queries, passages: its texts, in the order of `data`.
-        bm25: of its documents' texts.
+        bm25: of every document for every query, float32 (queries, documents).
     """
 
     data: RetrievalSet
     queries: Texts
     passages: Texts
-    bm25: BM25
+    bm25: Float32
 
     @torch.inference_mode()
     def score(self, model: DistillationModel) -> dict[str, float]:
@@ -97,8 +97,7 @@ class RetrievalDevSet(DevSet):
             found = model.encode(self.passages.batch(best))
             bm25 = None
             if words:
-                by_words = self.bm25.scores(self.data.queries[key])[best]
-                bm25 = torch.from_numpy(by_words).to(recall.device).unsqueeze(0)
+                bm25 = torch.from_numpy(self.bm25[row, best]).to(recall.device).unsqueeze(0)
             scores = model.score(query, found, "asymmetric", bm25)
             yield key, [documents[place] for place in best], scores
 

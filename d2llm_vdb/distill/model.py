@@ -29,6 +29,7 @@ class Encoded:
         embedding: PMA embeddings, float32 (B, d).
         attention: what PMA paid each token, float32 (B, L).
         recall: recall vectors, float32 (B, r).
+        compact: what else embeddings are projected to: for segments, float32 (B, s), if any.
     """
 
     states: Tensor
@@ -37,6 +38,7 @@ class Encoded:
     embedding: Tensor
     attention: Tensor
     recall: Tensor
+    compact: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,9 @@ class DistillationModel(nn.Module):
         states = self._states(texts)
         embedding, attention = self.heads.mha_pma(states, texts.mask)
         recall = self.heads.recall(embedding)
-        return Encoded(states, texts.mask, texts.token_ids, embedding, attention, recall)
+        segments = self.heads.segments
+        compact = () if segments is None else (segments.projection(embedding),)
+        return Encoded(states, texts.mask, texts.token_ids, embedding, attention, recall, compact)
 
     def score(
         self, query: Encoded, passage: Encoded, task: Task, bm25: Tensor | None = None

@@ -22,18 +22,21 @@ def add_up(
     """Return `loss`, the weighted sum, and each part of it by name.
 
     The IEM and the late interaction imitate the teacher alike, by the paper's losses. The recall
-    vector imitates the IEM, and keeps the geometry of the backbone's mean-pooled states.
+    vector imitates the IEM; it, and what the segments project to, keep the geometry of the
+    backbone's mean-pooled states.
     """
     weights = config.weights
     recall = _imitate_choice(scores.recall / config.recall_temperature, scores.iem.detach())
     texts = (query, passage)
     wide = torch.cat([_mean_pooled(one.states, one.mask) for one in texts])
-    compact = torch.cat([one.recall for one in texts])
+    projected = [torch.cat([one.recall for one in texts])]
+    projected += [torch.cat(own) for own in zip(*(one.compact for one in texts), strict=True)]
+    geometry = [losses.projective_distillation(one, wide.detach()) for one in projected]
     parts = {
         **_imitate_teacher("iem", scores.iem, lists, config),
         **_imitate_teacher("tokens", scores.tokens, lists, config),
         "recall": weights.recall * recall,
-        "geometry": weights.geometry * losses.projective_distillation(compact, wide.detach()),
+        "geometry": weights.geometry * torch.stack(geometry).mean(),
     }
     if lists.feature is not None:
         feature = _own(scores.feature, lists.places)

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from qdrant_client import models
 
-from d2llm_vdb.evaluate.bm25 import BM25
 from d2llm_vdb.index import Index
 from d2llm_vdb.options import Rerank
 from d2llm_vdb.search import Stopwatch, Timings
+from d2llm_vdb.store.recall import PointQuery
+from d2llm_vdb.store.schema import BM25, IEM, RECALL, SEGMENTS
+from d2llm_vdb.student import QueryVectors
 from d2llm_vdb.student.columns import Float32
 
 # Documents in a ranking: as far as recall@100 looks.
@@ -73,27 +75,23 @@ class IndexRanker:
 
 
 class ExactRanker:
-    """Score every passage by the IEM: what recall costs is the difference to `iem`.
-
-    The database gives BM25 for what it finds alone, so that here it is computed beside it.
-    """
+    """Score every passage by the IEM: what recall costs is the difference to `iem`."""
 
     def __init__(self, index: Index) -> None:
-        self._student = index.student
-        texts: list[str] = []
-        count = index.count()
-        self._ids: list[str] = []
+        self._student, self._store = index.student, index.store
         schema = index.store.schema
-        self._halves = np.empty((count, schema.iem_dim), np.float32)
-        wanted = ["iem"] if schema.segment_dim is None else ["iem", "segments"]
-        segments = []
-        for row, point in enumerate(index.store.scroll(fields=["id", "text"], vectors=wanted)):
+        half = RECALL if schema.iem_dim is None else IEM
+        wanted = [half] if schema.segment_dim is None else [half, SEGMENTS]
+        self._ids: list[str] = []
+        halves, segments = [], []
+        for point in index.store.scroll(fields=["id"], vectors=wanted):
             self._ids.append(point.payload["id"])
-            texts.append(point.payload["text"])
-            self._halves[row] = point.vectors["iem"]
+            halves.append(point.vectors[half])
             segments += [point.vectors[name] for name in wanted[1:]]
+        self._halves = np.stack(halves)
+        if half == RECALL:
+            self._halves = index.student.passage_halves(self._halves)
         self._segments = StackedSegments(segments) if segments else None
-        self._bm25 = BM25(texts)
         self._rows: dict[str | None, int] = {key: row for row, key in enumerate(self._ids)}
 
     def rank(self, query: str, leave_out: str | None) -> Ranking:
@@ -101,23 +99,33 @@ class ExactRanker:
         watch = Stopwatch()
         with watch.stage("encode"):
             [vectors] = self._student.encode_queries([query])
+        with watch.stage("recall"):
+            bm25 = self._bm25(vectors)
         with watch.stage("rerank"):
             match = None
             if self._segments is not None and vectors.segments is not None:
                 match = self._segments.match(vectors.segments[0])
-            bm25 = self._bm25.scores(query)
             scores = self._student.iem_scores(
                 vectors.iem[0], self._halves, "asymmetric", match, bm25
             )
             rows = best_rows(scores, DEPTH, self._rows.get(leave_out))
         return Ranking(names(self._ids, rows), watch.timings(1))
 
+    def _bm25(self, vectors: QueryVectors) -> Float32:
+        every = PointQuery(BM25, vectors.terms[0], len(self._ids), fields=["id"])
+        [points] = self._store.query([every])
+        scores = np.zeros(len(self._ids), np.float32)
+        scores[[self._rows[point.payload["id"]] for point in points]] = [
+            point.score for point in points
+        ]
+        return scores
+
 
 class StackedSegments:
     """Segments of many passages, to be matched with a query at once.
 
     Args:
-        segments: of each passage, (k, r + w), k > 0.
+        segments: of each passage, (k, s + w), k > 0.
     """
 
     def __init__(self, segments: Sequence[NDArray[Any]]) -> None:

@@ -24,7 +24,7 @@ from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.columns import Columns, distinct_ids, point_id
 from d2llm_vdb.store.edge_filters import to_edge
 from d2llm_vdb.store.presets import PRESETS, Placement, Precision, Preset
-from d2llm_vdb.store.recall import Point, PointQuery
+from d2llm_vdb.store.recall import Point, PointQuery, SparseVector
 from d2llm_vdb.store.schema import (
     BM25,
     INDEXED_FIELDS,
@@ -42,11 +42,12 @@ SHARD_DIR = "shard"
 # What a server takes where nothing is said.
 _HNSW: dict[str, Any] = {"ef_construct": 100, "full_scan_threshold": 10_000}
 
+_DATATYPES: Any = edge.VectorStorageDatatype  # which the stub does not list in full
 _DATATYPE: dict[Precision, Any] = {
-    "float32": edge.VectorStorageDatatype.Float32,
-    "float16": edge.VectorStorageDatatype.Float16,
-    "turbo8": edge.VectorStorageDatatype.Turbo8,
-    "turbo4": edge.VectorStorageDatatype.Turbo4,
+    "float32": _DATATYPES.Float32,
+    "float16": _DATATYPES.Float16,
+    "turbo8": _DATATYPES.Turbo8,
+    "turbo4": _DATATYPES.Turbo4,
 }
 
 _MEMORY: dict[Placement, Any] = {
@@ -306,9 +307,7 @@ def _quantization(preset: Preset) -> Any:
     )
 
 
-def _unindexed(
-    size: int, preset: Preset, precision: Precision = "float16", **options: Any
-) -> Any:
+def _unindexed(size: int, preset: Preset, precision: Precision = "float16", **options: Any) -> Any:
     """Vectors that only score given candidates: no index.
 
     Dot and not Cosine: Cosine would normalise them at upsert.
@@ -331,7 +330,7 @@ def _query(query: PointQuery) -> dict[str, Any]:
         conditions.append(edge.HasIdCondition(set(query.among)))
     vector: Any = query.value  # arrays are taken as they are
     if isinstance(query.value, tuple):
-        vector = edge.SparseVector(*query.value)
+        vector = _sparse(query.value)
     arguments["query"] = edge.Query.Nearest(vector, using=query.using)
     if query.using == RECALL:
         arguments["params"] = edge.SearchParams(
@@ -345,7 +344,13 @@ def _query(query: PointQuery) -> dict[str, Any]:
 def _vectors(columns: Columns, row: int) -> Any:
     vectors: dict[str, Any] = {name: array[row] for name, array in columns.vectors.items()}
     vectors |= {name: arrays[row] for name, arrays in columns.multivectors.items()}
-    return vectors | {BM25: edge.SparseVector(*columns.bm25[row])}
+    return vectors | {BM25: _sparse(columns.bm25[row])}
+
+
+def _sparse(vector: SparseVector) -> Any:
+    indices, values = vector
+    arrays: Any = indices, values  # taken as they are, whatever the stub says
+    return edge.SparseVector(*arrays)
 
 
 def _stored(record: Any) -> StoredPoint:

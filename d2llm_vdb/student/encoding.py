@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from d2llm_vdb.batching import batched
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.sparse import SparseRows
 from d2llm_vdb.student.backbone import Backbone
 from d2llm_vdb.student.columns import PassageVectors, QueryVectors
 from d2llm_vdb.student.config import StudentConfig
@@ -21,6 +22,8 @@ from d2llm_vdb.student.iem import stored_tokens
 from d2llm_vdb.student.terms import passage_terms, query_terms
 
 logger = logging.getLogger(__name__)
+
+Weigh = Callable[[Sequence[Sequence[int]], Sequence[int]], SparseRows]
 
 # Texts are encoded a window at a time: large enough to batch by length, small enough that the
 # token states of one window fit in memory beside the model and progress shows every few seconds.
@@ -58,7 +61,9 @@ def token_windows(
     for some in batched(_checked(texts), 64):
         new_ids, new_cut = backbone.tokenize([prompt + text for text in some], max_tokens)
         token_ids += new_ids
-        term_ids += new_ids if not prompt and backbone.uncased else _term_ids(backbone, some, max_tokens)
+        term_ids += (
+            new_ids if not prompt and backbone.uncased else _term_ids(backbone, some, max_tokens)
+        )
         cut += new_cut
         tokens += sum(map(len, new_ids))
         if len(token_ids) >= WINDOW_TEXTS or tokens >= window_tokens:
@@ -66,6 +71,24 @@ def token_windows(
             token_ids, term_ids, cut, tokens = [], [], 0, 0
     if token_ids:
         yield TokenWindow(token_ids, term_ids, cut)
+
+
+def terms_alone(
+    backbone: Backbone, texts: Iterable[str], max_tokens: int, weigh: Weigh
+) -> SparseRows:
+    """Return BM25's terms of texts as encoding does, without running the backbone.
+
+    Args:
+        backbone: whose tokenizer reads them.
+        texts: none of them blank.
+        max_tokens: longest text.
+        weigh: `passage_terms` or `query_terms`.
+    """
+    special = backbone.tokenizer.all_special_ids
+    windows = token_windows(backbone, texts, "", max_tokens)
+    return SparseRows.concatenate(
+        [weigh([], ()), *(weigh(window.term_ids, special) for window in windows)]
+    )
 
 
 def _term_ids(backbone: Backbone, texts: Sequence[str], max_tokens: int) -> list[list[int]]:

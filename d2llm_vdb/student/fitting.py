@@ -48,9 +48,7 @@ def _pooled(student: Student, texts: Sequence[str]) -> Tensor:
         raise InputError("sample_texts is empty; pass texts or leave it out")
     config, backbone = student.config, student.backbone
     windows = token_windows(backbone, texts, config.passage_prompt, config.max_tokens)
-    pooled = [
-        embeddings(backbone, student.heads, window.token_ids).cpu() for window in windows
-    ]
+    pooled = [embeddings(backbone, student.heads, window.token_ids).cpu() for window in windows]
     return torch.cat(pooled)
 
 

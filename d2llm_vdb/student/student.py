@@ -399,8 +399,11 @@ class Student:
             single: Float32 = self._recall_vectors([texts], prompt)[0]
             return single
         vectors = [np.empty((0, self.config.recall_width), np.float32)]
-        for window in token_windows(self.backbone, texts, prompt, self.config.max_tokens):
-            vectors.append(to_numpy(recall_vectors(self.backbone, self.heads, window.token_ids)))
+        windows = token_windows(self.backbone, texts, prompt, self.config.max_tokens)
+        vectors += [
+            to_numpy(recall_vectors(self.backbone, self.heads, window.token_ids))
+            for window in windows
+        ]
         return np.concatenate(vectors)
 
     @overload

@@ -58,7 +58,5 @@ def _counted(
     keys, counts = np.unique(rows * width + flat, return_counts=True)
     entries = np.bincount(keys // width, minlength=len(token_ids))
     offsets = np.concatenate([[0], np.cumsum(entries)]).astype(np.int64)
-    counted = SparseRows(
-        offsets, (keys % width).astype(np.uint32), counts.astype(np.float32)
-    )
+    counted = SparseRows(offsets, (keys % width).astype(np.uint32), counts.astype(np.float32))
     return counted, np.bincount(rows, minlength=len(token_ids))
