@@ -14,7 +14,15 @@ from tiny_sets import DOCUMENTS, QUERIES, write_qrels, write_rows
 
 from d2llm_vdb import Index, Passage, SearchResult, Student
 from d2llm_vdb.distill.data import TrainingSet
-from d2llm_vdb.store import Columns, EdgeStore, MemoryStore, Schema, ServerStore, Store
+from d2llm_vdb.store import (
+    CollectionOptions,
+    Columns,
+    EdgeStore,
+    MemoryStore,
+    Schema,
+    ServerStore,
+    Store,
+)
 
 OpenStore = Callable[[Schema], Store]
 
@@ -73,17 +81,23 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenS
     name = f"test-{uuid.uuid4().hex[:12]}"
     grpc = request.param.endswith("gRPC")
     server = request.getfixturevalue("server") if "server" in request.param else None
+    exact = CollectionOptions(preset="exact")  # what is read back is what was written
 
     def open_one(schema: Schema) -> Store:
         store: Store
         if request.param == "edge":
-            store = EdgeStore.open(tmp_path / name, schema)
+            store = EdgeStore.open(tmp_path / name, schema, exact)
         elif request.param == "memory":
             store = MemoryStore.open(name, schema)
         else:
             assert server is not None
             store = ServerStore.open(
-                server.url, name, create=schema, prefer_grpc=grpc, grpc_port=server.grpc_port
+                server.url,
+                name,
+                create=schema,
+                options=exact,
+                prefer_grpc=grpc,
+                grpc_port=server.grpc_port,
             )
         opened.append(store)
         return store
@@ -102,8 +116,8 @@ def encoded(student: Student, passages: list[Passage]) -> Columns:
         [passage.id for passage in some],
         [passage.payload() for passage in some],
         vectors.recall,
+        vectors.terms,
         vectors.iem,
-        vectors.pma,
         vectors.segments,
         vectors.tokens,
     )

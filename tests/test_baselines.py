@@ -56,7 +56,7 @@ def test_baselines_read_the_backbone_without_its_adapter(tmp_path: Path, texts: 
     )
     np.testing.assert_allclose(found.means, expected.means, rtol=1e-4, atol=1e-5)
     [with_adapter], [without] = (student.encode_passages(texts[:5]) for student in (adapted, plain))
-    assert not np.allclose(with_adapter.pma, without.pma, atol=0.01)
+    assert not np.allclose(with_adapter.recall, without.recall, atol=0.01)
 
 
 def test_bm25_finds_words_and_han_characters() -> None:

@@ -30,6 +30,7 @@ def test_a_saved_student_is_the_same_student(
     again = Student.load(tmp_path / "student")
     assert again.fingerprint == student.fingerprint
     assert again.config == student.config
+    assert again.config.recall_dim == again.config.recall_width == 16
     [before], [after] = student.encode_passages(texts[:4]), again.encode_passages(texts[:4])
     np.testing.assert_array_equal(before.recall, after.recall)
     names = {path.name for path in (tmp_path / "student").iterdir()}

@@ -323,7 +323,7 @@ def test_modules_run_as_commands(command: list[str], in_tmp: Path) -> None:
 
 def stored(db: Path) -> dict[str, dict[str, np.ndarray]]:
     store = EdgeStore.open(db / "d2llm")
-    points = store.scroll(vectors=["recall", "iem", "pma"])
+    points = store.scroll(vectors=["recall", "segments"])
     found = {point.payload["id"]: point.vectors for point in points}
     store.close()
     return found

@@ -31,6 +31,7 @@ from d2llm_vdb.cli.app import app
 from d2llm_vdb.errors import CheckpointError, D2LLMError, InputError
 from d2llm_vdb.student.config import PMAConfig
 from d2llm_vdb.student.convert import convert_student
+from d2llm_vdb.student.recall import embeddings
 
 
 @pytest.fixture
@@ -168,7 +169,7 @@ def test_an_embedding_model_is_compared_by_the_cosine_of_its_narrower_embedding(
 ) -> None:
     student = convert_student(embedder, backbone_out=tmp_path / "written", dtype="float32")
     assert student.config.pma == PMAConfig(HEADS, layer_norm=True, token_dim=WIDTH)
-    assert (student.config.embedding_dim, student.config.recall_dim) == (32, 32)
+    assert (student.config.embedding_dim, student.config.recall_dim) == (32, None)
     assert student.config.max_tokens == 128
     heads = random_heads(dim=32, iem=False)
     few = [text[:120].strip() for text in texts[:20]]
@@ -203,8 +204,10 @@ def test_a_recall_vector_is_fitted_to_samples(
     )
     [vectors] = student.encode_passages(texts[:30])
     assert vectors.recall.shape == (30, 16)
-    unit = vectors.pma.astype(np.float32)
-    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    token_ids, _ = student.backbone.tokenize(texts[:30], student.config.max_tokens)
+    with torch.inference_mode():
+        whole = embeddings(student.backbone, student.heads, token_ids).numpy()
+    unit = whole / np.linalg.norm(whole, axis=1, keepdims=True)
     assert np.corrcoef((unit @ unit.T).ravel(), (vectors.recall @ vectors.recall.T).ravel())[
         0, 1
     ] > 0.9  # fmt: skip

@@ -151,7 +151,7 @@ def test_lost_files_are_not_replaced_by_an_empty_collection(
         (b"{", "damaged: Expecting .*Restore it from a backup"),
         (b"[]", "damaged: it is list, not a mapping. Restore"),
         (b"\xff\xfe", "damaged: .*utf-8.* Restore"),
-        (b'{"version": 3}', "damaged: .*recall_dim.* Restore"),
+        (b'{"version": 4}', "damaged: .*recall_dim.* Restore"),
         (b'{"version": 99}', "schema version 99"),
     ],
 )

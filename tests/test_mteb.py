@@ -158,7 +158,7 @@ def test_results_are_cached_by_student_and_options(student: Student) -> None:
     ]
     assert {meta.revision for meta in metas} == {student.fingerprint}
     assert len({meta.experiment_name for meta in metas}) == 4
-    assert metas[0].embed_dim == student.config.recall_dim
+    assert metas[0].embed_dim == student.config.recall_width
 
 
 def test_queries_that_are_conversations_are_refused(student: Student) -> None:

@@ -87,7 +87,7 @@ def test_a_student_without_segments_scores_pairs(texts: list[str]) -> None:
 def test_nothing_gives_nothing(student: Student) -> None:
     assert student.predict([]).shape == (0,)
     assert student.rank("What is a class?", []) == []
-    assert student.encode_query([]).shape == (0, student.config.recall_dim)
+    assert student.encode_query([]).shape == (0, student.config.recall_width)
 
 
 def test_recall_vectors_are_those_that_are_stored(student: Student, texts: list[str]) -> None:

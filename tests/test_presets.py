@@ -3,14 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from qdrant_client import models
 
 from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.store import CollectionOptions, Schema, requests
 from d2llm_vdb.store.presets import PRESETS, PresetName
 
-SCHEMA = Schema(8, 6, 5, 3, None, "f", "s")
+SCHEMA = Schema(8, 6, 3, None, "f", "s")
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -34,12 +33,12 @@ def test_a_server_is_told_the_preset_in_full(preset: PresetName) -> None:
     assert recall.memory == wanted.recall
     assert call.arguments["hnsw_config"].memory == wanted.graph
     assert call.arguments["vectors_config"]["segments"].memory == wanted.rerank
-    kinds = {
-        "int8": models.ScalarQuantization,
-        "4 bits": models.TurboQuantization,
-        None: type(None),
-    }
-    assert isinstance(recall.quantization_config, kinds[wanted.quantization])
+    assert recall.datatype == wanted.recall_precision
+    assert call.arguments["vectors_config"]["segments"].datatype == wanted.rows_precision
+    if wanted.bits is None:
+        assert recall.quantization_config is None
+    else:
+        assert recall.quantization_config.turbo.bits == f"bits{wanted.bits}"
 
 
 def test_declared_fields_are_indexed_also_in_a_collection_that_exists(
@@ -52,7 +51,6 @@ def test_declared_fields_are_indexed_also_in_a_collection_that_exists(
         assert index.store._shard.info().payload_schema.keys() == fields.keys() | {
             "doc_id",
             "tenant",
-            "text",
         }
         assert index.count({"year": {"$gte": 2020}, "kind": "a"}) == 1
 

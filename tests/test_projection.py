@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.student.projection import WHITENING, RecallProjection, principal_directions
+from d2llm_vdb.student.projection import WHITENING, CompactProjection, principal_directions
 
 
 def test_principal_directions_keep_the_cosines_of_low_rank_samples() -> None:
@@ -22,8 +22,9 @@ def test_principal_directions_keep_the_cosines_of_low_rank_samples() -> None:
 def test_a_fitted_projection_evens_its_directions_out_and_nearly_keeps_the_cosines() -> None:
     torch.manual_seed(0)
     samples = torch.randn(300, 8) @ (torch.randn(8, 64) * torch.arange(1.0, 9).unsqueeze(1))
-    projection = RecallProjection(64, 8)
-    projection.initialise_from(samples)
+    projection = CompactProjection(64, 8)
+    projection.fit(samples)
+    assert projection.weight is not None
     directions, strengths = principal_directions(samples, 8)
     expected = directions * strengths.pow(-WHITENING).unsqueeze(1)
     torch.testing.assert_close(projection.weight.detach(), expected)
@@ -33,18 +34,19 @@ def test_a_fitted_projection_evens_its_directions_out_and_nearly_keeps_the_cosin
     assert torch.corrcoef(torch.stack([vectors @ vectors[0], cosines]))[0, 1] > 0.95
 
 
-def test_projection_without_samples_is_the_identity() -> None:
-    projection = RecallProjection(8, 8)
-    projection.initialise_from(None)
+def test_a_projection_of_no_width_keeps_the_whole_and_has_no_weights() -> None:
+    projection = CompactProjection(8, None)
+    projection.fit(None)
     vector = torch.randn(8)
     torch.testing.assert_close(projection(vector), vector / vector.norm())
+    assert not projection.state_dict()
 
 
-def test_a_smaller_recall_vector_without_samples_is_refused() -> None:
-    with pytest.raises(InputError, match=r"recall_dim=4 .* dimension 8.* sample_texts"):
-        RecallProjection(8, 4).initialise_from(None)
+def test_a_compact_vector_without_samples_is_refused() -> None:
+    with pytest.raises(InputError, match=r"8 dimensions to 4 must be fitted: pass sample_texts"):
+        CompactProjection(8, 4).fit(None)
 
 
 def test_too_few_samples_are_refused() -> None:
     with pytest.raises(InputError, match="3 sample texts cannot span 4 dimensions"):
-        RecallProjection(8, 4).initialise_from(torch.randn(3, 8))
+        CompactProjection(8, 4).fit(torch.randn(3, 8))

@@ -12,10 +12,13 @@ from conftest import OpenStore
 from qdrant_client import models
 from test_store import SCHEMA, some_columns
 
+from d2llm_vdb.evaluate.bm25 import collection_bm25
+from d2llm_vdb.sparse import SparseRows
 from d2llm_vdb.store import Columns, RecallRequest, Store
-from d2llm_vdb.store.recall import PointQuery, fuse
+from d2llm_vdb.store.recall import PointQuery, recalling
 
 FRUIT = ["apple", "apple pear", "pear", "plum", "plum apple", "fig"]
+WORDS = ["apple", "fig", "pear", "plum"]
 
 
 @dataclass
@@ -28,10 +31,22 @@ class Ranked:
     vector: Any = None
 
 
+def terms(texts: Sequence[str]) -> SparseRows:
+    """Words by their places in WORDS, shorter texts with more weight on each."""
+    used = [sorted(WORDS.index(word) for word in text.split() if word in WORDS) for text in texts]
+    counts = [len(each) for each in used]
+    return SparseRows(
+        np.concatenate([[0], np.cumsum(counts)]),
+        np.array([word for each in used for word in each], np.uint32),
+        np.repeat([1 / max(1, count) for count in counts], counts).astype(np.float32),
+    )
+
+
 def columns() -> Columns:
     columns = some_columns(len(FRUIT))
     both = zip(columns.payloads, FRUIT, strict=True)
-    return replace(columns, payloads=[payload | {"text": text} for payload, text in both])
+    payloads = [payload | {"text": text} for payload, text in both]
+    return replace(columns, payloads=payloads, bm25=terms(FRUIT))
 
 
 @pytest.fixture
@@ -42,32 +57,44 @@ def store(open_store: OpenStore) -> Store:
 
 
 def request(**changes: Any) -> RecallRequest:
-    vectors = columns().recall[[3, 5]]
-    maxsim = {"segments": [np.ones((1, 3), np.float32)] * 2}
-    texts = ["apple", "nothing of it"]
-    return RecallRequest(
-        vectors, **{"limit": 3, "with_vectors": ["iem"], "maxsim": maxsim, "texts": texts} | changes
-    )
+    given: dict[str, Any] = {
+        "limit": 3,
+        "with_vectors": ["iem"],
+        "with_fields": ["text"],
+        "maxsim": {"segments": [np.ones((1, 3), np.float32)] * 2},
+        "terms": terms(["apple", "nothing of it"]),
+    }
+    return RecallRequest(columns().recall[[3, 5]], **given | changes)
 
 
 def texts(found: Any) -> list[str]:
     return [payload["text"] for payload in found.payloads]
 
 
+def fused(request: RecallRequest, nearest: list[Ranked], lexical: list[Ranked]) -> Any:
+    """What one query's rankings are fused to, and the ids that are scored next."""
+    steps = recalling(request)
+    next(steps)
+    scoring = steps.send([nearest, lexical])
+    with pytest.raises(StopIteration) as done:
+        steps.send([[Ranked(each, 0.5) for each in query.among or ()] for query in scoring])
+    [found] = done.value.value
+    return found
+
+
 def test_ranks_are_fused_as_computed_by_hand() -> None:
     nearest = [Ranked("a", 0.9), Ranked("b", 0.8)]
     lexical = [Ranked("c", 7.0), Ranked("b", 6.0), Ranked("d", 5.0)]
-    wanted = RecallRequest(np.zeros((1, 8), np.float32), limit=3, texts=["q"], bm25_weight=2.0)
-    [pool] = fuse(wanted, [nearest, lexical])
-    assert pool.fused == pytest.approx({"b": 1 / 62 + 2 / 62, "c": 2 / 61, "d": 2 / 63})
-    assert list(pool.fused) == ["b", "c", "d"]
-    assert pool.bm25 == {"c": 7.0, "b": 6.0, "d": 5.0}
+    query = np.zeros((1, 8), np.float32)
+    wanted = RecallRequest(query, limit=3, terms=terms(["fig"]), bm25_weight=2.0)
+    found = fused(wanted, nearest, lexical)
+    assert found.ids == ["b", "c", "d"]
+    assert found.fused.tolist() == pytest.approx([1 / 62 + 2 / 62, 2 / 61, 2 / 63])
 
 
 def test_of_equal_ranks_the_vectors_come_first() -> None:
-    wanted = RecallRequest(np.zeros((1, 8), np.float32), limit=1, texts=["q"])
-    [pool] = fuse(wanted, [[Ranked("near", 0.9)], [Ranked("wordy", 7.0)]])
-    assert list(pool.fused) == ["near"]
+    wanted = RecallRequest(np.zeros((1, 8), np.float32), limit=1, terms=terms(["fig"]))
+    assert fused(wanted, [Ranked("near", 0.9)], [Ranked("wordy", 7.0)]).ids == ["near"]
 
 
 def test_bm25_finds_what_the_vectors_do_not_and_scores_what_they_find(store: Store) -> None:
@@ -83,10 +110,24 @@ def test_bm25_finds_what_the_vectors_do_not_and_scores_what_they_find(store: Sto
     assert not nothing.bm25.any()
 
 
+def test_bm25_is_the_saturated_frequency_times_the_rarity_in_the_collection(store: Store) -> None:
+    [found, _] = store.recall(request(limit=len(FRUIT), terms=terms(["fig plum", "fig"])))
+    assert found.bm25 is not None
+    expected = collection_bm25(terms(["fig plum"]), terms(FRUIT))[0]
+    by_text = dict(zip(FRUIT, expected, strict=True))
+    assert found.bm25 == pytest.approx([by_text[text] for text in texts(found)], abs=1e-3)
+    plums = models.FieldCondition(key="text", match=models.MatchValue(value="plum"))
+    [filtered, _] = store.recall(
+        request(terms=terms(["plum", "fig"]), filter=models.Filter(must=[plums]))
+    )
+    # Rarity is that in the whole collection, whatever the filter leaves of it.
+    assert filtered.bm25 == pytest.approx([2 * by_text["plum"]], abs=1e-3)
+
+
 def test_candidates_are_scored_the_same_however_they_were_found(store: Store) -> None:
     everything = request(limit=len(FRUIT))
     for fused, plain in zip(
-        store.recall(everything), store.recall(replace(everything, texts=None)), strict=True
+        store.recall(everything), store.recall(replace(everything, terms=None)), strict=True
     ):
         places = [texts(plain).index(text) for text in texts(fused)]
         assert len(places) == len(FRUIT)
@@ -97,10 +138,9 @@ def test_candidates_are_scored_the_same_however_they_were_found(store: Store) ->
 
 
 def test_a_filter_bounds_both_rankings(store: Store) -> None:
-    plums = models.Filter(
-        must=[models.FieldCondition(key="text", match=models.MatchText(text="plum"))]
-    )
-    for found in store.recall(request(filter=plums)):
+    plums = models.MatchAny(any=["plum", "plum apple"])
+    condition = models.FieldCondition(key="text", match=plums)
+    for found in store.recall(request(filter=models.Filter(must=[condition]))):
         assert set(texts(found)) == {"plum", "plum apple"}
 
 
@@ -108,12 +148,19 @@ def test_nothing_fused_is_nothing_found(store: Store) -> None:
     figs = models.Filter(
         must=[models.FieldCondition(key="metadata.row", match=models.MatchValue(value=99))]
     )
-    assert [found.payloads for found in store.recall(request(filter=figs))] == [[], []]
+    assert [found.ids for found in store.recall(request(filter=figs))] == [[], []]
 
 
-@pytest.mark.parametrize(("words", "asked"), [(["apple", "fig"], [4, 4]), (None, [4])])
-def test_the_database_is_asked_once_by_words_and_once_for_each_score(
-    store: Store, monkeypatch: pytest.MonkeyPatch, words: list[str] | None, asked: list[int]
+@pytest.mark.parametrize(
+    ("changes", "asked"),
+    [
+        ({}, [["recall"] * 2 + ["bm25"] * 2, ["recall"] * 2 + ["segments"] * 2 + ["bm25"] * 2]),
+        ({"terms": None}, [["recall"] * 2, ["recall"] * 2 + ["segments"] * 2]),
+        ({"terms": None, "maxsim": {}}, [["recall"] * 2]),
+    ],
+)
+def test_candidates_are_found_once_and_only_these_are_scored(
+    store: Store, monkeypatch: pytest.MonkeyPatch, changes: dict, asked: list[list[str]]
 ) -> None:
     batches: list[Sequence[PointQuery]] = []
     query = store.query
@@ -123,8 +170,11 @@ def test_the_database_is_asked_once_by_words_and_once_for_each_score(
         return query(queries)
 
     monkeypatch.setattr(store, "query", recorded)
-    store.recall(request(texts=words))
-    assert [len(batch) for batch in batches] == asked
+    found = store.recall(request(**changes))
+    assert [[query.using for query in batch] for batch in batches] == asked
+    for later in batches[1:]:
+        for place, query in enumerate(later):
+            assert set(query.among or ()) == set(found[place % 2].ids)
 
 
 def test_a_point_deleted_between_the_requests_is_left_out(

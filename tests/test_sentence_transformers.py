@@ -63,7 +63,7 @@ def test_its_similarity_is_the_cosine(student: Student, model: SentenceTransform
 
 
 def test_it_knows_the_students_shape(student: Student, model: SentenceTransformer) -> None:
-    assert model.get_embedding_dimension() == student.config.recall_dim
+    assert model.get_embedding_dimension() == student.config.recall_width
     assert model.max_seq_length == student.config.max_tokens
     assert model.tokenizer is student.backbone.tokenizer
     assert model.device == student.backbone.device

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +17,20 @@ from d2llm_vdb.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from d2llm_vdb.sparse import SparseRows
 from d2llm_vdb.store import Columns, RecallRequest, Schema, ServerStore, Store
 from d2llm_vdb.store.columns import point_id
-from d2llm_vdb.store.recall import Pool, finding, scoring
+from d2llm_vdb.store.recall import PointQuery
 from d2llm_vdb.store.schema import CollectionOptions
 
-SCHEMA = Schema(8, 6, 5, 3, 4, fingerprint="f", student="s")
+SCHEMA = Schema(8, 6, 3, 4, fingerprint="f", student="s")
+
+
+def some_terms(count: int) -> SparseRows:
+    """Passage n uses the terms n % 5 and 1,000 + n, both once."""
+    rows = np.arange(count)
+    indices = np.stack([rows % 5, 1000 + rows], axis=1).ravel().astype(np.uint32)
+    return SparseRows(2 * np.arange(count + 1), indices, np.ones(2 * count, np.float32))
 
 
 def some_columns(count: int, seed: int = 0, tokens: bool = True) -> Columns:
@@ -37,8 +46,8 @@ def some_columns(count: int, seed: int = 0, tokens: bool = True) -> Columns:
             for row in range(count)
         ],
         recall=normal(count, 8),
+        bm25=some_terms(count),
         iem=normal(count, 6),
-        pma=normal(count, 5),
         segments=[normal(1 + row % 3, 3) for row in range(count)],
         tokens=[normal(3 + row % 4, 4) for row in range(count)] if tokens else None,
     )
@@ -57,10 +66,11 @@ def ids(points: list) -> list[str]:
 
 def test_vectors_and_payload_are_read_back_as_written(store: Store) -> None:
     written = some_columns(20)
-    [point] = store.retrieve(["passage 7"], vectors=["iem", "pma", "tokens"])
+    [point] = store.retrieve(["passage 7"], vectors=["iem", "bm25", "tokens"])
     assert point.payload == written.payloads[7]
     np.testing.assert_allclose(point.vectors["iem"], written.iem[7], atol=2e-3)
-    np.testing.assert_allclose(point.vectors["pma"], written.pma[7], atol=2e-3)
+    indices, values = point.vectors["bm25"]
+    assert (indices.tolist(), values.tolist()) == ([2, 1007], [1, 1])
     assert written.tokens is not None
     np.testing.assert_allclose(point.vectors["tokens"], written.tokens[7], atol=2e-3)
 
@@ -68,7 +78,9 @@ def test_vectors_and_payload_are_read_back_as_written(store: Store) -> None:
 def test_recall_returns_the_nearest_by_cosine_with_payload_and_halves(store: Store) -> None:
     written = some_columns(20)
     query = written.recall[3]
-    [found] = store.recall(RecallRequest(query[None], limit=20, with_vectors=["iem"], exact=True))
+    [found] = store.recall(
+        RecallRequest(query[None], limit=20, with_vectors=["iem"], with_fields=None, exact=True)
+    )
     unit = written.recall / np.linalg.norm(written.recall, axis=1, keepdims=True)
     cosines = unit @ query / np.linalg.norm(query)
     order = np.argsort(-cosines)
@@ -86,7 +98,9 @@ def test_maxsim_is_computed_where_the_multivectors_are(store: Store) -> None:
     }
     maxsim = {name: list(own) for name, own in rows.items()}
     for query, found in enumerate(
-        store.recall(RecallRequest(written.recall[:2], limit=10, maxsim=maxsim))
+        store.recall(
+            RecallRequest(written.recall[:2], limit=10, maxsim=maxsim, with_fields=["metadata"])
+        )
     ):
         for name, own in rows.items():
             assert len(found.maxsim[name]) == 10
@@ -98,9 +112,9 @@ def test_maxsim_is_computed_where_the_multivectors_are(store: Store) -> None:
 
 def test_a_batch_gives_what_single_queries_give(store: Store) -> None:
     vectors = some_columns(5, seed=9).recall
-    together = store.recall(RecallRequest(vectors, limit=6))
+    together = store.recall(RecallRequest(vectors, limit=6, with_fields=None))
     for row, found in enumerate(together):
-        [alone] = store.recall(RecallRequest(vectors[row : row + 1], limit=6))
+        [alone] = store.recall(RecallRequest(vectors[row : row + 1], limit=6, with_fields=None))
         assert alone.payloads == found.payloads
         np.testing.assert_array_equal(alone.scores, found.scores)
 
@@ -108,7 +122,10 @@ def test_a_batch_gives_what_single_queries_give(store: Store) -> None:
 def test_recall_honours_filters(store: Store) -> None:
     condition = models.FieldCondition(key="metadata.row", range=models.Range(gte=15))
     request = RecallRequest(
-        some_columns(1).recall, limit=20, filter=models.Filter(must=[condition])
+        some_columns(1).recall,
+        limit=20,
+        filter=models.Filter(must=[condition]),
+        with_fields=["metadata"],
     )
     [found] = store.recall(request)
     assert sorted(payload["metadata"]["row"] for payload in found.payloads) == list(range(15, 20))
@@ -124,7 +141,7 @@ def test_nothing_found_is_no_error(store: Store) -> None:
         maxsim={"tokens": [np.ones((2, 4), np.float32)]},
     )
     [found] = store.recall(request)
-    assert found.payloads == []
+    assert found.ids == found.payloads == []
 
 
 def test_writing_an_id_again_replaces_it(store: Store) -> None:
@@ -166,7 +183,7 @@ def test_async_gives_what_sync_gives(store: Store) -> None:
 
     async def everything() -> None:
         for sync, found in zip(store.recall(request), await store.arecall(request), strict=True):
-            assert sync.payloads == found.payloads
+            assert sync.ids == found.ids
             np.testing.assert_array_equal(sync.scores, found.scores)
         assert await store.acount() == store.count()
         assert ids(await store.aretrieve(["passage 3"])) == ["passage 3"]
@@ -190,12 +207,12 @@ def test_info_describes_the_collection(store: Store) -> None:
     assert info.location == store.location
 
 
-@pytest.mark.parametrize("name", ["recall", "iem", "pma", "tokens"])
+@pytest.mark.parametrize("name", ["recall", "iem", "bm25", "tokens"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_nan_and_infinity_never_reach_the_database(store: Store, name: str, value: float) -> None:
     bad = some_columns(3, seed=8)
-    array = getattr(bad, name)
-    (array[1] if name != "tokens" else array[1][0])[0] = value
+    row: Any = getattr(bad, name)[1]
+    {"tokens": row[0], "bm25": row[1]}.get(name, row)[0] = value
     with pytest.raises(InputError, match=f"'{name}' of passage 'passage 1' holds NaN or infinity"):
         store.upsert(bad)
     [point] = store.retrieve(["passage 1"], vectors=["iem"])
@@ -234,7 +251,7 @@ def test_segments_over_qdrants_limit_are_the_students_to_mend(open_store: OpenSt
     message = str(failure.value)
     assert "'passage 1' has 1024 segments of 1024 floats" in message
     assert "a student with fewer segments, at most 1023 of this width" in message
-    assert "a smaller recall vector" in message
+    assert "a smaller segments.dim" in message
     assert "token" not in message
     assert store.count() == 0
 
@@ -245,6 +262,8 @@ def test_large_writes_are_cut_by_bytes() -> None:
     assert len(parts) > 1
     assert [key for part in parts for key in part.ids] == columns.ids
     np.testing.assert_array_equal(np.concatenate([part.iem for part in parts]), columns.iem)
+    terms = SparseRows.concatenate([part.bm25 for part in parts])
+    np.testing.assert_array_equal(terms.indices, columns.bm25.indices)
     assert max(len(part) for part in columns.split(budget=1)) == 1
 
 
@@ -295,13 +314,13 @@ def test_every_request_can_be_put_on_the_wire(prefer_grpc: bool) -> None:
         condition,
         with_vectors=["iem"],
         maxsim=written.multivectors,
-        texts=["some words"] * 3,
+        terms=written.bm25,
     )
-    pools = [Pool({point_id("passage 1"): 1.0}, {})] * 3
+    among = PointQuery("bm25", written.bm25[0], 5, among=[point_id("passage 1")], fields=None)
     calls = {
         "upsert": (written,),
         "recall": (request,),
-        "query": (finding(request) + scoring(request, pools),),
+        "query": ([among],),
         "retrieve": (["passage 1"], ["id"], ["iem"]),
         "scroll_page": (None, 10, condition, ["id"], ["iem"]),
         "delete": (["passage 1"],),

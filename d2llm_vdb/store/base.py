@@ -11,12 +11,12 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from qdrant_client import models
 
 from d2llm_vdb.errors import StoreError
-from d2llm_vdb.store.columns import Array, Columns, Payload
+from d2llm_vdb.store.columns import Columns, Payload
 from d2llm_vdb.store.recall import (
     Answers,
     Candidates,
@@ -33,10 +33,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class StoredPoint:
-    """One point read back: its payload, and its vectors as float32 arrays."""
+    """One point read back: its payload and its vectors.
+
+    Args:
+        payload: the fields asked for.
+        vectors: float32 arrays by name; of a sparse vector its indices and values.
+    """
 
     payload: Payload
-    vectors: dict[str, Array] = field(default_factory=dict)
+    vectors: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,16 @@ Array = NDArray[Any]
 def point_id(passage_id: str) -> str:
     """Return the database's id of a passage: any string id becomes a uuid5."""
     return str(uuid.uuid5(POINT_NAMESPACE, passage_id))
+
+
+def stored_vectors(vectors: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Turn what either client reads back into arrays, a pair of them for a sparse vector."""
+    return {
+        name: (np.array(vector.indices, np.uint32), np.array(vector.values, np.float32))
+        if hasattr(vector, "indices")
+        else np.array(vector, np.float32)
+        for name, vector in (vectors or {}).items()
+    }
 
 
 def distinct_ids(ids: Iterable[str]) -> list[str]:
@@ -175,7 +185,7 @@ class Columns:
         if name == SEGMENTS:
             way_out = (
                 f"Use a student with fewer segments, at most {most} of this width, or with a "
-                f"smaller recall vector"
+                f"smaller segments.dim"
             )
         else:
             way_out = (

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import numpy as np
 import qdrant_edge as edge
 from qdrant_client import models
 
 from d2llm_vdb.errors import CollectionNotFoundError, StoreError, StoreLockedError
 from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
-from d2llm_vdb.store.columns import Columns, distinct_ids, point_id
+from d2llm_vdb.store.columns import Columns, distinct_ids, point_id, stored_vectors
 from d2llm_vdb.store.edge_filters import to_edge
 from d2llm_vdb.store.presets import PRESETS, Placement, Precision, Preset
 from d2llm_vdb.store.recall import Point, PointQuery, SparseVector
@@ -354,11 +353,7 @@ def _sparse(vector: SparseVector) -> Any:
 
 
 def _stored(record: Any) -> StoredPoint:
-    vectors = record.vector or {}
-    return StoredPoint(
-        record.payload or {},
-        {name: np.array(vector, dtype=np.float32) for name, vector in vectors.items()},
-    )
+    return StoredPoint(record.payload or {}, stored_vectors(record.vector))
 
 
 def _selected(fields: Sequence[str] | None) -> bool | list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from qdrant_client import models
 
 from d2llm_vdb.store.base import Page, StoredPoint
-from d2llm_vdb.store.columns import Columns, distinct_ids, point_id
+from d2llm_vdb.store.columns import Columns, distinct_ids, point_id, stored_vectors
 from d2llm_vdb.store.filters import database_filter
 from d2llm_vdb.store.presets import PRESETS, Precision, Preset
 from d2llm_vdb.store.recall import Point, PointQuery
@@ -242,12 +242,11 @@ def scroll_page(
 
 
 def _stored(records: Sequence[models.Record]) -> list[StoredPoint]:
-    points = []
-    for record in records:
-        vectors: Any = record.vector or {}
-        arrays = {name: np.array(vector, dtype=np.float32) for name, vector in vectors.items()}
-        points.append(StoredPoint(record.payload or {}, arrays))
-    return points
+    vectors: list[Any] = [record.vector for record in records]
+    return [
+        StoredPoint(record.payload or {}, stored_vectors(own))
+        for record, own in zip(records, vectors, strict=True)
+    ]
 
 
 def delete(name: str, ids: Sequence[str]) -> Call[None]:
