@@ -6,7 +6,7 @@ import itertools
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 # Passages looked up in the store at a time.
 LOOKUP_PASSAGES = 512
+
+# Payload field of an embedding's length, where the student needs it (`PassageVectors.norms`).
+NORM_FIELD = "norm"
 
 
 @dataclass(slots=True)
@@ -200,14 +203,8 @@ class Adder:
 
     def _columns(self, vectors: PassageVectors) -> Columns:
         given = [self._waiting.popleft() for _ in range(len(vectors))]
-        columns = Columns(
-            ids=[write.passage.id for write in given],
-            payloads=[write.payload for write in given],
-            recall=vectors.recall,
-            bm25=vectors.terms,
-            iem=vectors.iem,
-            segments=vectors.segments,
-            tokens=vectors.tokens,
+        columns = stored_columns(
+            [write.passage.id for write in given], [write.payload for write in given], vectors
         )
         problems = columns.problems()
         for row, reason in problems.items():
@@ -227,6 +224,24 @@ class Adder:
     def _progress(self) -> None:
         if self._on_progress is not None:
             self._on_progress(self.report)
+
+
+def stored_columns(
+    ids: Sequence[str], payloads: Sequence[Payload], vectors: PassageVectors
+) -> Columns:
+    """Return what a store takes of encoded passages."""
+    if vectors.norms is not None:
+        pairs = zip(payloads, vectors.norms.tolist(), strict=True)
+        payloads = [payload | {NORM_FIELD: norm} for payload, norm in pairs]
+    return Columns(
+        ids,
+        payloads,
+        vectors.recall,
+        vectors.terms,
+        vectors.iem,
+        vectors.segments,
+        vectors.tokens,
+    )
 
 
 def _taken_by_another(passage: Passage, doc_id: str) -> InputError:

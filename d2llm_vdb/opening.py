@@ -21,6 +21,7 @@ from d2llm_vdb.store.schema import INDEXED_FIELDS, FieldKind, check_payload_inde
 from d2llm_vdb.store.server import GRPC_PORT
 from d2llm_vdb.student import Student
 from d2llm_vdb.student.checkpoint import DEFAULT_STUDENT
+from d2llm_vdb.student.stored import parts
 
 Tokens = Literal["raw", "none"]
 
@@ -157,6 +158,7 @@ def _schema(student: Student, tokens: bool) -> Schema:
         segment_dim=config.segment_dim,
         token_dim=config.token_dim + 1 if tokens else None,
         fingerprint=student.fingerprint,
+        parts=parts(student),
         student=DEFAULT_STUDENT_NAME if student.path == DEFAULT_STUDENT.resolve() else path,
     )
 

@@ -71,15 +71,19 @@ class EdgeStore(Store):
         directory: Path,
         create: Schema | None = None,
         options: CollectionOptions | None = None,
+        *,
+        any_layout: bool = False,
     ) -> EdgeStore:
         """Open the collection in a directory, creating it where a schema is given.
+
+        With `any_layout` also one of the first layout, to be read and no more.
 
         Raises:
             CollectionNotFoundError: there is none and `create` is None.
             StoreLockedError: another process has it open.
             StoreError: it is damaged, or cannot be made there.
         """
-        schema = read_schema(directory)
+        schema = read_schema(directory, any_layout=any_layout)
         if schema is None:
             if create is None:
                 raise CollectionNotFoundError(
@@ -185,15 +189,20 @@ class EdgeStore(Store):
             raise StoreError(f"{self.location}: {error}") from error
 
 
-def read_schema(directory: Path) -> Schema | None:
+def read_schema(directory: Path, *, any_layout: bool = False) -> Schema | None:
     """Read the schema of the collection in a directory without opening it, None if absent.
+
+    Args:
+        directory: of the collection.
+        any_layout: as `Schema.from_dict` takes it.
 
     Raises:
         StoreError: the file is damaged.
     """
     path = directory / SCHEMA_FILE
     try:
-        return Schema.from_dict(json.loads(path.read_text(encoding="utf-8")), str(directory))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Schema.from_dict(values, str(directory), any_layout=any_layout)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast, get_args
 
 from d2llm_vdb.checks import check_choice, check_whole_number
@@ -16,6 +16,7 @@ from d2llm_vdb.errors import (
 from d2llm_vdb.store.presets import PRESETS, PresetName
 
 SCHEMA_VERSION = 4
+FIRST_LAYOUT = 3
 
 RECALL, BM25, IEM, SEGMENTS, TOKENS = "recall", "bm25", "iem", "segments", "tokens"
 
@@ -58,6 +59,8 @@ class Schema:
         token_dim: width of one token's vector, or None where tokens are not stored.
         fingerprint: of the student that fills it.
         student: where that student was loaded from, to find it again.
+        parts: hashes of what decides token states, embeddings and segments, to know later what
+            of the stored serves another student.
         version: of this layout.
     """
 
@@ -67,6 +70,7 @@ class Schema:
     token_dim: int | None
     fingerprint: str
     student: str
+    parts: Mapping[str, str] = field(default_factory=dict)
     version: int = SCHEMA_VERSION
 
     @property
@@ -74,6 +78,11 @@ class Schema:
         """Widths of the dense vectors of which a passage has one, by name."""
         widths = {RECALL: self.recall_dim, IEM: self.iem_dim}
         return {name: width for name, width in widths.items() if width is not None}
+
+    @property
+    def embedding(self) -> str:
+        """Name of the vector that holds the whole embedding, if one does."""
+        return "pma" if self.version == FIRST_LAYOUT else RECALL
 
     @property
     def multivectors(self) -> dict[str, int]:
@@ -86,8 +95,13 @@ class Schema:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Any, location: str) -> Schema:
+    def from_dict(cls, values: Any, location: str, *, any_layout: bool = False) -> Schema:
         """Read a stored schema.
+
+        Args:
+            values: what `to_dict` returned.
+            location: of the collection, for errors.
+            any_layout: also take the first layout, which can be read and no more.
 
         Raises:
             SchemaMismatchError: it was written by another version of this library.
@@ -96,7 +110,15 @@ class Schema:
         if not isinstance(values, dict):
             raise damaged(location, f"it is {type(values).__name__}, not a mapping")
         version = values.get("version")
-        if version != SCHEMA_VERSION:
+        if version == FIRST_LAYOUT and any_layout:
+            values = dict(values)
+            values["recall_dim"] = values.pop("pma_dim", None)  # the whole embedding is what serves
+        elif version == FIRST_LAYOUT:
+            raise SchemaMismatchError(
+                f"{location} has the layout of version 0.1; write it anew, without encoding it "
+                f"again, by `d2llm reembed --into NAME`"
+            )
+        elif version != SCHEMA_VERSION:
             raise SchemaMismatchError(
                 f"{location} has schema version {version!r}, this library writes "
                 f"{SCHEMA_VERSION}; ingest into a new collection or use the version that wrote it"

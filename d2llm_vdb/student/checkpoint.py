@@ -106,7 +106,7 @@ def write(
         text = json.dumps(config.to_dict(), indent=2, ensure_ascii=False)
         (draft / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
         # Not save_file, which lets nobody but the owner read what it writes.
-        (draft / HEADS_FILE).write_bytes(serialize(_state(heads)))
+        (draft / HEADS_FILE).write_bytes(serialize(state_of(heads)))
         if isinstance(backbone.model, PeftModel):
             backbone.model.save_pretrained(str(draft / ADAPTER_DIR))
         (draft / CARD_FILE).write_text(_model_card(config, record), encoding="utf-8")
@@ -166,16 +166,22 @@ def fingerprint(config: StudentConfig, heads: nn.Module, backbone: Backbone) -> 
     """
     values = config.to_dict()
     del values["backbone"]
-    digest = hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=16)
-    digest.update(backbone.identity.encode())
-    state = _state(heads)
-    if isinstance(backbone.model, PeftModel):
-        adapter = get_peft_model_state_dict(backbone.model)
-        state |= {f"{ADAPTER_DIR}.{name}": weight for name, weight in adapter.items()}
-    for name, weight in sorted(state.items()):
+    digest = backbone_digest(backbone)
+    digest.update(json.dumps(values, sort_keys=True).encode())
+    for name, weight in sorted(state_of(heads).items()):
         digest.update(name.encode())
-        digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+        digest.update(weight.contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def backbone_digest(backbone: Backbone) -> hashlib.blake2b:
+    """Return a hash, to be gone on with, of a backbone's weights and its adapter's."""
+    digest = hashlib.blake2b(backbone.identity.encode(), digest_size=16)
+    if isinstance(backbone.model, PeftModel):
+        for name, weight in sorted(get_peft_model_state_dict(backbone.model).items()):
+            digest.update(f"{ADAPTER_DIR}.{name}".encode())
+            digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest
 
 
 def add_lora(
@@ -221,7 +227,8 @@ def load_adapter(backbone: Backbone, path: Path) -> None:
     backbone.model = model.eval()
 
 
-def _state(heads: nn.Module) -> dict[str, Tensor]:
+def state_of(heads: nn.Module) -> dict[str, Tensor]:
+    """Return a module's weights by name, float32 and on the CPU."""
     weights: dict[str, Any] = heads.state_dict()
     return {name: weight.detach().cpu().to(torch.float32) for name, weight in weights.items()}
 

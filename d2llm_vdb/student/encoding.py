@@ -14,7 +14,7 @@ from torch import Tensor
 from d2llm_vdb.batching import batched
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.sparse import SparseRows
-from d2llm_vdb.student.backbone import Backbone
+from d2llm_vdb.student.backbone import Backbone, TokenBatch
 from d2llm_vdb.student.columns import PassageVectors, QueryVectors
 from d2llm_vdb.student.config import StudentConfig
 from d2llm_vdb.student.heads import StudentHeads
@@ -104,6 +104,7 @@ def passage_vectors(
     window: TokenWindow,
     *,
     tokens: bool,
+    batches: Iterable[TokenBatch] | None = None,
 ) -> PassageVectors:
     """Encode one window of passages.
 
@@ -111,6 +112,7 @@ def passage_vectors(
         config, backbone, heads: of the student.
         window: the passages.
         tokens: also return token states.
+        batches: the passages' token states where they are known; None runs the backbone.
     """
     count = len(window.token_ids)
     recall = np.empty((count, config.recall_width), np.float32)
@@ -119,7 +121,7 @@ def passage_vectors(
     norms = np.empty(count, np.float32) if config.norm_stored else None
     states: list[Any] = [None] * count
     segments: list[Any] = [None] * count
-    for batch in backbone.batches(window.token_ids):
+    for batch in backbone.batches(window.token_ids) if batches is None else batches:
         embedding, _ = heads.mha_pma(batch.states, batch.mask)
         recall[batch.positions] = to_numpy(heads.recall(embedding))
         if iem is not None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.student.encoding import token_windows
-from d2llm_vdb.student.recall import embeddings
 
 if TYPE_CHECKING:
     from d2llm_vdb.student.backbone import Backbone
@@ -31,7 +28,9 @@ def fit(student: Student, sample_texts: Iterable[str] | None) -> None:
     """
     heads, backbone = student.heads, student.backbone
     texts = None if sample_texts is None else list(sample_texts)
-    samples = None if texts is None else _pooled(student, texts)
+    if texts is not None and not texts:
+        raise InputError("sample_texts is empty; pass texts or leave it out")
+    samples = None if texts is None else torch.from_numpy(student.embeddings(texts))
     heads.recall.fit(samples)
     heads.iem.initialise(samples, segments=heads.segments is not None)
     if heads.segments is not None:
@@ -39,17 +38,6 @@ def fit(student: Student, sample_texts: Iterable[str] | None) -> None:
         ids, _ = backbone.tokenize(texts, student.config.max_tokens) if texts else ([], 0)
         heads.segments.words.weigh(ids, unweighted=backbone.tokenizer.all_special_ids)
     heads.to(backbone.device)
-
-
-@torch.inference_mode()
-def _pooled(student: Student, texts: Sequence[str]) -> Tensor:
-    """Return PMA embeddings of texts, float32 (n, d)."""
-    if not texts:
-        raise InputError("sample_texts is empty; pass texts or leave it out")
-    config, backbone = student.config, student.backbone
-    windows = token_windows(backbone, texts, config.passage_prompt, config.max_tokens)
-    pooled = [embeddings(backbone, student.heads, window.token_ids).cpu() for window in windows]
-    return torch.cat(pooled)
 
 
 def check_fit(config: StudentConfig, backbone: Backbone) -> None:

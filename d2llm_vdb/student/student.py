@@ -30,7 +30,7 @@ from d2llm_vdb.student.encoding import passage_vectors, query_vectors, to_numpy,
 from d2llm_vdb.student.fitting import check_fit, fit
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.pairs import PairRerank, RankedDocument, predict, rank
-from d2llm_vdb.student.recall import cosines, recall_vectors
+from d2llm_vdb.student.recall import cosines, embeddings, recall_vectors
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -392,6 +392,21 @@ class Student:
         scorer = scorer_of("late", words=bm25 is not None)
         scores: Float32 = self.heads.calibration(logits, scorer).cpu().numpy()
         return scores
+
+    @torch.inference_mode()
+    def embeddings(self, texts: Iterable[str]) -> Float32:
+        """Return the PMA embeddings of n passages, float32 (n, d), as they are.
+
+        Raises:
+            InputError: a text is not a string or is blank.
+        """
+        config, backbone = self.config, self.backbone
+        windows = token_windows(backbone, texts, config.passage_prompt, config.max_tokens)
+        pooled = [embeddings(backbone, self.heads, window.token_ids) for window in windows]
+        joined: Float32 = to_numpy(
+            torch.cat([torch.empty(0, config.embedding_dim), *(one.cpu() for one in pooled)])
+        )
+        return joined
 
     @torch.inference_mode()
     def _recall_vectors(self, texts: str | Iterable[str], prompt: str) -> Float32:

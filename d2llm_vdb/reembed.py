@@ -1,0 +1,189 @@
+"""A collection written anew from what is stored of it: another student, layout or size.
+
+The old collection is only read, and serves until the new one is complete. What is in the new one
+already is left as it is, so that a run after a kill goes on where that was.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from d2llm_vdb.add import NORM_FIELD, stored_columns
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.store import Columns, Store, StoredPoint, TenantStore
+from d2llm_vdb.store.schema import FIRST_LAYOUT, SEGMENTS, TENANT_FIELD, TOKENS, Schema
+from d2llm_vdb.student import PassageVectors, Student
+from d2llm_vdb.student.recall import unit
+from d2llm_vdb.student.stored import from_embeddings, from_tokens, parts
+
+if TYPE_CHECKING:
+    from d2llm_vdb.index import Index
+
+logger = logging.getLogger(__name__)
+
+Origin = Literal["embeddings", "token states", "texts"]
+
+PAGE_POINTS = 256
+
+# Passages of the first layout that are encoded to see whose they are, and how alike their
+# embeddings must be: bfloat16 and float32 are .9997 alike.
+CHECKED_PASSAGES = 8
+ALIKE = 0.999
+
+
+@dataclass(slots=True)
+class ReembedReport:
+    """What became of a collection's passages.
+
+    Args:
+        origin: what they were made from; "texts" runs the backbone.
+        passages: how many were read.
+        written: of these, how many were written.
+    """
+
+    origin: Origin
+    passages: int = 0
+    written: int = 0
+
+
+OnProgress = Callable[[ReembedReport], None]
+
+
+def reembed(
+    source: Store, target: Index, *, on_progress: OnProgress | None = None
+) -> ReembedReport:
+    """Write every passage of a collection into an index, computing as little anew as will do.
+
+    Args:
+        source: the collection as it is; it is only read.
+        target: another collection, of the same or another student.
+        on_progress: told the report so far, after every page.
+
+    Raises:
+        InputError: both are the same collection.
+        StoreError: the database failed; run it again to go on.
+    """
+    if source.location == target.store.location:
+        raise InputError(
+            f"{source.location} cannot be written into itself; name another collection"
+        )
+    report = ReembedReport(origin_of(source, target))
+    logger.info("%s is written into %s from its %s", source.location, target, report.origin)
+    for page in _pages(source, _wanted(source.schema, target.store.schema, report.origin)):
+        report.passages += len(page)
+        for tenant, points in _by_tenant(page).items():
+            store = target.store if tenant is None else TenantStore(target.store, tenant)
+            new = _not_in(store, points)
+            for columns in _written(
+                target.student, source.schema, store.schema, report.origin, new
+            ):
+                store.upsert(columns)
+                report.written += len(columns)
+        if on_progress is not None:
+            on_progress(report)
+    target.optimize()
+    return report
+
+
+def origin_of(source: Store, target: Index) -> Origin:
+    """Return what is stored that serves the target's student and layout; texts always do."""
+    old, new = source.schema, target.store.schema
+    wanted = parts(target.student)
+    known = old.parts
+    if old.version == FIRST_LAYOUT and _is_theirs(source, target.student):
+        known = wanted
+    same = {name for name, digest in wanted.items() if known.get(name) == digest}
+    states = "states" in same and old.token_dim is not None
+    whole = "embedding" in same and old.recall_dim == target.student.config.embedding_dim
+    segments = new.segment_dim is None or "segments" in same
+    if whole and segments and (states or new.token_dim is None):
+        return "embeddings"
+    return "token states" if states else "texts"
+
+
+def _is_theirs(source: Store, student: Student) -> bool:
+    """Tell whether a student encodes some of the passages as they are stored."""
+    schema = source.schema
+    page = source.scroll_page(limit=CHECKED_PASSAGES, vectors=[schema.embedding])
+    if schema.segment_dim != student.config.segment_dim or not page.points:
+        return False
+    texts = [point.payload["text"] for point in page.points]
+    stored = np.stack([point.vectors[schema.embedding] for point in page.points])
+    fresh = student.embeddings(texts)
+    if fresh.shape != stored.shape:
+        return False
+    return bool((unit(fresh) * unit(stored)).sum(axis=1).min() > ALIKE)
+
+
+def _wanted(old: Schema, new: Schema, origin: Origin) -> list[str]:
+    """Return the names of the vectors to read."""
+    if origin == "texts":
+        return []
+    if origin == "token states":
+        return [TOKENS]
+    return [old.embedding, *new.multivectors]
+
+
+def _pages(source: Store, vectors: Sequence[str]) -> Iterator[list[StoredPoint]]:
+    offset: str | None = None
+    while True:
+        page = source.scroll_page(offset, PAGE_POINTS, vectors=vectors)
+        yield page.points
+        if (offset := page.next_offset) is None:
+            return
+
+
+def _by_tenant(page: Sequence[StoredPoint]) -> dict[str | None, list[StoredPoint]]:
+    found: defaultdict[str | None, list[StoredPoint]] = defaultdict(list)
+    for point in page:
+        found[point.payload.get(TENANT_FIELD)].append(point)
+    return found
+
+
+def _not_in(store: Store, points: Sequence[StoredPoint]) -> list[StoredPoint]:
+    """Leave out what the store holds already, with the same content."""
+    ids = [point.payload["id"] for point in points]
+    there = {
+        point.payload["id"]: point.payload["content_hash"]
+        for point in store.retrieve(ids, fields=["id", "content_hash"])
+    }
+    return [
+        point for point in points if there.get(point.payload["id"]) != point.payload["content_hash"]
+    ]
+
+
+def _written(
+    student: Student, old: Schema, new: Schema, origin: Origin, points: Sequence[StoredPoint]
+) -> Iterator[Columns]:
+    """Yield what is to be written of some points."""
+    start = 0
+    for vectors in _vectors(student, old, new, origin, points) if points else ():
+        own = points[start : start + len(vectors)]
+        payloads = [point.payload for point in own]
+        yield stored_columns([payload["id"] for payload in payloads], payloads, vectors)
+        start += len(own)
+
+
+def _vectors(
+    student: Student, old: Schema, new: Schema, origin: Origin, points: Sequence[StoredPoint]
+) -> Iterable[PassageVectors]:
+    texts = [point.payload["text"] for point in points]
+    keep_tokens = new.token_dim is not None
+    if origin == "texts":
+        return student.encode_passages(texts, tokens=keep_tokens)
+    if origin == "token states":
+        states = [point.vectors[TOKENS] for point in points]
+        return from_tokens(student, texts, states, keep_tokens=keep_tokens)
+    embeddings = np.stack([point.vectors[old.embedding] for point in points])
+    norms = [point.payload.get(NORM_FIELD) for point in points]
+    if all(norms):
+        embeddings = embeddings * np.array(norms, np.float32)[:, None]
+    multivectors = {name: [point.vectors[name] for point in points] for name in new.multivectors}
+    segments, tokens = multivectors.get(SEGMENTS), multivectors.get(TOKENS)
+    return [from_embeddings(student, texts, embeddings, segments, tokens)]

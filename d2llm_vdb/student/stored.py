@@ -1,0 +1,139 @@
+"""Vectors of passages from what is stored of them, without running the backbone.
+
+New heads on the same backbone are rolled out this way: from token states everything can be
+computed anew, from embeddings whatever reads nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from d2llm_vdb.batching import length_batches
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.student.backbone import TokenBatch
+from d2llm_vdb.student.checkpoint import backbone_digest, state_of
+from d2llm_vdb.student.columns import Float16, Float32, PassageVectors
+from d2llm_vdb.student.encoding import passage_vectors, terms_alone, to_numpy, token_windows
+from d2llm_vdb.student.student import Student
+from d2llm_vdb.student.terms import passage_terms
+
+
+def parts(student: Student) -> dict[str, str]:
+    """Hash, each by itself, what decides a student's `states`, `embedding` and `segments`.
+
+    What is stored serves another student as far as these are the same.
+    """
+    config, heads = student.config, student.heads
+    states = backbone_digest(student.backbone)
+    states.update(json.dumps([config.passage_prompt, config.max_tokens]).encode())
+    embedding = states.copy()
+    embedding.update(json.dumps(asdict(config.pma)).encode())
+    _add(embedding, state_of(heads.mha_pma))
+    found = {"states": states.hexdigest(), "embedding": embedding.hexdigest()}
+    if config.segments is not None and heads.segments is not None:
+        segments = embedding.copy()
+        segments.update(json.dumps(asdict(config.segments)).encode())
+        # How a query's words count is no matter of what is stored.
+        stored = {
+            name: weight for name, weight in state_of(heads.segments).items() if "scale" not in name
+        }
+        _add(segments, stored)
+        found["segments"] = segments.hexdigest()
+    return found
+
+
+def _add(digest: hashlib.blake2b, state: Mapping[str, Tensor]) -> None:
+    for name, weight in sorted(state.items()):
+        digest.update(name.encode())
+        digest.update(weight.contiguous().numpy().tobytes())
+
+
+@torch.inference_mode()
+def from_embeddings(
+    student: Student,
+    texts: Sequence[str],
+    embeddings: Float32,
+    segments: list[Float16] | None,
+    tokens: list[Float16] | None,
+) -> PassageVectors:
+    """Compute recall vectors, halves and terms; segments and token states are taken as they are.
+
+    Args:
+        student: whose heads compute.
+        texts: of n passages.
+        embeddings: PMA embeddings, float32 (n, d), of unit length where the IEM reads no other.
+        segments, tokens: as `PassageVectors` has them.
+    """
+    config, heads = student.config, student.heads
+    given = torch.from_numpy(embeddings).to(student.backbone.device)
+    halves = None if config.stored_half_dim is None else heads.iem.passage_half(given).half()
+    return PassageVectors(
+        to_numpy(heads.recall(given)),
+        None if halves is None else to_numpy(halves),
+        np.linalg.norm(embeddings, axis=1) if config.norm_stored else None,
+        terms_alone(student.backbone, texts, config.max_tokens, passage_terms),
+        tokens,
+        segments,
+        truncated=0,
+    )
+
+
+def from_tokens(
+    student: Student, texts: Sequence[str], tokens: Sequence[Float32], *, keep_tokens: bool
+) -> list[PassageVectors]:
+    """Compute everything from stored token states, in windows of the texts in their order.
+
+    Args:
+        student: whose heads compute.
+        texts: of n passages.
+        tokens: unit-length states of each with their norms as the last column, float32 (L, d + 1).
+        keep_tokens: return token states too.
+
+    Raises:
+        InputError: a text has another number of tokens than are stored of it.
+    """
+    config, backbone = student.config, student.backbone
+    found, start = [], 0
+    for window in token_windows(backbone, texts, config.passage_prompt, config.max_tokens):
+        own = tokens[start : start + len(window.token_ids)]
+        for text, ids, rows in zip(texts[start:], window.token_ids, own, strict=False):
+            if len(ids) != len(rows):
+                raise InputError(
+                    f"text {text[:40]!r} has {len(ids)} tokens, and states of {len(rows)} are "
+                    f"stored; add it again"
+                )
+        batches = _batches(student, window.token_ids, own)
+        found.append(
+            passage_vectors(
+                config, backbone, student.heads, window, tokens=keep_tokens, batches=batches
+            )
+        )
+        start += len(own)
+    return found
+
+
+def _batches(
+    student: Student, token_ids: Sequence[Sequence[int]], tokens: Sequence[Float32]
+) -> list[TokenBatch]:
+    batches = []
+    device = student.backbone.device
+    for positions, length in length_batches([len(ids) for ids in token_ids], 2**16):
+        shape = (len(positions), length)
+        states = np.zeros((*shape, tokens[0].shape[1] - 1), np.float32)
+        ids, mask = np.zeros(shape, np.int64), np.zeros(shape, bool)
+        for row, position in enumerate(positions):
+            own = tokens[position]
+            states[row, : len(own)] = own[:, :-1] * own[:, -1:]
+            ids[row, : len(own)] = token_ids[position]
+            mask[row, : len(own)] = True
+        arrays: tuple[Any, ...] = (states, mask, ids)
+        batches.append(TokenBatch(positions, *(torch.from_numpy(one).to(device) for one in arrays)))
+    return batches
