@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Unpack
 
 from d2llm_vdb.add import Adder, AddReport, OnProgress, OnReject
+from d2llm_vdb.compact import CompactStudent, compact
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.filters import FilterLike, as_filter, required_filter
 from d2llm_vdb.neighbours import NEIGHBOUR_FIELDS, neighbour_filter, with_neighbours
 from d2llm_vdb.opening import OpenOptions, open_both
 from d2llm_vdb.options import MoreOptions, SearchOptions, check_tenant
 from d2llm_vdb.passages import Passage, check_query, only_passages
+from d2llm_vdb.reembed import ReembedReport, reembed
 from d2llm_vdb.search import Hit, SearchResult, Stopwatch, explainable, searching
 from d2llm_vdb.store import Store, StoredPoint, StoreInfo, TenantStore
 from d2llm_vdb.store.columns import distinct_ids
@@ -267,6 +269,45 @@ class Index:
     async def aoptimize(self) -> None:
         """Async twin of `optimize`."""
         await self.store.aoptimize()
+
+    def reembed(
+        self, target: Index, *, on_progress: Callable[[ReembedReport], None] | None = None
+    ) -> ReembedReport:
+        """Write all passages into another index, as its student and its layout want them.
+
+        What is stored is used as far as it serves, without a pass of the backbone: embeddings for
+        a new IEM or compact recall vectors, token states for any heads on the same backbone. This
+        index serves meanwhile; a run after a kill goes on where that was.
+
+        Args:
+            target: an index opened on another collection.
+            on_progress: told the report so far, after every page of passages.
+
+        Raises:
+            InputError: both are the same collection.
+            StoreError: the database failed; run it again to go on.
+        """
+        return reembed(self.store, target, on_progress=on_progress)
+
+    def compact(
+        self, dim: int, *, floor: float = 0.98, queries: Sequence[str] | None = None
+    ) -> CompactStudent:
+        """Fit compact recall vectors to this collection's own embeddings, and measure them.
+
+        Nothing is written: save the student that is returned, open another collection with it,
+        and `reembed` into that.
+
+        Args:
+            dim: width r of the compact vectors.
+            floor: least share of what the whole embedding ranks first that must still be found.
+            queries: texts that are searched for, to measure by; stored passages where None.
+
+        Raises:
+            InputError: `dim` does not fit, too little is stored, or the floor is not reached.
+
+        Source: Zhao et al. (Findings of ACL 2022), whose targets are a PCA as well.
+        """
+        return compact(self.student, self.store, dim, floor=floor, queries=queries)
 
     def info(self) -> StoreInfo:
         """Describe the collection."""

@@ -101,10 +101,19 @@ def origin_of(source: Store, target: Index) -> Origin:
     same = {name for name, digest in wanted.items() if known.get(name) == digest}
     states = "states" in same and old.token_dim is not None
     whole = "embedding" in same and old.recall_dim == target.student.config.embedding_dim
+    whole = whole and (not target.student.config.norm_read or _keeps_lengths(source))
     segments = new.segment_dim is None or "segments" in same
     if whole and segments and (states or new.token_dim is None):
         return "embeddings"
     return "token states" if states else "texts"
+
+
+def _keeps_lengths(source: Store) -> bool:
+    """Tell whether embeddings can be read back at their own length."""
+    if source.schema.version == FIRST_LAYOUT:
+        return True
+    page = source.scroll_page(limit=1, fields=[NORM_FIELD])
+    return all(NORM_FIELD in point.payload for point in page.points)
 
 
 def _is_theirs(source: Store, student: Student) -> bool:

@@ -158,12 +158,17 @@ class StudentConfig:
         return self.iem.hidden_dim
 
     @property
+    def norm_read(self) -> bool:
+        """Whether the IEM reads embeddings at their own length, and not at unit length."""
+        return self.iem.interaction == "concat"
+
+    @property
     def norm_stored(self) -> bool:
         """Whether the length of an embedding is stored beside its recall vector.
 
-        `concat` reads embeddings of any length; with it, what is stored serves another IEM.
+        With it, what is stored serves another IEM that reads it.
         """
-        return self.iem.interaction == "concat" and self.recall_dim is None
+        return self.norm_read and self.recall_dim is None
 
     @property
     def token_dim(self) -> int:

@@ -1,0 +1,103 @@
+"""Compact recall vectors for a collection that exists, fitted to what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from d2llm_vdb.checks import check_whole_number
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.store import Store
+from d2llm_vdb.store.columns import Array
+from d2llm_vdb.student import Student
+from d2llm_vdb.student.heads import StudentHeads
+from d2llm_vdb.student.recall import cosines
+
+# Embeddings that are read: a PCA needs no more, and comparing all of them with each query takes
+# about a second.
+SAMPLED_PASSAGES = 50_000
+SAMPLED_QUERIES = 300
+SEED = 0
+
+# Found is what the whole embedding ranks among its first ten and the compact one among its first
+# hundred, as many as a search reranks.
+RELEVANT, RECALLED = 10, 100
+
+
+@dataclass(frozen=True, slots=True)
+class CompactStudent:
+    """A student with compact recall vectors, and what these lose.
+
+    Args:
+        student: otherwise the collection's own; save it before it is used.
+        recall: share of what the whole embedding ranks among its first ten that the compact one
+            finds among its first hundred.
+        passages: how many it was fitted to and measured on.
+        queries: how many it was measured by; none of them was fitted to.
+    """
+
+    student: Student
+    recall: float
+    passages: int
+    queries: int
+
+
+def compact(
+    student: Student, store: Store, dim: int, *, floor: float, queries: Sequence[str] | None
+) -> CompactStudent:
+    """Fit and measure; `Index.compact` describes arguments and errors."""
+    config = student.config
+    check_whole_number("dim", dim, most=config.embedding_dim)
+    if not 0 <= floor <= 1:
+        raise InputError(f"floor={floor!r} must be a share from 0 to 1")
+    if config.recall_dim is not None:
+        raise InputError(
+            f"the recall vectors are compact already, of {config.recall_dim} dimensions; start "
+            f"from a collection that holds whole embeddings"
+        )
+    stored = _sample(store)
+    if queries is None:
+        held_out = max(1, min(SAMPLED_QUERIES, len(stored) // 10))
+        asked, fitted = stored[:held_out], stored[held_out:]
+    else:
+        asked, fitted = student.encode_query(queries), stored
+    if len(fitted) < max(dim, RECALLED):
+        raise InputError(
+            f"{len(stored)} passages are too few to fit {dim} dimensions to and to measure on; "
+            f"add more, or keep the whole embedding"
+        )
+    heads = StudentHeads(replace(config, recall_dim=dim))
+    heads.load_state_dict(student.heads.state_dict(), strict=False)
+    heads.recall.fit(torch.from_numpy(fitted))
+    made = Student(replace(config, recall_dim=dim), student.backbone, heads)
+    recall = _recall(made, asked, fitted)
+    if recall < floor:
+        raise InputError(
+            f"{dim} dimensions find {recall:.3f} of what the whole embedding ranks first, less "
+            f"than floor={floor}; take more dimensions, or a lower floor"
+        )
+    return CompactStudent(made, recall, len(fitted), len(asked))
+
+
+def _sample(store: Store) -> Array:
+    """Read embeddings in an order of chance, float32 (n, d); ids are hashes, so any page is one."""
+    rows: list[Array] = []
+    for point in store.scroll(fields=["id"], vectors=[store.schema.embedding]):
+        rows.append(point.vectors[store.schema.embedding])
+        if len(rows) >= SAMPLED_PASSAGES:
+            break
+    shuffled = np.random.default_rng(SEED).permutation(len(rows))
+    sampled: Array = np.array(rows, np.float32).reshape(len(rows), -1)[shuffled]
+    return sampled
+
+
+def _recall(made: Student, queries: Array, passages: Array) -> float:
+    with torch.inference_mode():
+        small = [made.heads.recall(torch.from_numpy(each)).numpy() for each in (queries, passages)]
+    wanted = np.argsort(-cosines(queries, passages), axis=1)[:, :RELEVANT]
+    found = np.argsort(-cosines(*small), axis=1)[:, :RECALLED]
+    pairs = zip(wanted, found, strict=True)
+    return float(np.mean([np.isin(first, hundred).mean() for first, hundred in pairs]))
