@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from d2llm_vdb.checks import check_whole_number
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.store import Store
 from d2llm_vdb.store.columns import Array
 from d2llm_vdb.student import Student
-from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.recall import cosines
+from d2llm_vdb.student.stored import recall_of, with_compact_recall
 
 # Embeddings that are read: a PCA needs no more, and comparing all of them with each query takes
 # about a second.
@@ -69,10 +68,7 @@ def compact(
             f"{len(stored)} passages are too few to fit {dim} dimensions to and to measure on; "
             f"add more, or keep the whole embedding"
         )
-    heads = StudentHeads(replace(config, recall_dim=dim))
-    heads.load_state_dict(student.heads.state_dict(), strict=False)
-    heads.recall.fit(torch.from_numpy(fitted))
-    made = Student(replace(config, recall_dim=dim), student.backbone, heads)
+    made = with_compact_recall(student, dim, fitted)
     recall = _recall(made, asked, fitted)
     if recall < floor:
         raise InputError(
@@ -95,8 +91,7 @@ def _sample(store: Store) -> Array:
 
 
 def _recall(made: Student, queries: Array, passages: Array) -> float:
-    with torch.inference_mode():
-        small = [made.heads.recall(torch.from_numpy(each)).numpy() for each in (queries, passages)]
+    small = [recall_of(made, each) for each in (queries, passages)]
     wanted = np.argsort(-cosines(queries, passages), axis=1)[:, :RELEVANT]
     found = np.argsort(-cosines(*small), axis=1)[:, :RECALLED]
     pairs = zip(wanted, found, strict=True)

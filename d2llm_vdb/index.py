@@ -289,6 +289,12 @@ class Index:
         """
         return reembed(self.store, target, on_progress=on_progress)
 
+    async def areembed(
+        self, target: Index, *, on_progress: Callable[[ReembedReport], None] | None = None
+    ) -> ReembedReport:
+        """Async twin of `reembed`: it computes as it goes, so all of it is in a thread."""
+        return await asyncio.to_thread(self.reembed, target, on_progress=on_progress)
+
     def compact(
         self, dim: int, *, floor: float = 0.98, queries: Sequence[str] | None = None
     ) -> CompactStudent:
@@ -308,6 +314,12 @@ class Index:
         Source: Zhao et al. (Findings of ACL 2022), whose targets are a PCA as well.
         """
         return compact(self.student, self.store, dim, floor=floor, queries=queries)
+
+    async def acompact(
+        self, dim: int, *, floor: float = 0.98, queries: Sequence[str] | None = None
+    ) -> CompactStudent:
+        """Async twin of `compact`."""
+        return await asyncio.to_thread(self.compact, dim, floor=floor, queries=queries)
 
     def info(self) -> StoreInfo:
         """Describe the collection."""

@@ -36,6 +36,7 @@ class Hit:
         recall_rank: place before reranking, from 1.
         doc_id, chunk, start, end, source: where the passage comes from.
         bm25: of its text, where recall is hybrid; 0 where it shares no term with the query.
+        match: of its best segment, as it counted; None without a rerank or segments.
         before, after: texts of its neighbours in the document, in order, where asked for.
         previous_id, next_id: ids of the nearest of them.
     """
@@ -52,6 +53,7 @@ class Hit:
     end: int | None = None
     source: str | None = None
     bm25: float | None = None
+    match: float | None = None
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     previous_id: str | None = None
@@ -77,6 +79,7 @@ class Hit:
             recall_score=self.recall_score,
             recall_rank=self.recall_rank,
             bm25=self.bm25,
+            match=self.match,
         )
 
 
@@ -272,6 +275,7 @@ def _hits(
 
 
 def _hit(candidates: Candidates, row: int, score: float, payload: Payload) -> Hit:
+    match = candidates.maxsim.get(SEGMENTS)
     return Hit(
         id=payload["id"],
         text=payload["text"],
@@ -285,4 +289,5 @@ def _hit(candidates: Candidates, row: int, score: float, payload: Payload) -> Hi
         end=payload.get("end"),
         source=payload.get("source"),
         bm25=None if candidates.bm25 is None else float(candidates.bm25[row]),
+        match=None if match is None else float(match[row]),
     )

@@ -16,8 +16,9 @@ ALLOWED = {
     "batching": set(),
     "progress": set(),
     "checks": {"errors"},
-    "student": {"errors", "batching", "checks", "interop"},  # one method, below
-    "store": {"errors", "batching", "checks"},
+    "sparse": set(),
+    "student": {"errors", "batching", "checks", "sparse", "interop"},  # one method, below
+    "store": {"errors", "batching", "checks", "sparse"},
     "passages": {"errors", "checks"},
     "filters": {"errors"},
     "options": {"errors", "checks", "filters", "student", "store"},
@@ -26,6 +27,8 @@ ALLOWED = {
     "search": {"errors", "explain", "options", "ordering", "student", "store"},
     "neighbours": {"search", "store"},
     "add": {"errors", "passages", "student", "store"},
+    "reembed": {"errors", "add", "index", "student", "store"},  # the index by its type alone
+    "compact": {"errors", "checks", "student", "store"},
     "connection": {"errors", "checks", "store"},
     "opening": {"errors", "checks", "connection", "options", "student", "store"},
     "index": {
@@ -37,6 +40,8 @@ ALLOWED = {
         "passages",
         "search",
         "add",
+        "reembed",
+        "compact",
         "student",
         "store",
     },
@@ -52,7 +57,9 @@ ALLOWED = {
         "search",
         "add",
         "index",
+        "sparse",
         "student",
+        "store",
         "teacher",
         "cli",
     },

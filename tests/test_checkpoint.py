@@ -57,7 +57,7 @@ def test_fingerprint_changes_with_heads_backbone_and_configuration(
     ]
     changed = Student.from_backbone(backbone)
     with torch.no_grad():
-        changed.heads.recall.weight[0, 0] += 1e-3
+        changed.heads.late.query_map.weight[0, 0] += 1e-3
     assert len({student.fingerprint for student in [*students, changed]}) == 4
 
 

@@ -64,7 +64,7 @@ def test_training_scores_pairs_as_search_does(
     assert stored.tokens is not None
     assert stored.segments is not None
     assert vectors.segments is not None
-    segments, halves = StackedSegments(stored.segments), stored.iem.astype(np.float32)
+    segments, halves = StackedSegments(stored.segments), student.passage_halves(stored.recall)
     for row in range(2):
         match = segments.match(vectors.segments[row])
         iem = student.iem_scores(vectors.iem[row], halves, "asymmetric", match)

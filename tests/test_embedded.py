@@ -61,7 +61,7 @@ import os
 from pathlib import Path
 from d2llm_vdb.store import Schema, edge
 {"" if "." in killed_before else "edge."}{killed_before} = lambda *_: os.kill(os.getpid(), 9)
-edge.EdgeStore.open(Path({str(tmp_path / "c")!r}), Schema(8, 6, 5, 3, 4, "f", "s"))
+edge.EdgeStore.open(Path({str(tmp_path / "c")!r}), Schema(8, 6, 3, 4, "f", "s"))
 """
     killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
     assert killed.returncode == -9, killed.stderr.decode()

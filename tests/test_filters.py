@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qdrant_client import models
+from test_store import some_terms
 
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.store import Columns, EdgeStore, MemoryStore, Schema
@@ -130,11 +131,11 @@ FILTERS = filters(st.recursive(CONDITIONS, filters, max_leaves=4))
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EdgeStore, MemoryStore]]:
-    schema = Schema(4, 2, 2, None, None, "f", "s")
+    schema = Schema(4, None, None, None, "f", "s")
     edge = EdgeStore.open(tmp_path_factory.mktemp("edge") / "c", schema)
     memory = MemoryStore.open("c", schema)
     ones = np.ones((len(PAYLOADS), 4), np.float32)
-    columns = Columns([row["id"] for row in PAYLOADS], PAYLOADS, ones, ones[:, :2], ones[:, :2])
+    columns = Columns([row["id"] for row in PAYLOADS], PAYLOADS, ones, some_terms(len(ones)))
     for store in (edge, memory):
         store.upsert(columns)
     yield edge, memory

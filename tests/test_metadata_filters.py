@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qdrant_client import models
+from test_store import some_terms
 
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.filters import as_filter
@@ -30,7 +31,7 @@ RECORDS: list[dict[str, Any]] = [
 def store(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Store]:
-    schema = Schema(4, 2, 2, None, None, "f", "s")
+    schema = Schema(4, None, None, None, "f", "s")
     opened: Store
     if request.param == "edge":
         opened = EdgeStore.open(Path(tmp_path_factory.mktemp("edge")) / "c", schema)
@@ -43,7 +44,7 @@ def store(
         {"id": name, "text": name, "metadata": record}
         for name, record in zip(ids, RECORDS, strict=True)
     ]
-    opened.upsert(Columns(ids, payloads, ones, ones[:, :2], ones[:, :2]))
+    opened.upsert(Columns(ids, payloads, ones, some_terms(len(ones))))
     yield opened
     opened.close()
 

@@ -20,7 +20,6 @@ from d2llm_vdb.evaluate.bm25 import collection_bm25
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
 from d2llm_vdb.progress import OnProgress, Progress
 from d2llm_vdb.student import Student
-from d2llm_vdb.student.encoding import terms_alone
 from d2llm_vdb.student.terms import passage_terms, query_terms
 from d2llm_vdb.teacher import ScoreCache, Teacher
 
@@ -125,14 +124,14 @@ def dev_set(
     read = partial(_read, student, work, config, on_progress, data.name)
     query_prompt, passage_prompt = student.config.query_prompt, student.config.passage_prompt
     if isinstance(data, RetrievalSet):
-        terms = partial(terms_alone, student.backbone, max_tokens=student.config.max_tokens)
+        terms = student.backbone.terms
         return RetrievalDevSet(
             data,
             read(list(data.queries.values()), query_prompt),
             read(list(data.documents.values()), passage_prompt),
             collection_bm25(
-                terms(data.queries.values(), weigh=query_terms),
-                terms(data.documents.values(), weigh=passage_terms),
+                query_terms(terms.of(list(data.queries.values()))),
+                passage_terms(terms.of(list(data.documents.values()))),
             ),
         )
     return PairDevSet(data, read(data.first, query_prompt), read(data.second, passage_prompt))

@@ -62,12 +62,12 @@ def collection_bm25(queries: SparseRows, passages: SparseRows) -> Float32:
     """
     count = len(passages)
     rows = np.repeat(np.arange(count), passages.counts)
-    width = 1 + max(int(each.indices.max(initial=0)) for each in (queries, passages))
-    having = np.bincount(passages.indices, minlength=width)
-    weighted = passages.values * np.log1p((count - having + 0.5) / (having + 0.5))[passages.indices]
+    terms, places, having = np.unique(passages.indices, return_inverse=True, return_counts=True)
+    weighted = passages.values * np.log1p((count - having + 0.5) / (having + 0.5))[places]
     scores = np.zeros((len(queries), count), np.float32)
     for query, (indices, values) in enumerate(queries):
-        asked = np.zeros(width, np.float32)
-        asked[indices] = values
-        scores[query] = np.bincount(rows, weighted * asked[passages.indices], minlength=count)
+        known = np.isin(indices, terms)
+        asked = np.zeros(len(terms))
+        asked[np.searchsorted(terms, indices[known])] = values[known]
+        scores[query] = np.bincount(rows, weighted * asked[places], minlength=count)
     return scores

@@ -56,13 +56,15 @@ class Explainer:
         recall_score: float,
         recall_rank: int,
         bm25: float | None,
+        match: float | None,
     ) -> Explanation:
         """Explain a passage; query and passage are encoded again.
 
         Args:
             id: the passage's.
             passage: its text.
-            score, recall_score, recall_rank, bm25: what the search found, as `Hit` has them.
+            score, recall_score, recall_rank, bm25, match: what the search found, as `Hit` has
+                them.
         """
         student, config = self.student, self.student.config
         query_read = read(student, self.query, config.query_prompt)
@@ -71,7 +73,6 @@ class Explainer:
         [stored] = student.encode_passages([passage], tokens=True)
         similarities = _similarities(query, stored)
         segments = _segments(query, stored, passage_read)
-        match = max(segment.match for segment in segments) if segments else None
         return Explanation(
             id=id,
             query=query_read.text,

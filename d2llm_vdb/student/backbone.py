@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from d2llm_vdb.batching import length_batches
 from d2llm_vdb.errors import CheckpointError, InputError, MissingExtraError
+from d2llm_vdb.student.terms import Terms
 
 DType = Literal["auto", "float32", "bfloat16"]
 
@@ -149,10 +150,10 @@ class Backbone:
         return int(self.tokenizer.num_special_tokens_to_add())
 
     @cached_property
-    def uncased(self) -> bool:
-        """Whether the tokenizer reads small and capital letters alike, and blanks as nothing."""
-        plain, other = self.tokenize(["some words", " Some Words"], 8)[0]
-        return plain == other
+    def terms(self) -> Terms:
+        """What cuts texts into terms for BM25."""
+        unknown = self.tokenizer.unk_token_id
+        return Terms(self.splitting_tokenizer(), None if unknown is None else int(unknown))
 
     def splitting_tokenizer(self) -> Tokenizer:
         """Return a copy of the tokenizer that cuts and pads nothing, to count tokens with."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,17 +13,14 @@ from torch import Tensor
 
 from d2llm_vdb.batching import batched
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.sparse import SparseRows
 from d2llm_vdb.student.backbone import Backbone, TokenBatch
 from d2llm_vdb.student.columns import PassageVectors, QueryVectors
 from d2llm_vdb.student.config import StudentConfig
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.iem import stored_tokens
-from d2llm_vdb.student.terms import passage_terms, query_terms
+from d2llm_vdb.student.terms import TermIds, passage_terms, query_terms
 
 logger = logging.getLogger(__name__)
-
-Weigh = Callable[[Sequence[Sequence[int]], Sequence[int]], SparseRows]
 
 # Texts are encoded a window at a time: large enough to batch by length, small enough that the
 # token states of one window fit in memory beside the model and progress shows every few seconds.
@@ -37,12 +34,12 @@ class TokenWindow:
 
     Args:
         token_ids: of each text behind its prompt.
-        term_ids: of each text alone, in lower case.
+        terms: of each text alone, and of all of it.
         truncated: how many of the texts were cut.
     """
 
     token_ids: list[list[int]]
-    term_ids: list[list[int]]
+    terms: list[TermIds]
     truncated: int
 
 
@@ -56,44 +53,19 @@ def token_windows(
     """
     window_tokens = WINDOW_BATCHES * backbone.batch_tokens
     token_ids: list[list[int]] = []
-    term_ids: list[list[int]] = []
+    terms: list[TermIds] = []
     cut = tokens = 0
     for some in batched(_checked(texts), 64):
         new_ids, new_cut = backbone.tokenize([prompt + text for text in some], max_tokens)
         token_ids += new_ids
-        term_ids += (
-            new_ids if not prompt and backbone.uncased else _term_ids(backbone, some, max_tokens)
-        )
+        terms += backbone.terms.of(some)
         cut += new_cut
         tokens += sum(map(len, new_ids))
         if len(token_ids) >= WINDOW_TEXTS or tokens >= window_tokens:
-            yield TokenWindow(token_ids, term_ids, cut)
-            token_ids, term_ids, cut, tokens = [], [], 0, 0
+            yield TokenWindow(token_ids, terms, cut)
+            token_ids, terms, cut, tokens = [], [], 0, 0
     if token_ids:
-        yield TokenWindow(token_ids, term_ids, cut)
-
-
-def terms_alone(
-    backbone: Backbone, texts: Iterable[str], max_tokens: int, weigh: Weigh
-) -> SparseRows:
-    """Return BM25's terms of texts as encoding does, without running the backbone.
-
-    Args:
-        backbone: whose tokenizer reads them.
-        texts: none of them blank.
-        max_tokens: longest text.
-        weigh: `passage_terms` or `query_terms`.
-    """
-    special = backbone.tokenizer.all_special_ids
-    windows = token_windows(backbone, texts, "", max_tokens)
-    return SparseRows.concatenate(
-        [weigh([], ()), *(weigh(window.term_ids, special) for window in windows)]
-    )
-
-
-def _term_ids(backbone: Backbone, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
-    # A vocabulary that counts the blank to the word has other pieces for the first word.
-    return backbone.tokenize([f" {text.lower()}" for text in texts], max_tokens)[0]
+        yield TokenWindow(token_ids, terms, cut)
 
 
 @torch.inference_mode()
@@ -137,7 +109,7 @@ def passage_vectors(
         recall,
         iem,
         norms,
-        passage_terms(window.term_ids, backbone.tokenizer.all_special_ids),
+        passage_terms(window.terms),
         states if tokens else None,
         None if config.segments is None else segments,
         window.truncated,
@@ -172,8 +144,7 @@ def query_vectors(
         rows = heads.query_rows(embedding, batch.token_ids, batch.mask)
         if segments is not None and rows is not None:
             segments[batch.positions] = to_numpy(rows)
-    terms = query_terms(window.term_ids, backbone.tokenizer.all_special_ids)
-    return QueryVectors(recall, iem, terms, tokens, segments)
+    return QueryVectors(recall, iem, query_terms(window.terms), tokens, segments)
 
 
 def _scatter(rows: list[Any], positions: list[int], values: Tensor, mask: Tensor) -> None:

@@ -27,7 +27,7 @@ LATE_MATCH = 0.2
 LATE_RECALL = 0.1
 
 # What the words in common count, in logits per log(1 + BM25). docs/design.md has the figures.
-IEM_WORDS = 1.5
+IEM_WORDS = 2.25
 LATE_WORDS = 0.2
 
 

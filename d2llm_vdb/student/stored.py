@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ from d2llm_vdb.errors import InputError
 from d2llm_vdb.student.backbone import TokenBatch
 from d2llm_vdb.student.checkpoint import backbone_digest, state_of
 from d2llm_vdb.student.columns import Float16, Float32, PassageVectors
-from d2llm_vdb.student.encoding import passage_vectors, terms_alone, to_numpy, token_windows
+from d2llm_vdb.student.encoding import passage_vectors, to_numpy, token_windows
+from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.student import Student
 from d2llm_vdb.student.terms import passage_terms
 
@@ -56,6 +57,31 @@ def _add(digest: hashlib.blake2b, state: Mapping[str, Tensor]) -> None:
         digest.update(weight.contiguous().numpy().tobytes())
 
 
+def with_compact_recall(student: Student, dim: int, embeddings: Float32) -> Student:
+    """Return a student that differs by its recall vectors alone, compact ones.
+
+    Args:
+        student: stays as it is.
+        dim: width r of the compact vectors.
+        embeddings: what they are fitted to, float32 (n, d), n >= r.
+
+    Source: Zhao et al. (Findings of ACL 2022), whose targets are a PCA as well.
+    """
+    config = replace(student.config, recall_dim=dim)
+    heads = StudentHeads(config)
+    heads.load_state_dict(student.heads.state_dict(), strict=False)
+    heads.recall.fit(torch.from_numpy(embeddings))
+    return Student(config, student.backbone, heads)
+
+
+@torch.inference_mode()
+def recall_of(student: Student, embeddings: Float32) -> Float32:
+    """Return the recall vectors, float32 (n, r), of embeddings, (n, d)."""
+    given = torch.from_numpy(embeddings).to(student.backbone.device)
+    vectors: Float32 = to_numpy(student.heads.recall(given))
+    return vectors
+
+
 @torch.inference_mode()
 def from_embeddings(
     student: Student,
@@ -79,7 +105,7 @@ def from_embeddings(
         to_numpy(heads.recall(given)),
         None if halves is None else to_numpy(halves),
         np.linalg.norm(embeddings, axis=1) if config.norm_stored else None,
-        terms_alone(student.backbone, texts, config.max_tokens, passage_terms),
+        passage_terms(student.backbone.terms.of(texts)),
         tokens,
         segments,
         truncated=0,

@@ -1,62 +1,115 @@
-"""Terms: which pieces of the student's vocabulary a text uses, weighed for BM25.
+"""Terms: the pieces of words that a text uses, weighed for BM25.
 
 A passage's terms become a sparse vector whose entries are BM25's saturated frequencies; the
 database multiplies them by the rarity of each term in the collection (its IDF modifier), so that
-the inner product with a query's terms is BM25. Pieces of words rank as whole words do, need no
-tokenizer of their own and are there in every language that the student reads.
+the inner product with a query's terms is BM25. The student's tokenizer cuts a text into them: they
+rank as whole words do, and are there in every language.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
 
 from d2llm_vdb.sparse import SparseRows
 
 # BM25's parameters, and the length in terms that counts as average: a collection is a stream, so
-# that its own average is not known when its first passage is written.
-K1 = 1.2
+# that its own average is not known when its first passage is written. docs/tried.md has others.
+K1 = 0.9
 B = 0.75
-AVERAGE_LENGTH = 100
+AVERAGE_LENGTH = 256
+
+# What the table holds of pieces that are no terms, and of those that only the text tells.
+NO_TERM, IN_THE_TEXT = -1, -2
+
+TermIds = NDArray[np.int64]
 
 
-def passage_terms(token_ids: Sequence[Sequence[int]], special: Sequence[int]) -> SparseRows:
+class Terms:
+    """Cuts texts into terms, each a hash of what its piece says.
+
+    A piece says the same at the beginning of a text and within it, in small letters and capitals.
+    One without a letter or digit is no term. What the vocabulary does not know, or only byte by
+    byte, is told by the text that it covers.
+
+    Args:
+        tokenizer: one that cuts and pads nothing.
+        unknown: id of the piece that stands for what the vocabulary does not know, if it has one.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, unknown: int | None) -> None:
+        self._tokenizer = tokenizer
+        ids = range(tokenizer.get_vocab_size())
+        said = tokenizer.decode_batch([[each] for each in ids], skip_special_tokens=False)
+        self._table = np.array([_of_piece(piece) for piece in said], np.int64)
+        if unknown is not None:
+            self._table[unknown] = IN_THE_TEXT
+
+    def of(self, texts: Sequence[str]) -> list[TermIds]:
+        """Return the terms of each whole text, one for every time that it is used."""
+        # Some vocabularies count the blank before a word to it.
+        read = [f" {text.lower()}" for text in texts]
+        encodings = self._tokenizer.encode_batch(read, add_special_tokens=False)
+        return [self._of(*each) for each in zip(read, encodings, strict=True)]
+
+    def _of(self, text: str, encoding: Encoding) -> TermIds:
+        terms = self._table[np.array(encoding.ids, np.intp)]
+        told = np.flatnonzero(terms == IN_THE_TEXT).tolist()
+        if told:
+            offsets = encoding.offsets
+            terms[told] = list(_told(text, [offsets[place] for place in told]))
+        found: TermIds = terms[terms != NO_TERM]
+        return found
+
+
+def _told(text: str, spans: Sequence[tuple[int, int]]) -> Iterator[int]:
+    """Yield the terms of pieces by the text they cover; one character may have several pieces."""
+    before = None
+    for start, end in spans:
+        yield NO_TERM if end == before else _term(text[start:end])
+        before = end
+
+
+def _of_piece(piece: str) -> int:
+    if "\ufffd" in piece:  # some bytes of a character
+        return IN_THE_TEXT
+    return _term(piece.removeprefix("##"))
+
+
+def _term(surface: str) -> int:
+    plain = surface.strip().lower()
+    if not any(map(str.isalnum, plain)):
+        return NO_TERM
+    return zlib.crc32(plain.encode())
+
+
+def passage_terms(terms: Sequence[TermIds]) -> SparseRows:
     """Return the saturated frequencies of the terms of n passages.
 
     tf (K1 + 1) / (tf + K1 (1 - B + B length / AVERAGE_LENGTH))
 
     Args:
-        token_ids: of each passage.
-        special: ids that are no terms.
+        terms: of each passage.
 
     Source: Robertson and Zaragoza (2009), equation 3.15, without its last factor.
     """
-    counted, lengths = _counted(token_ids, special)
-    norm = K1 * (1 - B + B * lengths / AVERAGE_LENGTH)
-    own = np.repeat(norm, counted.counts)
-    saturated = counted.values * (K1 + 1) / (counted.values + own)
+    counted = query_terms(terms)
+    lengths = np.fromiter(map(len, terms), np.int64, len(terms))
+    norm = np.repeat(K1 * (1 - B + B * lengths / AVERAGE_LENGTH), counted.counts)
+    saturated = counted.values * (K1 + 1) / (counted.values + norm)
     return SparseRows(counted.offsets, counted.indices, saturated.astype(np.float32))
 
 
-def query_terms(token_ids: Sequence[Sequence[int]], special: Sequence[int]) -> SparseRows:
-    """Return how often each query uses its terms; arguments as `passage_terms`'."""
-    return _counted(token_ids, special)[0]
-
-
-def _counted(
-    token_ids: Sequence[Sequence[int]], special: Sequence[int]
-) -> tuple[SparseRows, NDArray[np.int64]]:
-    """Count the terms of texts; returns the counts, and how many terms each text has in all."""
-    lengths = np.fromiter(map(len, token_ids), np.int64, len(token_ids))
-    flat = np.fromiter((each for ids in token_ids for each in ids), np.int64, lengths.sum())
-    rows = np.repeat(np.arange(len(token_ids)), lengths)
-    terms = ~np.isin(flat, np.asarray(special, np.int64))
-    flat, rows = flat[terms], rows[terms]
-    width = int(flat.max(initial=0)) + 1
-    keys, counts = np.unique(rows * width + flat, return_counts=True)
-    entries = np.bincount(keys // width, minlength=len(token_ids))
+def query_terms(terms: Sequence[TermIds]) -> SparseRows:
+    """Return how often each of m queries uses its terms."""
+    lengths = np.fromiter(map(len, terms), np.int64, len(terms))
+    rows = np.repeat(np.arange(len(terms)), lengths)
+    flat = np.concatenate([np.empty(0, np.int64), *terms])
+    keys, counts = np.unique((rows << 32) | flat, return_counts=True)
+    entries = np.bincount(keys >> 32, minlength=len(terms))
     offsets = np.concatenate([[0], np.cumsum(entries)]).astype(np.int64)
-    counted = SparseRows(offsets, (keys % width).astype(np.uint32), counts.astype(np.float32))
-    return counted, np.bincount(rows, minlength=len(token_ids))
+    return SparseRows(offsets, keys.astype(np.uint32), counts.astype(np.float32))
