@@ -116,7 +116,7 @@ def query_vectors(
     segments = None
     if config.segment_dim is not None:
         segments = np.empty((count, config.segment_dim), np.float32)
-    for batch in backbone.batches(token_ids):
+    for batch in backbone.batches(token_ids, queries=True):
         embedding, attention = heads.mha_pma(batch.states, batch.mask)
         vectors = heads.recall(embedding)
         recall[batch.positions] = to_numpy(vectors)

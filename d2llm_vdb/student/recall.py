@@ -14,12 +14,16 @@ from d2llm_vdb.student.heads import StudentHeads
 
 
 def recall_vectors(
-    backbone: Backbone, heads: StudentHeads, token_ids: Sequence[Sequence[int]]
+    backbone: Backbone,
+    heads: StudentHeads,
+    token_ids: Sequence[Sequence[int]],
+    *,
+    queries: bool = False,
 ) -> Tensor:
     """Return the recall vectors of n tokenised texts, float32 (n, r), on the backbone's device."""
     vectors: list[Tensor] = []
     positions: list[int] = []
-    for batch in backbone.batches(token_ids):
+    for batch in backbone.batches(token_ids, queries=queries):
         embedding, _ = heads.mha_pma(batch.states, batch.mask)
         vectors.append(heads.recall(embedding))
         positions += batch.positions

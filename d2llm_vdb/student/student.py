@@ -31,6 +31,7 @@ from d2llm_vdb.student.fitting import check_fit, fit
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.pairs import PairRerank, RankedDocument, predict, rank
 from d2llm_vdb.student.recall import cosines, recall_vectors
+from d2llm_vdb.student.threads import threads_for
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -248,7 +249,9 @@ class Student:
         config, backbone = self.config, self.backbone
         windows = token_windows(backbone, texts, config.query_prompt, config.max_tokens)
         for token_ids, truncated in windows:
-            yield query_vectors(config, backbone, self.heads, token_ids, truncated)
+            with threads_for(token_ids):
+                vectors = query_vectors(config, backbone, self.heads, token_ids, truncated)
+            yield vectors
 
     def encode_query(self, texts: str | Iterable[str]) -> Float32:
         """Return the recall vectors of n queries, float32 (n, r) of unit length; (r,) of one.
@@ -256,7 +259,7 @@ class Student:
         Raises:
             InputError: a text is not a string or is blank.
         """
-        return self._recall_vectors(texts, self.config.query_prompt)
+        return self._recall_vectors(texts, self.config.query_prompt, queries=True)
 
     def encode_document(self, texts: str | Iterable[str]) -> Float32:
         """Return the recall vectors of n passages, float32 (n, r) of unit length; (r,) of one.
@@ -264,7 +267,7 @@ class Student:
         Raises:
             InputError: a text is not a string or is blank.
         """
-        return self._recall_vectors(texts, self.config.passage_prompt)
+        return self._recall_vectors(texts, self.config.passage_prompt, queries=False)
 
     @staticmethod
     def similarity(first: Float32, second: Float32) -> Float32:
@@ -383,13 +386,15 @@ class Student:
         return scores
 
     @torch.inference_mode()
-    def _recall_vectors(self, texts: str | Iterable[str], prompt: str) -> Float32:
+    def _recall_vectors(self, texts: str | Iterable[str], prompt: str, *, queries: bool) -> Float32:
         if isinstance(texts, str):
-            single: Float32 = self._recall_vectors([texts], prompt)[0]
+            single: Float32 = self._recall_vectors([texts], prompt, queries=queries)[0]
             return single
         vectors = [np.empty((0, self.config.recall_dim), np.float32)]
         for token_ids, _ in token_windows(self.backbone, texts, prompt, self.config.max_tokens):
-            vectors.append(to_numpy(recall_vectors(self.backbone, self.heads, token_ids)))
+            with threads_for(token_ids):
+                some = recall_vectors(self.backbone, self.heads, token_ids, queries=queries)
+            vectors.append(to_numpy(some))
         return np.concatenate(vectors)
 
     @overload
