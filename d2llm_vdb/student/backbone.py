@@ -125,7 +125,7 @@ class Backbone:
         return cls(source, model.to(target), tokenizer)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what cannot be sent to another process, lock and session; a copy has its own."""
+        """Leave out lock and session, which stay in their process; a copy has its own."""
         left_out = ("_tokenizer_lock", "short_inputs")
         kept = {name: value for name, value in vars(self).items() if name not in left_out}
         return kept | {"short_inputs": self.short_inputs is not None}

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
@@ -106,9 +106,9 @@ def export(model: nn.Module) -> bytes:
         # The tracer warns of every shape it meets in Python code; `check` is what tells.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            _States(model),
+            _States(model).eval(),  # the exporter puts all of it back into the mode of the outer
             (ids, mask),
-            buffer,
+            cast(Any, buffer),  # the annotation knows the other exporter, which writes files
             dynamo=False,
             opset_version=OPSET,
             input_names=list(INPUTS),

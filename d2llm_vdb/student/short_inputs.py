@@ -130,8 +130,8 @@ def _run_in_parts(session: InferenceSession, ids: Tensor, mask: Tensor) -> Tenso
     if len(ids) <= TEXTS_A_RUN:
         return run(session, ids, mask)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        parts = zip(ids.split(TEXTS_A_RUN), mask.split(TEXTS_A_RUN), strict=True)
-        return torch.cat(list(pool.map(lambda part: run(session, *part), parts)))
+        parts = (slice(start, start + TEXTS_A_RUN) for start in range(0, len(ids), TEXTS_A_RUN))
+        return torch.cat(list(pool.map(lambda part: run(session, ids[part], mask[part]), parts)))
 
 
 def _report(session: Future[InferenceSession]) -> None:
