@@ -29,10 +29,24 @@ OpenStore = Callable[[Schema], Store]
 STORES = ("edge", "memory", "server over REST", "server over gRPC")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache directory of the tests' own, instead of the user's."""
+    path = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(path))
+        yield path
+
+
 @pytest.fixture(scope="session")
 def student() -> Student:
-    """The student that ships with the package, on its real backbone."""
-    return Student.default(dtype="float32")
+    """The student that ships with the package, on its real backbone.
+
+    Its queries stay with torch, so that it gives the same to the last bit from first to last.
+    """
+    student = Student.default(dtype="float32")
+    student.backbone.short_inputs = None
+    return student
 
 
 @pytest.fixture(scope="session")

@@ -109,6 +109,7 @@ OWNERS = {
     "torch": {"student", "explain", "teacher", "evaluate", "distill", "interop"},
     "transformers": {"student", "teacher", "distill"},
     "peft": {"student", "distill"},
+    "onnxruntime": {"student"},
     "qdrant_edge": {"store"},
     "grpc": {"store"},
     "sentence_transformers": {"interop", "student"},  # the student names a type of it

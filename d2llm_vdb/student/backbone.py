@@ -21,6 +21,8 @@ from transformers.utils import logging as transformers_logging
 
 from d2llm_vdb.batching import length_batches
 from d2llm_vdb.errors import CheckpointError, InputError, MissingExtraError
+from d2llm_vdb.student.precision import bfloat16_is_faster
+from d2llm_vdb.student.short_inputs import ShortInputs
 from d2llm_vdb.student.terms import Terms
 
 DType = Literal["auto", "float32", "bfloat16"]
@@ -58,6 +60,8 @@ class Backbone:
         model: the transformer, without a language-model head.
         tokenizer: its fast tokenizer.
         batch_tokens: padded tokens in one forward pass; None takes what suits the device.
+
+    `short_inputs` runs short queries through ONNX Runtime; None leaves them to torch.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Backbone:
         self.tokenizer = tokenizer
         self.batch_tokens = batch_tokens or BATCH_TOKENS[self.device.type == "cpu"]
         self.identity = weights_identity(model)
+        self.short_inputs: ShortInputs | None = ShortInputs(self.identity)
         self._tokenizer_lock = threading.Lock()
 
     @classmethod
@@ -90,7 +95,8 @@ class Backbone:
             source: a hub id; a directory or `.gguf` file; or `package:NAME`, an installed Python
                 package that carries a model directory or a `.gguf` file.
             device: a torch device, or "auto" for CUDA, then Apple's MPS, then the CPU.
-            dtype: "auto" takes bfloat16 where the device computes in it natively.
+            dtype: "auto" takes bfloat16 where the device computes in it natively and, measured
+                once on a CPU, faster.
             trust_remote_code: run model code that comes with the weights. Off by default.
 
         Raises:
@@ -121,11 +127,14 @@ class Backbone:
         return cls(source, model.to(target), tokenizer)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the lock, which cannot be sent to another process; a copy has its own."""
-        return {name: value for name, value in vars(self).items() if name != "_tokenizer_lock"}
+        """Leave out lock and session, which stay in their process; a copy has its own."""
+        left_out = ("_tokenizer_lock", "short_inputs")
+        kept = {name: value for name, value in vars(self).items() if name not in left_out}
+        return kept | {"short_inputs": self.short_inputs is not None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _tokenizer_lock=threading.Lock())
+        self.short_inputs = ShortInputs(self.identity) if state["short_inputs"] else None
 
     @property
     def dim(self) -> int:
@@ -194,10 +203,16 @@ class Backbone:
         offsets: list[tuple[int, int]] = encoded["offset_mapping"]
         return offsets
 
-    def batches(self, token_ids: Sequence[Sequence[int]]) -> Iterator[TokenBatch]:
+    def batches(
+        self, token_ids: Sequence[Sequence[int]], *, queries: bool = False
+    ) -> Iterator[TokenBatch]:
         """Run the model over tokenised texts, batched by length within the token budget.
 
         A text's states are the same whatever texts stand beside it.
+
+        Args:
+            token_ids: of each text.
+            queries: short ones may go through `short_inputs`.
         """
         lengths = [len(ids) for ids in token_ids]
         for positions, length in length_batches(lengths, self.batch_tokens, self.context_length):
@@ -209,8 +224,13 @@ class Backbone:
                 padded[row, : len(ids)] = torch.as_tensor(ids)
                 mask[row, : len(ids)] = True
             mask, padded = mask.to(self.device), padded.to(self.device)
-            output = self.model(input_ids=padded, attention_mask=mask.long())
-            yield TokenBatch(positions, output.last_hidden_state.float(), mask, padded)
+            states = None
+            if queries and self.short_inputs is not None:
+                states = self.short_inputs.states(self.model, padded, mask)
+            if states is None:
+                output = self.model(input_ids=padded, attention_mask=mask.long())
+                states = output.last_hidden_state.float()
+            yield TokenBatch(positions, states, mask, padded)
 
     @property
     def padding_id(self) -> int:
@@ -250,19 +270,19 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(dtype: DType, device: torch.device) -> torch.dtype:
-    """Return the precision to compute in; "auto" is bfloat16 where the device has it natively."""
+    """Return the precision to compute in.
+
+    "auto" is bfloat16 where a GPU has it natively, and where it is measured to be faster on a CPU.
+    """
     if dtype not in ("auto", "float32", "bfloat16"):
         raise InputError(f"dtype={dtype!r} is not one of auto, float32, bfloat16")
     if dtype != "auto":
         return torch.float32 if dtype == "float32" else torch.bfloat16
     if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
+        faster = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
-        # AMX makes bfloat16 about three times as fast as float32. AVX512-BF16 alone does not:
-        # measured on MiniLM's layers it reaches two thirds of float32's rate.
-        cpu = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-        native = bool(cpu.get("amx_bf16"))
-    return torch.bfloat16 if native else torch.float32
+        faster = device.type == "cpu" and bfloat16_is_faster()
+    return torch.bfloat16 if faster else torch.float32
 
 
 def locate(source: str) -> tuple[str, str | None]:

@@ -135,7 +135,7 @@ def query_vectors(
     segments = None
     if config.segment_dim is not None:
         segments = np.empty((count, config.segment_dim), np.float32)
-    for batch in backbone.batches(window.token_ids):
+    for batch in backbone.batches(window.token_ids, queries=True):
         embedding, attention = heads.mha_pma(batch.states, batch.mask)
         recall[batch.positions] = to_numpy(heads.recall(embedding))
         iem[batch.positions] = to_numpy(heads.iem.query_half(embedding))

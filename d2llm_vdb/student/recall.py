@@ -14,12 +14,16 @@ from d2llm_vdb.student.heads import StudentHeads
 
 
 def embeddings(
-    backbone: Backbone, heads: StudentHeads, token_ids: Sequence[Sequence[int]]
+    backbone: Backbone,
+    heads: StudentHeads,
+    token_ids: Sequence[Sequence[int]],
+    *,
+    queries: bool = False,
 ) -> Tensor:
     """Return the PMA embeddings of n tokenised texts, float32 (n, d), on the backbone's device."""
     pooled: list[Tensor] = []
     positions: list[int] = []
-    for batch in backbone.batches(token_ids):
+    for batch in backbone.batches(token_ids, queries=queries):
         embedding, _ = heads.mha_pma(batch.states, batch.mask)
         pooled.append(embedding)
         positions += batch.positions
@@ -27,10 +31,15 @@ def embeddings(
 
 
 def recall_vectors(
-    backbone: Backbone, heads: StudentHeads, token_ids: Sequence[Sequence[int]]
+    backbone: Backbone,
+    heads: StudentHeads,
+    token_ids: Sequence[Sequence[int]],
+    *,
+    queries: bool = False,
 ) -> Tensor:
     """Return the recall vectors of n tokenised texts, float32 (n, r), on the backbone's device."""
-    vectors: Tensor = heads.recall(embeddings(backbone, heads, token_ids))
+    pooled = embeddings(backbone, heads, token_ids, queries=queries)
+    vectors: Tensor = heads.recall(pooled)
     return vectors
 
 

@@ -31,6 +31,7 @@ from d2llm_vdb.student.fitting import check_fit, fit
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.pairs import PairRerank, RankedDocument, predict, rank
 from d2llm_vdb.student.recall import cosines, embeddings, recall_vectors
+from d2llm_vdb.student.threads import threads_for
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -249,8 +250,11 @@ class Student:
             InputError: a text is not a string or is blank.
         """
         config, backbone = self.config, self.backbone
-        for window in token_windows(backbone, texts, config.query_prompt, config.max_tokens):
-            yield query_vectors(config, backbone, self.heads, window)
+        windows = token_windows(backbone, texts, config.query_prompt, config.max_tokens)
+        for window in windows:
+            with threads_for(window.token_ids):
+                vectors = query_vectors(config, backbone, self.heads, window)
+            yield vectors
 
     def encode_query(self, texts: str | Iterable[str]) -> Float32:
         """Return the recall vectors of n queries, float32 (n, r) of unit length; (r,) of one.
@@ -258,7 +262,7 @@ class Student:
         Raises:
             InputError: a text is not a string or is blank.
         """
-        return self._recall_vectors(texts, self.config.query_prompt)
+        return self._recall_vectors(texts, self.config.query_prompt, queries=True)
 
     def encode_document(self, texts: str | Iterable[str]) -> Float32:
         """Return the recall vectors of n passages, float32 (n, r) of unit length; (r,) of one.
@@ -266,7 +270,7 @@ class Student:
         Raises:
             InputError: a text is not a string or is blank.
         """
-        return self._recall_vectors(texts, self.config.passage_prompt)
+        return self._recall_vectors(texts, self.config.passage_prompt, queries=False)
 
     @staticmethod
     def similarity(first: Float32, second: Float32) -> Float32:
@@ -409,16 +413,16 @@ class Student:
         return joined
 
     @torch.inference_mode()
-    def _recall_vectors(self, texts: str | Iterable[str], prompt: str) -> Float32:
+    def _recall_vectors(self, texts: str | Iterable[str], prompt: str, *, queries: bool) -> Float32:
         if isinstance(texts, str):
-            single: Float32 = self._recall_vectors([texts], prompt)[0]
+            single: Float32 = self._recall_vectors([texts], prompt, queries=queries)[0]
             return single
         vectors = [np.empty((0, self.config.recall_width), np.float32)]
-        windows = token_windows(self.backbone, texts, prompt, self.config.max_tokens)
-        vectors += [
-            to_numpy(recall_vectors(self.backbone, self.heads, window.token_ids))
-            for window in windows
-        ]
+        for window in token_windows(self.backbone, texts, prompt, self.config.max_tokens):
+            ids = window.token_ids
+            with threads_for(ids):
+                some = recall_vectors(self.backbone, self.heads, ids, queries=queries)
+            vectors.append(to_numpy(some))
         return np.concatenate(vectors)
 
     @overload

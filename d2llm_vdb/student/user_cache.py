@@ -1,0 +1,39 @@
+"""Where measurements and exported models of this machine are kept between processes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from pathlib import Path
+
+
+def cache_directory() -> Path:
+    """Return the user's cache directory for this library; it may not exist yet.
+
+    It is `d2llm-vdb` in `XDG_CACHE_HOME` where that is set, else in the system's usual place.
+
+    Raises:
+        RuntimeError: the user has no home directory.
+    """
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named) / "d2llm-vdb"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "d2llm-vdb"
+    usual = "Library/Caches" if sys.platform == "darwin" else ".cache"
+    return Path.home() / usual / "d2llm-vdb"
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that nobody ever reads half of it: to a draft, which is then renamed.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        draft.write_bytes(content)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
