@@ -10,6 +10,7 @@ from pydoc_data.topics import topics as documentation
 
 import pytest
 from qdrant_server import NoServerError, Server, any_server
+from stub_server import Stub
 from tiny_sets import DOCUMENTS, QUERIES, write_qrels, write_rows
 
 from d2llm_vdb import Index, Passage, SearchResult, Student
@@ -64,6 +65,15 @@ def pytest_terminal_summary(
     if reason := config.stash.get(NO_SERVER, None):
         terminalreporter.section("NO QDRANT SERVER", red=True)
         terminalreporter.write_line(reason)
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    """A server that answers as told."""
+    stub = Stub()
+    yield stub
+    stub.server.shutdown()
+    stub.server.server_close()
 
 
 @pytest.fixture(params=STORES)

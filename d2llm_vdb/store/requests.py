@@ -13,6 +13,7 @@ import numpy as np
 from qdrant_client import models
 
 from d2llm_vdb.store.base import Page, StoredPoint
+from d2llm_vdb.store.capabilities import Capabilities, capabilities_of
 from d2llm_vdb.store.columns import Columns, distinct_ids, point_id
 from d2llm_vdb.store.filters import database_filter
 from d2llm_vdb.store.presets import PRESETS, Preset
@@ -46,6 +47,11 @@ class Call(Generic[T]):
 
 def _ignore(_answer: Any) -> None:
     return None
+
+
+def capabilities() -> Call[Capabilities]:
+    """Ask a server for its version, which tells what it can do; no key is needed for that."""
+    return Call("info", {}, lambda answer: capabilities_of(answer.version))
 
 
 def collection_exists(name: str) -> Call[bool]:

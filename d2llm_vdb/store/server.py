@@ -9,6 +9,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
@@ -288,6 +289,14 @@ class ServerStore(ClientStore):
             store.close()
             raise
         return store
+
+    def _open(self, create: Schema | None, options: CollectionOptions) -> None:
+        self.capabilities = self._call(requests.capabilities())
+        self.capabilities.require("collection_metadata", self.location)
+        super()._open(create, options)
+
+    def _info(self, info: models.CollectionInfo) -> StoreInfo:
+        return replace(super()._info(info), server_version=self.capabilities.version)
 
     def close(self) -> None:
         super().close()
