@@ -21,13 +21,15 @@ def version(number: str) -> Answer:
 class Stub:
     """An HTTP server that answers as told, for what a healthy Qdrant never does.
 
-    `answers` maps "METHOD /path" to a status and a body: bytes, or the result of a Qdrant answer.
+    `answers` maps "METHOD /path" to a status and a body: bytes, or the result of a Qdrant answer;
+    `body` is the last one it was sent.
     """
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {"GET /": version("1.20.0")}
         self.otherwise: Answer = (404, b"<html>nothing here</html>")
         self.asked: list[str] = []
+        self.body = b""
         self.before_answering: Callable[[str], object] = lambda _: None
         stub = self
 
@@ -35,7 +37,7 @@ class Stub:
             protocol_version = "HTTP/1.1"
 
             def answer(self) -> None:
-                self.rfile.read(int(self.headers.get("content-length") or 0))
+                stub.body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 asked = f"{self.command} {self.path.partition('?')[0]}"
                 stub.asked.append(asked)
                 stub.before_answering(asked)

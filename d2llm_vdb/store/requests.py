@@ -24,6 +24,7 @@ from d2llm_vdb.store.schema import (
     FieldKind,
     Schema,
 )
+from d2llm_vdb.store.wire import Wire
 
 T = TypeVar("T")
 
@@ -138,13 +139,12 @@ def read_collection(name: str) -> Call[models.CollectionInfo]:
     return Call("get_collection", {"collection_name": name}, lambda answer: answer)
 
 
-def upsert(name: str, columns: Columns) -> Call[None]:
+def upsert(name: str, columns: Columns, wire: Wire) -> Call[None]:
     """Write passages and wait until they are stored."""
-    # Both wire formats are built from Python floats; tolist makes them at C speed.
     vectors: dict[str, Any] = {
-        vector: array.astype(np.float32).tolist() for vector, array in columns.vectors.items()
+        vector: wire.floats(array) for vector, array in columns.vectors.items()
     } | {
-        vector: [array.astype(np.float32).tolist() for array in arrays]
+        vector: [wire.floats(array) for array in arrays]
         for vector, arrays in columns.multivectors.items()
     }
     batch = models.Batch.model_construct(
@@ -156,18 +156,19 @@ def upsert(name: str, columns: Columns) -> Call[None]:
 
 
 def query(
-    name: str, queries: Sequence[PointQuery], *, indexed: bool
+    name: str, queries: Sequence[PointQuery], wire: Wire, *, indexed: bool
 ) -> Call[list[Sequence[Point]]]:
     """Answer several queries in one request.
 
     Args:
         name: of the collection.
         queries: what to ask.
+        wire: how numbers are sent.
         indexed: whether there is an index that search parameters could speak to.
     """
     asked = [
         models.QueryRequest(
-            **_query(each, indexed),
+            **_query(each, wire, indexed),
             with_payload=each.read is not None,
             with_vector=list(each.read or ()),
         )
@@ -180,20 +181,20 @@ def query(
     return Call("query_batch_points", {"collection_name": name, "requests": asked}, read)
 
 
-def _query(query: PointQuery, indexed: bool) -> dict[str, Any]:
+def _query(query: PointQuery, wire: Wire, indexed: bool) -> dict[str, Any]:
     """Return a query as the arguments of a request or of a prefetch."""
     conditions: list[models.Condition] = []
     if query.filter is not None:
         conditions.append(database_filter(query.filter))
     arguments: dict[str, Any] = {"using": query.using, "limit": query.limit}
     if isinstance(query.among, PointQuery):
-        arguments["prefetch"] = models.Prefetch(**_query(query.among, indexed))
+        arguments["prefetch"] = models.Prefetch(**_query(query.among, wire, indexed))
     elif query.among is not None:
         conditions.append(models.HasIdCondition(has_id=list(query.among)))
     if isinstance(query.value, str):
         arguments["query"] = models.TextQuery(text=query.value)
     else:
-        arguments["query"] = query.value.tolist()
+        arguments["query"] = wire.floats(query.value)
     if query.using == RECALL and indexed:
         arguments["params"] = models.SearchParams(
             hnsw_ef=query.ef,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
@@ -25,13 +27,15 @@ from d2llm_vdb.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from d2llm_vdb.store import requests
+from d2llm_vdb.store import batches, requests
 from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
+from d2llm_vdb.store.batches import Batches, TooLargeError
 from d2llm_vdb.store.columns import Columns
 from d2llm_vdb.store.loop_thread import LoopThread
 from d2llm_vdb.store.recall import Point, PointQuery
 from d2llm_vdb.store.requests import METADATA_KEY, Call
 from d2llm_vdb.store.schema import INDEXED_FIELDS, TEXT_FIELD, CollectionOptions, FieldKind, Schema
+from d2llm_vdb.store.wire import GRPC, REST
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +45,13 @@ C = TypeVar("C", QdrantClient, AsyncQdrantClient)
 MEMORY = ":memory:"
 GRPC_PORT = 6334
 
+# How a server, or a proxy before it, says that a request is too large; the last of them are the
+# limits of Qdrant's strict mode.
+TOO_LARGE = re.compile(
+    r"larger than (allowed|max)|exceeded limit|length too large|status: 413|"
+    r"Limit exceeded .*(upsert limit|search batch size)"
+)
+
 CHECK_KEY = "Check the API key (api_key=) and what it permits"
 
 
@@ -48,6 +59,7 @@ class ClientStore(Store):
     """A collection reached through qdrant-client; subclasses say how a call is made."""
 
     _indexed = True
+    _wire = GRPC
 
     def __init__(self, client: QdrantClient, collection: str, location: str) -> None:
         self._client = client
@@ -61,6 +73,18 @@ class ClientStore(Store):
     def _call(self, call: Call[T]) -> T:
         with self._errors():
             return call.read(getattr(self._client, call.method)(**call.arguments))
+
+    def _call_all(self, calls: Batches[T]) -> list[T]:
+        for call in calls:
+            with calls.halving():
+                calls.answers.append(self._call(call))
+        return calls.answers
+
+    async def _acall_all(self, calls: Batches[T]) -> list[T]:
+        for call in calls:
+            with calls.halving():
+                calls.answers.append(await self._acall(call))
+        return calls.answers
 
     def _open(self, create: Schema | None, options: CollectionOptions) -> None:
         """Read the collection's schema, creating it where one is given and it does not exist."""
@@ -91,11 +115,12 @@ class ClientStore(Store):
 
     def upsert(self, columns: Columns) -> None:
         columns.check(self.schema)
-        for part in columns.split():
-            self._call(requests.upsert(self._collection, part))
+        self._call_all(batches.upsert(self._collection, columns, self._wire))
 
     def query(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
-        return self._call(requests.query(self._collection, queries, indexed=self._indexed))
+        asked = batches.query(self._collection, queries, self._wire, indexed=self._indexed)
+        answers = self._call_all(asked)
+        return list(chain.from_iterable(answers))
 
     def retrieve(
         self, ids: Sequence[str], fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
@@ -141,11 +166,12 @@ class ClientStore(Store):
 
     async def aupsert(self, columns: Columns) -> None:
         columns.check(self.schema)
-        for part in columns.split():
-            await self._acall(requests.upsert(self._collection, part))
+        await self._acall_all(batches.upsert(self._collection, columns, self._wire))
 
     async def aquery(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
-        return await self._acall(requests.query(self._collection, queries, indexed=self._indexed))
+        asked = batches.query(self._collection, queries, self._wire, indexed=self._indexed)
+        answers = await self._acall_all(asked)
+        return list(chain.from_iterable(answers))
 
     async def aretrieve(
         self, ids: Sequence[str], fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
@@ -204,6 +230,8 @@ class ClientStore(Store):
         reason = f"status {error.status_code}: {error.content.decode(errors='replace')[:300]}"
         if error.status_code in (401, 403):
             return StoreError(f"{self.location} refused the request with {reason}. {CHECK_KEY}")
+        if error.status_code == 413 or TOO_LARGE.search(reason):
+            return TooLargeError(f"{self.location} refused it with {reason}")
         if b'"status"' not in error.content:
             return self._not_understood(reason)
         return StoreError(f"{self.location} refused the request with {reason}")
@@ -219,6 +247,10 @@ class ClientStore(Store):
         code, details = error.code(), error.details()
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             raise self._unavailable(details) from error
+        if TOO_LARGE.search(details or ""):
+            raise TooLargeError(
+                f"{self.location} refused it with {code.name}: {details}"
+            ) from error
         denied = code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
         raise StoreError(
             f"{self.location} answered {code.name}: {details}{f'. {CHECK_KEY}' if denied else ''}"
@@ -243,6 +275,7 @@ class ServerStore(ClientStore):
         )
         self._url = url
         self._connection = connection
+        self._wire = GRPC if connection["prefer_grpc"] else REST
         self._lock = threading.Lock()
         self._loop: LoopThread | None = None
         self._async_client: AsyncQdrantClient | None = None
