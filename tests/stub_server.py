@@ -22,7 +22,7 @@ class Stub:
     """An HTTP server that answers as told, for what a healthy Qdrant never does.
 
     `answers` maps "METHOD /path" to a status and a body: bytes, or the result of a Qdrant answer;
-    `body` is the last one it was sent.
+    `body`, `parameters` and `accepts` are of the last request.
     """
 
     def __init__(self) -> None:
@@ -30,6 +30,7 @@ class Stub:
         self.otherwise: Answer = (404, b"<html>nothing here</html>")
         self.asked: list[str] = []
         self.body = b""
+        self.parameters = self.accepts = ""
         self.before_answering: Callable[[str], object] = lambda _: None
         stub = self
 
@@ -38,7 +39,9 @@ class Stub:
 
             def answer(self) -> None:
                 stub.body = self.rfile.read(int(self.headers.get("content-length") or 0))
-                asked = f"{self.command} {self.path.partition('?')[0]}"
+                path, _, stub.parameters = self.path.partition("?")
+                stub.accepts = self.headers.get("accept-encoding", "")
+                asked = f"{self.command} {path}"
                 stub.asked.append(asked)
                 stub.before_answering(asked)
                 status, result = stub.answers.get(asked, stub.otherwise)

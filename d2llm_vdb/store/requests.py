@@ -81,6 +81,7 @@ def create_collection(name: str, schema: Schema, options: CollectionOptions) -> 
         "metadata": {METADATA_KEY: schema.to_dict()},
         "shard_number": options.shard_number,
         "replication_factor": options.replication_factor,
+        "write_consistency_factor": options.write_consistency_factor,
     }
     return Call("create_collection", arguments, _ignore)
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import threading
-import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
-from typing import Any, TypeVar
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from typing import Any, TypeVar, Unpack
 
 import grpc
 import httpx
@@ -23,13 +20,13 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 
 from d2llm_vdb.errors import (
     CollectionNotFoundError,
-    InputError,
     StoreError,
     StoreUnavailableError,
 )
 from d2llm_vdb.store import batches, requests
 from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.batches import Batches, TooLargeError
+from d2llm_vdb.store.client import ClientKeywords, ClientOptions, hide_credentials
 from d2llm_vdb.store.columns import Columns
 from d2llm_vdb.store.loop_thread import LoopThread
 from d2llm_vdb.store.recall import Point, PointQuery
@@ -37,13 +34,9 @@ from d2llm_vdb.store.requests import METADATA_KEY, Call
 from d2llm_vdb.store.schema import INDEXED_FIELDS, TEXT_FIELD, CollectionOptions, FieldKind, Schema
 from d2llm_vdb.store.wire import GRPC, REST
 
-logger = logging.getLogger(__name__)
-
 T = TypeVar("T")
-C = TypeVar("C", QdrantClient, AsyncQdrantClient)
 
 MEMORY = ":memory:"
-GRPC_PORT = 6334
 
 # How a server, or a proxy before it, says that a request is too large; the last of them are the
 # limits of Qdrant's strict mode.
@@ -258,24 +251,26 @@ class ClientStore(Store):
 
     def _unavailable(self, reason: object) -> StoreUnavailableError:
         return StoreUnavailableError(
-            f"no answer from Qdrant at {self.location}: {reason}. Check that it runs, that its URL "
-            f"and its ports (6333 for REST, 6334 for gRPC) are right and open, and the API key; "
-            f"or give a directory to search without a server"
+            f"no answer from Qdrant at {self.location}: {reason}. Check that it runs, that "
+            f"{self._where_to_look()}; or give a directory to search without a server"
         )
+
+    def _where_to_look(self) -> str:
+        return "its URL and port (6333 where none is given) are right and open, and the API key"
 
 
 class ServerStore(ClientStore):
     """A collection on a server, asked over gRPC where it can be."""
 
-    def __init__(self, url: str, collection: str, connection: dict[str, Any]) -> None:
+    def __init__(self, url: str, collection: str, client_options: ClientOptions) -> None:
         super().__init__(
-            _connect(QdrantClient, url, connection),
+            client_options.connect(QdrantClient, url),
             collection,
             f"{hide_credentials(url)}/{collection}",
         )
         self._url = url
-        self._connection = connection
-        self._wire = GRPC if connection["prefer_grpc"] else REST
+        self._client_options = client_options
+        self._wire = GRPC if client_options.prefer_grpc else REST
         self._lock = threading.Lock()
         self._loop: LoopThread | None = None
         self._async_client: AsyncQdrantClient | None = None
@@ -288,10 +283,7 @@ class ServerStore(ClientStore):
         *,
         create: Schema | None = None,
         options: CollectionOptions | None = None,
-        api_key: str | None = None,
-        prefer_grpc: bool = True,
-        grpc_port: int = GRPC_PORT,
-        timeout: int = 60,
+        **client_options: Unpack[ClientKeywords],
     ) -> ServerStore:
         """Connect to a collection, creating it where a schema is given.
 
@@ -300,22 +292,14 @@ class ServerStore(ClientStore):
             collection: its name.
             create: the schema to create it with, None to require that it exists.
             options: its layout when created.
-            api_key: sent with every request; never logged.
-            prefer_grpc: use gRPC for everything it serves.
-            grpc_port: where gRPC is served.
-            timeout: seconds a request may take.
+            client_options: how to speak to the server; those of `ClientOptions`.
 
         Raises:
             StoreUnavailableError: no server answers.
+            StoreError: it is too old.
             CollectionNotFoundError: there is none and `create` is None.
         """
-        connection = {
-            "api_key": api_key,
-            "prefer_grpc": prefer_grpc,
-            "grpc_port": grpc_port,
-            "timeout": timeout,
-        }
-        store = cls(url, collection, connection)
+        store = cls(url, collection, ClientOptions(**client_options))
         try:
             store._open(create, options or CollectionOptions())
         except BaseException:
@@ -330,6 +314,22 @@ class ServerStore(ClientStore):
 
     def _info(self, info: models.CollectionInfo) -> StoreInfo:
         return replace(super()._info(info), server_version=self.capabilities.version)
+
+    def _call(self, call: Call[T]) -> T:
+        return super()._call(self._agreed(call))
+
+    def _agreed(self, call: Call[T]) -> Call[T]:
+        agreed = self._client_options.agreed(call.method)
+        return replace(call, arguments=call.arguments | agreed) if agreed else call
+
+    def _where_to_look(self) -> str:
+        if not self._client_options.prefer_grpc:
+            return super()._where_to_look()
+        port = self._client_options.grpc_port_of(self._url)
+        return (
+            f"its URL is right, and that it speaks gRPC at port {port}: name another with "
+            f"grpc_port= (--grpc-port), or speak REST with prefer_grpc=False (--rest)"
+        )
 
     def close(self) -> None:
         super().close()
@@ -351,8 +351,9 @@ class ServerStore(ClientStore):
 
     async def _make(self, call: Call[T]) -> T:
         """Make a call in the loop thread, which the client belongs to."""
+        call = self._agreed(call)
         if self._async_client is None:
-            self._async_client = _connect(AsyncQdrantClient, self._url, self._connection)
+            self._async_client = self._client_options.connect(AsyncQdrantClient, self._url)
         try:
             with self._errors():
                 return call.read(await getattr(self._async_client, call.method)(**call.arguments))
@@ -390,32 +391,3 @@ class MemoryStore(ClientStore):
 
     async def _acall(self, call: Call[T]) -> T:
         return await asyncio.to_thread(self._call, call)
-
-
-def _connect(client: type[C], url: str, connection: dict[str, Any]) -> C:
-    try:
-        parts = urlsplit(url)
-        if connection.get("api_key") and parts.scheme == "http" and not _is_loopback(parts):
-            logger.warning("the API key goes to %s unencrypted; use https", hide_credentials(url))
-        with warnings.catch_warnings():
-            # Said above, and only where the key leaves the machine.
-            warnings.filterwarnings("ignore", message="Api key is used with an insecure conn")
-            return client(url=url, check_compatibility=False, **connection)
-    except (ValueError, httpx.InvalidURL):
-        # Neither the URL nor the reason is quoted: a misplaced password may be in both.
-        raise InputError(
-            "the server's URL cannot be used; write it as https://HOST:PORT, with a port from 1 "
-            "to 65535 (6333 where none is given) and no blanks"
-        ) from None
-
-
-def _is_loopback(url: SplitResult) -> bool:
-    host = url.hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
-def hide_credentials(url: str) -> str:
-    """Return a URL without user name, password and query."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
