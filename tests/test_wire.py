@@ -5,15 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
+from qdrant_client.grpc import PointsOperationResponse, UpdateResult, UpdateStatus, UpsertPoints
+from qdrant_client.grpc.points_service_pb2_grpc import (
+    PointsServicer,
+    add_PointsServicer_to_server,
+)
 from stub_server import INDEXED, Stub, described, open_stub
 from test_store import SCHEMA, some_columns
 
 from d2llm_vdb.errors import StoreError
 from d2llm_vdb.store import ServerStore
+from d2llm_vdb.store.client import ClientOptions
 from d2llm_vdb.store.columns import Columns
 from d2llm_vdb.store.recall import PointQuery
 from d2llm_vdb.store.wire import GRPC, REST, decimals, fitting
@@ -193,3 +201,33 @@ def test_a_batch_of_token_states_is_cut_before_it_is_sent(stub: Stub) -> None:
     assert len(server.sizes) == 3
     assert 10_000_000 < max(server.sizes) < 24 * 2**20
     store.close()
+
+
+def test_a_write_over_grpc_that_is_too_large_is_halved() -> None:
+    """Against gRPC's own limit, as a proxy may have one; Qdrant has none."""
+    written: list[str] = []
+
+    class Points(PointsServicer):
+        def Upsert(self, request: UpsertPoints, context: object) -> PointsOperationResponse:  # noqa: N802
+            written.extend(point.payload["id"].string_value for point in request.points)
+            return PointsOperationResponse(result=UpdateResult(status=UpdateStatus.Completed))
+
+    server = grpc.server(ThreadPoolExecutor(1), options=[("grpc.max_receive_message_length", 3000)])
+    add_PointsServicer_to_server(Points(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    store = ServerStore("http://127.0.0.1:9", "c", ClientOptions(grpc_port=port))
+    store.schema = SCHEMA
+    columns = some_columns(40)
+    try:
+        store.upsert(columns)
+        assert written == columns.ids
+        written.clear()
+        awaited(store, columns)
+        assert written == columns.ids
+        columns.payloads[1]["text"] = "x" * 4000
+        with pytest.raises(StoreError, match=r"passage 'passage 1' is too large .*larger than max"):
+            store.upsert(columns)
+    finally:
+        store.close()
+        server.stop(None)
