@@ -189,7 +189,7 @@ def executable_server() -> Iterator[Server]:
             node.start()
             yield node
         finally:
-            node.stop()
+            node.kill()  # it would take its time to flush what is thrown away
 
 
 @contextmanager

@@ -69,6 +69,18 @@ def test_answers_over_grpc_are_compressed_only_where_asked(kind: type) -> None:
     assert (plain._grpc_compression, gzipped._grpc_compression.name) == (None, "Gzip")
 
 
+async def test_answers_over_rest_are_compressed_only_where_asked(stub: Stub) -> None:
+    stub.answers["GET /collections/c/exists"] = (200, {"exists": True})
+    stub.answers["GET /collections/c"] = described(SCHEMA, INDEXED)
+    for compression, accepted in ((False, "identity"), (True, "gzip")):
+        store = open_stub(stub, compression=compression)
+        assert accepted in stub.accepts
+        stub.accepts = ""
+        await store.ainfo()
+        assert accepted in stub.accepts
+        store.close()
+
+
 def test_consistency_and_ordering_reach_the_server(stub: Stub) -> None:
     stub.answers["GET /collections/c/exists"] = (200, {"exists": True})
     stub.answers["GET /collections/c"] = described(SCHEMA, INDEXED)

@@ -27,9 +27,10 @@ WriteOrdering = Literal["weak", "medium", "strong"]
 READS = ("query_batch_points", "retrieve", "scroll")
 WRITES = ("upsert", "delete")
 
-# gRPC's Python says that it reads gzip, and Qdrant gzips whatever it may: three quarters of the
-# time of a search. The bit is that of answers as they are.
-UNCOMPRESSED = {"grpc.compression_enabled_algorithms_bitset": 1}
+# gRPC's Python says that it reads gzip, as httpx does, and Qdrant gzips whatever it may: most of
+# the time of a search. What is said here is that answers are read as they are.
+UNCOMPRESSED_GRPC = {"grpc.compression_enabled_algorithms_bitset": 1}
+UNCOMPRESSED_REST = {"accept-encoding": "identity"}
 
 
 class ClientKeywords(TypedDict, total=False):
@@ -100,7 +101,8 @@ class ClientOptions:
         if self.compression:
             options["grpc_compression"] = grpc.Compression.Gzip
         else:
-            options["grpc_options"] = dict(UNCOMPRESSED)
+            options["grpc_options"] = dict(UNCOMPRESSED_GRPC)
+            options["metadata"] = UNCOMPRESSED_REST  # the client's name for headers of REST alone
         try:
             options["grpc_port"] = self.grpc_port_of(url)
             parts = urlsplit(url)
