@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from d2llm_vdb.checks import check_whole_number
 from d2llm_vdb.errors import CollectionNotFoundError, InputError
 from d2llm_vdb.store import (
     CollectionOptions,
@@ -16,7 +15,8 @@ from d2llm_vdb.store import (
     ServerStore,
     Store,
 )
-from d2llm_vdb.store.server import GRPC_PORT, MEMORY
+from d2llm_vdb.store.client import ClientKeywords, ClientOptions, ReadConsistency, WriteOrdering
+from d2llm_vdb.store.server import MEMORY
 
 DEFAULT_COLLECTION = "d2llm"
 
@@ -35,9 +35,8 @@ class Connection:
         location: a directory (embedded, no server), an http(s) URL, or ":memory:".
         collection: its name there.
         api_key: for a server; kept out of every repr, log line and error.
-        prefer_grpc: speak gRPC to a server for everything it serves.
-        grpc_port: where it serves gRPC.
-        timeout: seconds a request to a server may take.
+        prefer_grpc, grpc_port, timeout, compression, read_consistency, write_ordering: how to
+            speak to a server; see `d2llm_vdb.store.client.ClientOptions`.
         options: layout of a collection when it is created.
 
     Raises:
@@ -48,19 +47,32 @@ class Connection:
     collection: str = DEFAULT_COLLECTION
     api_key: str | None = None
     prefer_grpc: bool = True
-    grpc_port: int = GRPC_PORT
+    grpc_port: int | None = None
     timeout: int = 60
     options: CollectionOptions | None = None
+    compression: bool = False
+    read_consistency: ReadConsistency | int | None = None
+    write_ordering: WriteOrdering | None = None
 
     def __post_init__(self) -> None:
         _check_location(self.location)
         _check_name(self.collection)
         _check_key(self.api_key)
-        check_whole_number("grpc_port", self.grpc_port, most=65_535)
-        check_whole_number("timeout", self.timeout)
+        ClientOptions(**self._client_options())
 
     def __repr__(self) -> str:
         return f"Connection({self.collection!r})"
+
+    def _client_options(self) -> ClientKeywords:
+        return {
+            "api_key": self.api_key,
+            "prefer_grpc": self.prefer_grpc,
+            "grpc_port": self.grpc_port,
+            "timeout": self.timeout,
+            "compression": self.compression,
+            "read_consistency": self.read_consistency,
+            "write_ordering": self.write_ordering,
+        }
 
     def open(self, create: Schema | None) -> Store:
         """Open the collection, creating it where a schema is given.
@@ -74,10 +86,7 @@ class Connection:
                 self.collection,
                 create=create,
                 options=self.options,
-                api_key=self.api_key,
-                prefer_grpc=self.prefer_grpc,
-                grpc_port=self.grpc_port,
-                timeout=self.timeout,
+                **self._client_options(),
             )
         if self.location == MEMORY:
             if create is None:

@@ -16,9 +16,9 @@ from d2llm_vdb.errors import (
 )
 from d2llm_vdb.options import check_tenant
 from d2llm_vdb.store import CollectionOptions, Schema, Store, TenantStore
+from d2llm_vdb.store.client import ReadConsistency, WriteOrdering
 from d2llm_vdb.store.presets import PresetName
 from d2llm_vdb.store.schema import INDEXED_FIELDS, FieldKind, check_payload_indexes
-from d2llm_vdb.store.server import GRPC_PORT
 from d2llm_vdb.student import Student
 from d2llm_vdb.student.checkpoint import DEFAULT_STUDENT
 from d2llm_vdb.student.stored import parts
@@ -37,10 +37,14 @@ class OpenOptions(TypedDict, total=False):
     tenant: str | None
     api_key: str | None
     prefer_grpc: bool
-    grpc_port: int
+    grpc_port: int | None
     timeout: int
+    compression: bool
+    read_consistency: ReadConsistency | int | None
+    write_ordering: WriteOrdering | None
     shard_number: int | None
     replication_factor: int | None
+    write_consistency_factor: int | None
     preset: PresetName
     payload_indexes: Mapping[str, FieldKind] | None
 
@@ -55,10 +59,14 @@ def open_both(
     tenant: str | None = None,
     api_key: str | None = None,
     prefer_grpc: bool = True,
-    grpc_port: int = GRPC_PORT,
+    grpc_port: int | None = None,
     timeout: int = 60,
+    compression: bool = False,
+    read_consistency: ReadConsistency | int | None = None,
+    write_ordering: WriteOrdering | None = None,
     shard_number: int | None = None,
     replication_factor: int | None = None,
+    write_consistency_factor: int | None = None,
     preset: PresetName = "balanced",
     payload_indexes: Mapping[str, FieldKind] | None = None,
 ) -> tuple[Student, Store]:
@@ -71,8 +79,10 @@ def open_both(
         tokens: "raw" stores token states too, for rerank="tokens", at about 2 bytes a dimension
             and token; "none" does not. None takes what is there, or "none".
         tenant: open one tenant's part; see `Index.for_tenant`.
-        api_key, prefer_grpc, grpc_port, timeout: for a server; see `Connection`.
-        shard_number, replication_factor: layout of a collection created on a server.
+        api_key, prefer_grpc, grpc_port, timeout, compression, read_consistency, write_ordering:
+            how to speak to a server; see `d2llm_vdb.store.client.ClientOptions`.
+        shard_number, replication_factor, write_consistency_factor: layout of a collection created
+            on a server; see `CollectionOptions`.
         preset: how a collection that is created holds its vectors: "balanced", "fast", "small" or
             "exact"; see `d2llm_vdb.store.presets`.
         payload_indexes: fields to index for faster filters, made where they are missing, as in
@@ -89,7 +99,15 @@ def open_both(
         prefer_grpc=prefer_grpc,
         grpc_port=grpc_port,
         timeout=timeout,
-        options=CollectionOptions(shard_number, replication_factor, preset),
+        compression=compression,
+        read_consistency=read_consistency,
+        write_ordering=write_ordering,
+        options=CollectionOptions(
+            shard_number,
+            replication_factor,
+            preset,
+            write_consistency_factor=write_consistency_factor,
+        ),
     )
     _check_student(student)
     if tokens is not None:

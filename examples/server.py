@@ -30,7 +30,7 @@ Start one, and say where it is:
     export QDRANT_URL=http://localhost:6333    # and QDRANT_API_KEY, if it has one"""
 
 
-async def main(url: str, api_key: str | None = None, grpc_port: int = 6334) -> None:
+async def main(url: str, api_key: str | None = None, grpc_port: int | None = None) -> None:
     """Index and ask, all questions at the same time."""
     try:
         index = await Index.aopen(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from pydoc_data.topics import topics as documentation
 
 import pytest
+from qdrant_server import NoServerError, Server, any_server
+from stub_server import Stub
 from tiny_sets import DOCUMENTS, QUERIES, write_qrels, write_rows
 
 from d2llm_vdb import Index, Passage, SearchResult, Student
@@ -25,6 +26,8 @@ from d2llm_vdb.store import (
 )
 
 OpenStore = Callable[[Schema], Store]
+
+NO_SERVER = pytest.StashKey[str]()
 
 STORES = ("edge", "memory", "server over REST", "server over gRPC")
 
@@ -65,27 +68,34 @@ def passages(texts: list[str]) -> list[Passage]:
     ]
 
 
-@dataclass(frozen=True)
-class Server:
-    """A running Qdrant server."""
-
-    url: str
-    grpc_port: int
-
-
 @pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    """The server named by D2LLM_TEST_QDRANT_URL, or a container of our own."""
-    if url := os.environ.get("D2LLM_TEST_QDRANT_URL"):
-        yield Server(url, int(os.environ.get("D2LLM_TEST_QDRANT_GRPC_PORT", "6334")))
-        return
-    if not os.environ.get("DOCKER_HOST") and not Path("/var/run/docker.sock").exists():
-        pytest.skip("NO QDRANT SERVER: start Docker or set D2LLM_TEST_QDRANT_URL")
-    from testcontainers.community.qdrant import QdrantContainer
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A Qdrant server; where none is to be had, its tests are skipped."""
+    with ExitStack() as stack:
+        try:
+            found = stack.enter_context(any_server())
+        except NoServerError as error:
+            request.config.stash[NO_SERVER] = str(error)
+            pytest.skip("NO QDRANT SERVER; the end of this report tells how to give one")
+        yield found
 
-    with QdrantContainer("qdrant/qdrant:v1.20.0") as container:
-        grpc_port = int(container.grpc_host_address.rpartition(":")[2])
-        yield Server(f"http://{container.rest_host_address}", grpc_port)
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Tell once how to give the tests a server, where they had none."""
+    if reason := config.stash.get(NO_SERVER, None):
+        terminalreporter.section("NO QDRANT SERVER", red=True)
+        terminalreporter.write_line(reason)
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    """A server that answers as told."""
+    stub = Stub()
+    yield stub
+    stub.server.shutdown()
+    stub.server.server_close()
 
 
 @pytest.fixture(params=STORES)

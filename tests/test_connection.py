@@ -5,95 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from stub_server import INDEXED, Answer, Stub, described, open_stub
 from test_store import SCHEMA
 
 from d2llm_vdb import Index
 from d2llm_vdb.connection import Connection
 from d2llm_vdb.errors import CollectionNotFoundError, InputError, StoreError
 from d2llm_vdb.store import CollectionOptions, ServerStore
-
-Answer = tuple[int, Any]
-
-
-class Stub:
-    """An HTTP server that answers as told, for what a healthy Qdrant never does.
-
-    `answers` maps "METHOD /path" to a status and a body: bytes, or the result of a Qdrant answer.
-    """
-
-    def __init__(self) -> None:
-        self.answers: dict[str, Answer] = {}
-        self.otherwise: Answer = (404, b"<html>nothing here</html>")
-        self.asked: list[str] = []
-        self.before_answering: Callable[[str], object] = lambda _: None
-        stub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def answer(self) -> None:
-                self.rfile.read(int(self.headers.get("content-length") or 0))
-                asked = f"{self.command} {self.path.partition('?')[0]}"
-                stub.asked.append(asked)
-                stub.before_answering(asked)
-                status, result = stub.answers.get(asked, stub.otherwise)
-                if not isinstance(result, bytes):
-                    result = json.dumps({"result": result, "status": "ok", "time": 0}).encode()
-                self.send_response(status)
-                self.send_header("content-length", str(len(result)))
-                self.end_headers()
-                self.wfile.write(result)
-
-            do_GET = do_PUT = do_POST = answer  # noqa: N815
-
-            def log_message(self, *arguments: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-
-
-@pytest.fixture
-def stub() -> Iterator[Stub]:
-    stub = Stub()
-    yield stub
-    stub.server.shutdown()
-    stub.server.server_close()
-
-
-def described(payload_schema: dict[str, Any]) -> Answer:
-    """What Qdrant tells about a collection of ours."""
-    config = {
-        "params": {},
-        "hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000},
-        "optimizer_config": {
-            "deleted_threshold": 0.2,
-            "vacuum_min_vector_number": 1000,
-            "default_segment_number": 0,
-            "flush_interval_sec": 5,
-        },
-        "metadata": {"d2llm": SCHEMA.to_dict()},
-    }
-    told = {"status": "green", "optimizer_status": "ok", "segments_count": 1}
-    return 200, told | {"config": config, "payload_schema": payload_schema}
-
-
-INDEXED = {
-    "doc_id": {"data_type": "keyword", "points": 0},
-    "tenant": {"data_type": "keyword", "points": 0},
-    "text": {"data_type": "text", "points": 0},
-}
-
-
-def open_stub(stub: Stub, **options: Any) -> ServerStore:
-    return ServerStore.open(stub.url, "c", prefer_grpc=False, timeout=5, **options)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +103,7 @@ def test_options_of_a_connection_are_refused_by_name(changes: dict, message: str
 )
 def test_a_server_that_is_not_qdrant_is_told_from_one(stub: Stub, answer: Answer) -> None:
     stub.otherwise = answer
+    stub.answers.clear()
     with pytest.raises(StoreError, match=r"does not answer as Qdrant does: .*Check that a Qdrant"):
         open_stub(stub)
 
@@ -210,7 +133,7 @@ def test_a_collection_another_process_made_meanwhile_is_opened(stub: Stub) -> No
     exists(now=False)
     conflict = json.dumps({"status": {"error": "Collection `c` already exists!"}}).encode()
     stub.answers["PUT /collections/c"] = (409, conflict)
-    stub.answers["GET /collections/c"] = described(INDEXED)
+    stub.answers["GET /collections/c"] = described(SCHEMA, INDEXED)
     with pytest.raises(StoreError, match=r"409: .*already exists"):
         open_stub(stub, create=SCHEMA)
     stub.before_answering = lambda asked: asked.startswith("PUT") and exists(now=True)
@@ -224,7 +147,7 @@ def test_payload_indexes_are_made_on_a_server_where_they_are_missing(
     stub: Stub, payload_schema: dict
 ) -> None:
     stub.answers["GET /collections/c/exists"] = (200, {"exists": True})
-    stub.answers["GET /collections/c"] = described(payload_schema)
+    stub.answers["GET /collections/c"] = described(SCHEMA, payload_schema)
     stub.answers["PUT /collections/c/index"] = (200, {"operation_id": 1, "status": "completed"})
     open_stub(stub).close()
     assert "PUT /collections/c/index" not in stub.asked
@@ -236,7 +159,7 @@ def test_payload_indexes_are_made_on_a_server_where_they_are_missing(
 
 def test_one_async_client_serves_every_event_loop_and_is_closed_without_any(stub: Stub) -> None:
     stub.answers["GET /collections/c/exists"] = (200, {"exists": True})
-    stub.answers["GET /collections/c"] = described(INDEXED)
+    stub.answers["GET /collections/c"] = described(SCHEMA, INDEXED)
     stub.answers["POST /collections/c/points/count"] = (200, {"count": 7})
     store = open_stub(stub)
 
@@ -256,7 +179,7 @@ def test_one_async_client_serves_every_event_loop_and_is_closed_without_any(stub
 
 def test_closing_tells_those_who_wait(stub: Stub) -> None:
     stub.answers["GET /collections/c/exists"] = (200, {"exists": True})
-    stub.answers["GET /collections/c"] = described(INDEXED)
+    stub.answers["GET /collections/c"] = described(SCHEMA, INDEXED)
     store = open_stub(stub)
     asked, answer = threading.Event(), threading.Event()
     stub.before_answering = lambda _: (asked.set(), answer.wait(20))
@@ -276,7 +199,7 @@ def test_closing_tells_those_who_wait(stub: Stub) -> None:
 
 async def test_cancelling_a_call_cancels_it_and_nothing_else(stub: Stub) -> None:
     stub.answers["GET /collections/c/exists"] = (200, {"exists": True})
-    stub.answers["GET /collections/c"] = described(INDEXED)
+    stub.answers["GET /collections/c"] = described(SCHEMA, INDEXED)
     stub.answers["POST /collections/c/points/count"] = (200, {"count": 7})
     store = await asyncio.to_thread(open_stub, stub)
     asked, answer = threading.Event(), threading.Event()

@@ -19,6 +19,7 @@ from d2llm_vdb.errors import (
 )
 from d2llm_vdb.sparse import SparseRows
 from d2llm_vdb.store import Columns, RecallRequest, Schema, ServerStore, Store
+from d2llm_vdb.store.client import ClientOptions
 from d2llm_vdb.store.columns import point_id
 from d2llm_vdb.store.recall import PointQuery
 from d2llm_vdb.store.schema import CollectionOptions
@@ -300,9 +301,14 @@ def test_another_student_is_refused_with_both_fingerprints() -> None:
 @pytest.mark.parametrize("prefer_grpc", [True, False])
 def test_every_request_can_be_put_on_the_wire(prefer_grpc: bool) -> None:
     """Nothing listens there, so that each call must get as far as being sent."""
-    store = ServerStore(
-        "http://127.0.0.1:9", "c", {"prefer_grpc": prefer_grpc, "timeout": 2, "grpc_port": 9}
+    options = ClientOptions(
+        prefer_grpc=prefer_grpc,
+        timeout=2,
+        grpc_port=9,
+        read_consistency="quorum",
+        write_ordering="strong",
     )
+    store = ServerStore("http://127.0.0.1:9", "c", options)
     store.schema = SCHEMA
     written = some_columns(3)
     condition = models.Filter(
@@ -330,7 +336,7 @@ def test_every_request_can_be_put_on_the_wire(prefer_grpc: bool) -> None:
     }
     unanswered = pytest.raises(StoreUnavailableError, match="no answer from Qdrant")
     with unanswered:
-        store._open(SCHEMA, CollectionOptions(2, 2))
+        store._open(SCHEMA, CollectionOptions(2, 2, write_consistency_factor=2))
     for name, arguments in calls.items():
         with unanswered:
             getattr(store, name)(*arguments)

@@ -21,7 +21,9 @@ def explain(
     collection: options.Collection = "d2llm",
     api_key: options.ApiKey = None,
     grpc: options.Grpc = True,
-    grpc_port: options.GrpcPort = 6334,
+    grpc_port: options.GrpcPort = None,
+    compression: options.Compression = False,
+    read_consistency: options.ReadConsistency = None,
     student: options.StudentPath = None,
     hit: Annotated[int, typer.Option(min=1, help="Which hit to explain, by its place.")] = 1,
     k: Annotated[int, typer.Option("-k", min=1, help="Hits to show the places of.")] = 5,
@@ -62,6 +64,8 @@ def explain(
         api_key=api_key,
         prefer_grpc=grpc,
         grpc_port=grpc_port,
+        compression=compression,
+        read_consistency=options.consistency(read_consistency),
         create=False,
     ) as index:
         [result] = index.search_many([query], search_options)

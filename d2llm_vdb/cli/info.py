@@ -16,7 +16,8 @@ def info(
     collection: options.Collection = "d2llm",
     api_key: options.ApiKey = None,
     grpc: options.Grpc = True,
-    grpc_port: options.GrpcPort = 6334,
+    grpc_port: options.GrpcPort = None,
+    compression: options.Compression = False,
     as_json: options.Json = False,
     _verbose: options.Verbose = False,
 ) -> None:
@@ -26,7 +27,7 @@ def info(
         from d2llm_vdb.cli.results import show_info
         from d2llm_vdb.connection import Connection
 
-    connection = Connection(location, collection, api_key, grpc, grpc_port)
+    connection = Connection(location, collection, api_key, grpc, grpc_port, compression=compression)
     with closing(connection.open(None)) as store:
         found = store.info()
     if as_json:

@@ -35,7 +35,9 @@ def ingest(
     collection: options.Collection = "d2llm",
     api_key: options.ApiKey = None,
     grpc: options.Grpc = True,
-    grpc_port: options.GrpcPort = 6334,
+    grpc_port: options.GrpcPort = None,
+    compression: options.Compression = False,
+    write_ordering: options.WriteOrdering = None,
     student: options.StudentPath = None,
     tokens: Annotated[
         Literal["raw", "none"] | None,
@@ -111,6 +113,13 @@ def ingest(
     replicas: Annotated[
         int | None, typer.Option(min=1, help="Replicas of a collection created on a server.")
     ] = None,
+    write_consistency: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Replicas that must have taken a write, in a collection created on a server.",
+        ),
+    ] = None,
     preset: Annotated[
         Literal["balanced", "fast", "small", "exact"],
         typer.Option(help="How a collection that is created holds its vectors."),
@@ -151,9 +160,12 @@ def ingest(
         api_key=api_key,
         prefer_grpc=grpc,
         grpc_port=grpc_port,
+        compression=compression,
+        write_ordering=write_ordering,
         tokens=tokens,
         shard_number=shards,
         replication_factor=replicas,
+        write_consistency_factor=write_consistency,
         preset=preset,
         payload_indexes=dict(_field_and_kind(each) for each in index_field or ()),
         tenant=tenant,

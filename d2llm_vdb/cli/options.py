@@ -47,7 +47,37 @@ Grpc = Annotated[
         "--grpc/--rest", help="How to speak to a server; --rest where only its REST port is open."
     ),
 ]
-GrpcPort = Annotated[int, typer.Option(min=1, max=65535, help="Where the server speaks gRPC.")]
+GrpcPort = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=65535,
+        help="Where the server speaks gRPC (default: the port after the URL's, 6334).",
+        show_default=False,
+    ),
+]
+Compression = Annotated[
+    bool,
+    typer.Option(
+        "--compression", help="Gzip what a server is sent and answers, for a slow network."
+    ),
+]
+ReadConsistency = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOW",
+        help="On a cluster, replicas that must agree on what is read: majority (of those asked), "
+        "quorum, all, or a number.",
+        show_default=False,
+    ),
+]
+WriteOrdering = Annotated[
+    Literal["weak", "medium", "strong"] | None,
+    typer.Option(
+        help="On a cluster, whether all replicas apply writes in the same order.",
+        show_default=False,
+    ),
+]
 StudentPath = Annotated[
     str | None,
     typer.Option(
@@ -100,6 +130,11 @@ Tenant = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+def consistency(text: str | None) -> Any:
+    """Read --read-consistency, which is a number or a word."""
+    return int(text) if text is not None and text.isdecimal() else text
 
 
 def location(db: str | None, url: str | None) -> str:

@@ -61,6 +61,7 @@ def show_info(info: StoreInfo) -> None:
     rows = {
         "passages": f"{info.points:,}",
         "indexed vectors": _indexed(info.indexed_vectors),
+        **({"server": f"Qdrant {info.server_version}"} if info.server_version else {}),
         "on disk": "-" if info.disk_bytes is None else f"{info.disk_bytes / 2**20:,.1f} MiB",
         "recall": f"{schema.recall_dim} dimensions",
         "iem": f"{schema.iem_dim} dimensions" if schema.iem_dim else "from the recall vectors",

@@ -27,7 +27,9 @@ def search(
     collection: options.Collection = "d2llm",
     api_key: options.ApiKey = None,
     grpc: options.Grpc = True,
-    grpc_port: options.GrpcPort = 6334,
+    grpc_port: options.GrpcPort = None,
+    compression: options.Compression = False,
+    read_consistency: options.ReadConsistency = None,
     student: options.StudentPath = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Hits to show.")] = 5,
     recall_k: options.RecallK = 100,
@@ -85,6 +87,8 @@ def search(
         api_key=api_key,
         prefer_grpc=grpc,
         grpc_port=grpc_port,
+        compression=compression,
+        read_consistency=options.consistency(read_consistency),
         create=False,
     ) as index:
         if query is not None:

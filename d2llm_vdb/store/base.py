@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 from qdrant_client import models
 
 from d2llm_vdb.errors import StoreError
+from d2llm_vdb.store.capabilities import EMBEDDED, Capabilities
 from d2llm_vdb.store.columns import Columns, Payload
 from d2llm_vdb.store.recall import (
     Answers,
@@ -62,6 +63,7 @@ class StoreInfo:
         indexed_vectors: how many vectors an index covers.
         schema: what it was made for.
         disk_bytes: size on disk, where it can be seen from here.
+        server_version: of Qdrant, where a server holds the collection.
     """
 
     location: str
@@ -69,6 +71,7 @@ class StoreInfo:
     indexed_vectors: int
     schema: Schema
     disk_bytes: int | None = None
+    server_version: str | None = None
 
 
 class Store(ABC):
@@ -81,6 +84,7 @@ class Store(ABC):
 
     schema: Schema
     location: str
+    capabilities: Capabilities = EMBEDDED
     _closed = False
 
     def check_open(self) -> None:

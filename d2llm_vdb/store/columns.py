@@ -13,14 +13,11 @@ from numpy.typing import NDArray
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.sparse import SparseRows
 from d2llm_vdb.store.schema import BM25, IEM, RECALL, SEGMENTS, TOKENS, Schema
+from d2llm_vdb.store.wire import GRPC, POINT_BYTES, REQUEST_BYTES, Wire, fitting
 
 # Qdrant refuses a multivector of this many floats or more; the embedded and in-memory stores
 # accept it, so the limit is enforced before anything is written.
 MULTIVECTOR_FLOAT_LIMIT = 1_048_576
-
-# Largest upsert in bytes. REST bodies stop at 32 MB, and JSON takes about 12 bytes a float.
-UPSERT_BYTES = 24 * 2**20
-WIRE_BYTES_PER_FLOAT = 12
 
 POINT_NAMESPACE = uuid.UUID("5d1f6a3c-6f0e-5b57-9d0a-d2110b0dd2c5")
 
@@ -145,20 +142,24 @@ class Columns:
             None if self.tokens is None else [self.tokens[row] for row in rows],
         )
 
-    def split(self, budget: int = UPSERT_BYTES) -> Iterator[Columns]:
-        """Cut into consecutive parts of at most `budget` bytes on the wire."""
-        single = sum(array.shape[1] for array in self.vectors.values())
-        rows: list[int] = []
-        used = 0
-        for row in range(len(self)):
-            floats = single + sum(arrays[row].size for arrays in self.multivectors.values())
-            size = floats * WIRE_BYTES_PER_FLOAT + 2 * len(self.payloads[row].get("text", ""))
-            if rows and used + size > budget:
-                yield self.take(rows)
-                rows, used = [], 0
-            rows.append(row)
-            used += size
-        if rows:
+    def sizes(self, wire: Wire) -> list[int]:
+        """Return the bytes of each passage in a request."""
+        arrays: list[Array | Sequence[Array]] = [
+            *self.vectors.values(),
+            *self.multivectors.values(),
+        ]
+        terms = (2 * wire.single_bytes * self.bm25.counts).tolist()
+        return [
+            POINT_BYTES
+            + wire.payload_bytes(payload)
+            + terms[row]
+            + sum(wire.array_bytes(each[row]) for each in arrays)
+            for row, payload in enumerate(self.payloads)
+        ]
+
+    def split(self, budget: int = REQUEST_BYTES) -> Iterator[Columns]:
+        """Cut into consecutive parts of at most `budget` bytes, as gRPC counts them."""
+        for rows in fitting(self.sizes(GRPC), budget):
             yield self.take(rows)
 
     @property

@@ -9,22 +9,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 from qdrant_client import models
 
+from d2llm_vdb.store import layout
 from d2llm_vdb.store.base import Page, StoredPoint
+from d2llm_vdb.store.capabilities import Capabilities, capabilities_of
 from d2llm_vdb.store.columns import Columns, distinct_ids, point_id, stored_vectors
 from d2llm_vdb.store.filters import database_filter
-from d2llm_vdb.store.presets import PRESETS, Precision, Preset
+from d2llm_vdb.store.presets import PRESETS
 from d2llm_vdb.store.recall import Point, PointQuery
 from d2llm_vdb.store.schema import (
     BM25,
     RECALL,
-    SEGMENTS,
     CollectionOptions,
     FieldKind,
     Schema,
 )
+from d2llm_vdb.store.wire import Wire
 
 T = TypeVar("T")
 
@@ -50,83 +51,35 @@ def _ignore(_answer: Any) -> None:
     return None
 
 
+def capabilities() -> Call[Capabilities]:
+    """Ask a server for its version, which tells what it can do; no key is needed for that."""
+    return Call("info", {}, lambda answer: capabilities_of(answer.version))
+
+
 def collection_exists(name: str) -> Call[bool]:
     """Ask whether there is such a collection."""
     return Call("collection_exists", {"collection_name": name}, bool)
 
 
-def create_collection(name: str, schema: Schema, options: CollectionOptions) -> Call[None]:
+def create_collection(
+    name: str, schema: Schema, options: CollectionOptions, capabilities: Capabilities
+) -> Call[None]:
     """Create a collection that holds its schema as metadata."""
-    preset = PRESETS[options.preset]
-    maxsim = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
-    rows: dict[str, Precision] = {SEGMENTS: preset.rows_precision}
-    vectors = {name: _unindexed(width, preset) for name, width in schema.vectors.items()} | {
-        name: _unindexed(width, preset, rows.get(name, "float16"), multivector_config=maxsim)
-        for name, width in schema.multivectors.items()
-    }
-    vectors[RECALL] = models.VectorParams(
-        size=schema.recall_dim,
-        distance=models.Distance.COSINE,
-        datatype=models.Datatype(preset.recall_precision),
-        quantization_config=_quantization(preset),
-        memory=models.Memory(preset.recall),
-    )
-    words = models.SparseVectorParams(
-        modifier=models.Modifier.IDF, index=models.SparseIndexParams(memory=models.Memory.COLD)
-    )
     arguments = {
         "collection_name": name,
-        "vectors_config": vectors,
-        "sparse_vectors_config": {BM25: words},
-        "hnsw_config": models.HnswConfigDiff(memory=models.Memory(preset.graph)),
+        **layout.collection(schema, PRESETS[options.preset], capabilities),
         "metadata": {METADATA_KEY: schema.to_dict()},
         "shard_number": options.shard_number,
         "replication_factor": options.replication_factor,
+        "write_consistency_factor": options.write_consistency_factor,
     }
     return Call("create_collection", arguments, _ignore)
 
 
-def _quantization(preset: Preset) -> models.QuantizationConfig | None:
-    if preset.bits is None:
-        return None
-    return models.TurboQuantization(
-        turbo=models.TurboQuantQuantizationConfig(
-            bits=models.TurboQuantBitSize(f"bits{preset.bits}"), memory=models.Memory.PINNED
-        )
-    )
-
-
-def _unindexed(
-    size: int, preset: Preset, precision: Precision = "float16", **options: Any
-) -> models.VectorParams:
-    """Vectors that only score given candidates: no index.
-
-    Dot and not Cosine: Cosine would normalise them at upsert.
-    """
-    return models.VectorParams(
-        size=size,
-        distance=models.Distance.DOT,
-        datatype=models.Datatype(precision),
-        hnsw_config=models.HnswConfigDiff(m=0),
-        memory=models.Memory(preset.rerank),
-        **options,
-    )
-
-
-def index_payload(name: str, field: str, kind: FieldKind) -> Call[None]:
+def index_payload(name: str, field: str, kind: FieldKind, capabilities: Capabilities) -> Call[None]:
     """Index a payload field."""
-    schema: Any = kind
-    if kind in ("text", "phrases"):
-        schema = models.TextIndexParams(
-            type=models.TextIndexType.TEXT,
-            tokenizer=models.TokenizerType.MULTILINGUAL,
-            lowercase=True,
-            phrase_matching=kind == "phrases",
-            memory=models.Memory.COLD,
-        )
-    elif kind == "tenant":
-        schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
-    arguments = {"collection_name": name, "field_name": field, "field_schema": schema}
+    index = layout.payload_index(kind, capabilities)
+    arguments = {"collection_name": name, "field_name": field, "field_schema": index}
     return Call("create_payload_index", arguments, _ignore)
 
 
@@ -135,17 +88,16 @@ def read_collection(name: str) -> Call[models.CollectionInfo]:
     return Call("get_collection", {"collection_name": name}, lambda answer: answer)
 
 
-def upsert(name: str, columns: Columns) -> Call[None]:
+def upsert(name: str, columns: Columns, wire: Wire) -> Call[None]:
     """Write passages and wait until they are stored."""
-    # Both wire formats are built from Python floats; tolist makes them at C speed.
     vectors: dict[str, Any] = {
-        vector: array.astype(np.float32).tolist() for vector, array in columns.vectors.items()
+        vector: wire.floats(array) for vector, array in columns.vectors.items()
     } | {
-        vector: [array.astype(np.float32).tolist() for array in arrays]
+        vector: [wire.floats(array) for array in arrays]
         for vector, arrays in columns.multivectors.items()
     }
     vectors[BM25] = [
-        models.SparseVector(indices=indices.tolist(), values=values.tolist())
+        models.SparseVector(indices=indices.tolist(), values=wire.floats(values))
         for indices, values in columns.bm25
     ]
     batch = models.Batch.model_construct(
@@ -157,18 +109,19 @@ def upsert(name: str, columns: Columns) -> Call[None]:
 
 
 def query(
-    name: str, queries: Sequence[PointQuery], *, indexed: bool
+    name: str, queries: Sequence[PointQuery], wire: Wire, *, indexed: bool
 ) -> Call[list[Sequence[Point]]]:
     """Answer several queries in one request.
 
     Args:
         name: of the collection.
         queries: what to ask.
+        wire: how numbers are sent.
         indexed: whether there is an index that search parameters could speak to.
     """
     asked = [
         models.QueryRequest(
-            **_query(each, indexed),
+            **_query(each, wire, indexed),
             with_payload=True if each.fields is None else list(each.fields) or False,
             with_vector=list(each.vectors) or False,
         )
@@ -181,7 +134,7 @@ def query(
     return Call("query_batch_points", {"collection_name": name, "requests": asked}, read)
 
 
-def _query(query: PointQuery, indexed: bool) -> dict[str, Any]:
+def _query(query: PointQuery, wire: Wire, indexed: bool) -> dict[str, Any]:
     """Return a query as the arguments of a request."""
     conditions: list[models.Condition] = []
     if query.filter is not None:
@@ -191,9 +144,11 @@ def _query(query: PointQuery, indexed: bool) -> dict[str, Any]:
         conditions.append(models.HasIdCondition(has_id=list(query.among)))
     if isinstance(query.value, tuple):
         indices, values = query.value
-        arguments["query"] = models.SparseVector(indices=indices.tolist(), values=values.tolist())
+        arguments["query"] = models.SparseVector(
+            indices=indices.tolist(), values=wire.floats(values)
+        )
     else:
-        arguments["query"] = query.value.tolist()
+        arguments["query"] = wire.floats(query.value)
     if query.using == RECALL and indexed:
         arguments["params"] = models.SearchParams(
             hnsw_ef=query.ef,

@@ -163,14 +163,17 @@ class CollectionOptions:
         shard_number: pieces the collection is cut into.
         replication_factor: copies of each piece.
         preset: how vectors are held, by name; see `d2llm_vdb.store.presets`.
+        write_consistency_factor: copies that must have taken a write before it counts as written;
+            1 where nothing is said.
     """
 
     shard_number: int | None = None
     replication_factor: int | None = None
     preset: PresetName = "balanced"
+    write_consistency_factor: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("shard_number", "replication_factor"):
+        for name in ("shard_number", "replication_factor", "write_consistency_factor"):
             if getattr(self, name) is not None:
                 check_whole_number(name, getattr(self, name))
         check_choice("preset", self.preset, tuple(PRESETS))

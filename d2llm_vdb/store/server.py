@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import re
 import threading
-import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from dataclasses import replace
+from itertools import chain
+from typing import Any, TypeVar, Unpack
 
 import grpc
 import httpx
@@ -20,25 +20,30 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 
 from d2llm_vdb.errors import (
     CollectionNotFoundError,
-    InputError,
     StoreError,
     StoreUnavailableError,
 )
-from d2llm_vdb.store import requests
+from d2llm_vdb.store import batches, requests
 from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
+from d2llm_vdb.store.batches import Batches, TooLargeError
+from d2llm_vdb.store.client import ClientKeywords, ClientOptions, hide_credentials
 from d2llm_vdb.store.columns import Columns
 from d2llm_vdb.store.loop_thread import LoopThread
 from d2llm_vdb.store.recall import Point, PointQuery
 from d2llm_vdb.store.requests import METADATA_KEY, Call
 from d2llm_vdb.store.schema import INDEXED_FIELDS, CollectionOptions, FieldKind, Schema
-
-logger = logging.getLogger(__name__)
+from d2llm_vdb.store.wire import GRPC, REST
 
 T = TypeVar("T")
-C = TypeVar("C", QdrantClient, AsyncQdrantClient)
 
 MEMORY = ":memory:"
-GRPC_PORT = 6334
+
+# How a server, or a proxy before it, says that a request is too large; the last of them are the
+# limits of Qdrant's strict mode.
+TOO_LARGE = re.compile(
+    r"larger than (allowed|max)|exceeded limit|length too large|status: 413|"
+    r"Limit exceeded .*(upsert limit|search batch size)"
+)
 
 CHECK_KEY = "Check the API key (api_key=) and what it permits"
 
@@ -47,6 +52,7 @@ class ClientStore(Store):
     """A collection reached through qdrant-client; subclasses say how a call is made."""
 
     _indexed = True
+    _wire = GRPC
 
     def __init__(self, client: QdrantClient, collection: str, location: str) -> None:
         self._client = client
@@ -61,7 +67,21 @@ class ClientStore(Store):
         with self._errors():
             return call.read(getattr(self._client, call.method)(**call.arguments))
 
-    def _open(self, create: Schema | None, options: CollectionOptions) -> None:
+    def _call_all(self, calls: Batches[T]) -> list[T]:
+        for call in calls:
+            with calls.halving():
+                calls.answers.append(self._call(call))
+        return calls.answers
+
+    async def _acall_all(self, calls: Batches[T]) -> list[T]:
+        for call in calls:
+            with calls.halving():
+                calls.answers.append(await self._acall(call))
+        return calls.answers
+
+    def _open(
+        self, create: Schema | None, options: CollectionOptions, *, any_layout: bool = False
+    ) -> None:
         """Read the collection's schema, creating it where one is given and it does not exist."""
         exists = requests.collection_exists(self._collection)
         if not self._call(exists):
@@ -71,30 +91,34 @@ class ClientStore(Store):
                     f"into it first, or name another with collection="
                 )
             try:
-                self._call(requests.create_collection(self._collection, create, options))
+                self._call(
+                    requests.create_collection(self._collection, create, options, self.capabilities)
+                )
             except StoreError:
                 if not self._call(exists):  # else another process made it since we looked
                     raise
-        self.schema = self._read_schema(self._call(requests.read_collection(self._collection)))
+        info = self._call(requests.read_collection(self._collection))
+        self.schema = self._read_schema(info, any_layout=any_layout)
         if create is not None:
             self.index_payload()
 
-    def _read_schema(self, info: models.CollectionInfo) -> Schema:
+    def _read_schema(self, info: models.CollectionInfo, *, any_layout: bool) -> Schema:
         stored = (info.config.metadata or {}).get(METADATA_KEY)
         if stored is None:
             raise StoreError(
                 f"collection {self._collection!r} at {self.location} was not made by d2llm-vdb; "
                 f"name another with collection="
             )
-        return Schema.from_dict(stored, self.location)
+        return Schema.from_dict(stored, self.location, any_layout=any_layout)
 
     def upsert(self, columns: Columns) -> None:
         columns.check(self.schema)
-        for part in columns.split():
-            self._call(requests.upsert(self._collection, part))
+        self._call_all(batches.upsert(self._collection, columns, self._wire))
 
     def query(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
-        return self._call(requests.query(self._collection, queries, indexed=self._indexed))
+        asked = batches.query(self._collection, queries, self._wire, indexed=self._indexed)
+        answers = self._call_all(asked)
+        return list(chain.from_iterable(answers))
 
     def retrieve(
         self, ids: Sequence[str], fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
@@ -126,7 +150,7 @@ class ClientStore(Store):
         present = self._call(requests.read_collection(self._collection)).payload_schema
         for name, kind in fields.items():
             if name not in present:
-                self._call(requests.index_payload(self._collection, name, kind))
+                self._call(requests.index_payload(self._collection, name, kind, self.capabilities))
 
     def optimize(self) -> None:
         """Do nothing: a server flushes and indexes by itself."""
@@ -140,11 +164,12 @@ class ClientStore(Store):
 
     async def aupsert(self, columns: Columns) -> None:
         columns.check(self.schema)
-        for part in columns.split():
-            await self._acall(requests.upsert(self._collection, part))
+        await self._acall_all(batches.upsert(self._collection, columns, self._wire))
 
     async def aquery(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
-        return await self._acall(requests.query(self._collection, queries, indexed=self._indexed))
+        asked = batches.query(self._collection, queries, self._wire, indexed=self._indexed)
+        answers = await self._acall_all(asked)
+        return list(chain.from_iterable(answers))
 
     async def aretrieve(
         self, ids: Sequence[str], fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
@@ -203,6 +228,8 @@ class ClientStore(Store):
         reason = f"status {error.status_code}: {error.content.decode(errors='replace')[:300]}"
         if error.status_code in (401, 403):
             return StoreError(f"{self.location} refused the request with {reason}. {CHECK_KEY}")
+        if error.status_code == 413 or TOO_LARGE.search(reason):
+            return TooLargeError(f"{self.location} refused it with {reason}")
         if b'"status"' not in error.content:
             return self._not_understood(reason)
         return StoreError(f"{self.location} refused the request with {reason}")
@@ -218,6 +245,10 @@ class ClientStore(Store):
         code, details = error.code(), error.details()
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             raise self._unavailable(details) from error
+        if TOO_LARGE.search(details or ""):
+            raise TooLargeError(
+                f"{self.location} refused it with {code.name}: {details}"
+            ) from error
         denied = code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
         raise StoreError(
             f"{self.location} answered {code.name}: {details}{f'. {CHECK_KEY}' if denied else ''}"
@@ -225,23 +256,26 @@ class ClientStore(Store):
 
     def _unavailable(self, reason: object) -> StoreUnavailableError:
         return StoreUnavailableError(
-            f"no answer from Qdrant at {self.location}: {reason}. Check that it runs, that its URL "
-            f"and its ports (6333 for REST, 6334 for gRPC) are right and open, and the API key; "
-            f"or give a directory to search without a server"
+            f"no answer from Qdrant at {self.location}: {reason}. Check that it runs, that "
+            f"{self._where_to_look()}; or give a directory to search without a server"
         )
+
+    def _where_to_look(self) -> str:
+        return "its URL and port (6333 where none is given) are right and open, and the API key"
 
 
 class ServerStore(ClientStore):
     """A collection on a server, asked over gRPC where it can be."""
 
-    def __init__(self, url: str, collection: str, connection: dict[str, Any]) -> None:
+    def __init__(self, url: str, collection: str, client_options: ClientOptions) -> None:
         super().__init__(
-            _connect(QdrantClient, url, connection),
+            client_options.connect(QdrantClient, url),
             collection,
             f"{hide_credentials(url)}/{collection}",
         )
         self._url = url
-        self._connection = connection
+        self._client_options = client_options
+        self._wire = GRPC if client_options.prefer_grpc else REST
         self._lock = threading.Lock()
         self._loop: LoopThread | None = None
         self._async_client: AsyncQdrantClient | None = None
@@ -254,10 +288,8 @@ class ServerStore(ClientStore):
         *,
         create: Schema | None = None,
         options: CollectionOptions | None = None,
-        api_key: str | None = None,
-        prefer_grpc: bool = True,
-        grpc_port: int = GRPC_PORT,
-        timeout: int = 60,
+        any_layout: bool = False,
+        **client_options: Unpack[ClientKeywords],
     ) -> ServerStore:
         """Connect to a collection, creating it where a schema is given.
 
@@ -266,28 +298,47 @@ class ServerStore(ClientStore):
             collection: its name.
             create: the schema to create it with, None to require that it exists.
             options: its layout when created.
-            api_key: sent with every request; never logged.
-            prefer_grpc: use gRPC for everything it serves.
-            grpc_port: where gRPC is served.
-            timeout: seconds a request may take.
+            any_layout: open one of the first layout too, to be read and no more.
+            client_options: how to speak to the server; those of `ClientOptions`.
 
         Raises:
             StoreUnavailableError: no server answers.
+            StoreError: it is too old.
             CollectionNotFoundError: there is none and `create` is None.
         """
-        connection = {
-            "api_key": api_key,
-            "prefer_grpc": prefer_grpc,
-            "grpc_port": grpc_port,
-            "timeout": timeout,
-        }
-        store = cls(url, collection, connection)
+        store = cls(url, collection, ClientOptions(**client_options))
         try:
-            store._open(create, options or CollectionOptions())
+            store._open(create, options or CollectionOptions(), any_layout=any_layout)
         except BaseException:
             store.close()
             raise
         return store
+
+    def _open(
+        self, create: Schema | None, options: CollectionOptions, *, any_layout: bool = False
+    ) -> None:
+        self.capabilities = self._call(requests.capabilities())
+        self.capabilities.require("collection_metadata", self.location)
+        super()._open(create, options, any_layout=any_layout)
+
+    def _info(self, info: models.CollectionInfo) -> StoreInfo:
+        return replace(super()._info(info), server_version=self.capabilities.version)
+
+    def _call(self, call: Call[T]) -> T:
+        return super()._call(self._agreed(call))
+
+    def _agreed(self, call: Call[T]) -> Call[T]:
+        agreed = self._client_options.agreed(call.method)
+        return replace(call, arguments=call.arguments | agreed) if agreed else call
+
+    def _where_to_look(self) -> str:
+        if not self._client_options.prefer_grpc:
+            return super()._where_to_look()
+        port = self._client_options.grpc_port_of(self._url)
+        return (
+            f"its URL is right, and that it speaks gRPC at port {port}: name another with "
+            f"grpc_port= (--grpc-port), or speak REST with prefer_grpc=False (--rest)"
+        )
 
     def close(self) -> None:
         super().close()
@@ -309,8 +360,9 @@ class ServerStore(ClientStore):
 
     async def _make(self, call: Call[T]) -> T:
         """Make a call in the loop thread, which the client belongs to."""
+        call = self._agreed(call)
         if self._async_client is None:
-            self._async_client = _connect(AsyncQdrantClient, self._url, self._connection)
+            self._async_client = self._client_options.connect(AsyncQdrantClient, self._url)
         try:
             with self._errors():
                 return call.read(await getattr(self._async_client, call.method)(**call.arguments))
@@ -344,32 +396,3 @@ class MemoryStore(ClientStore):
 
     async def _acall(self, call: Call[T]) -> T:
         return await asyncio.to_thread(self._call, call)
-
-
-def _connect(client: type[C], url: str, connection: dict[str, Any]) -> C:
-    try:
-        parts = urlsplit(url)
-        if connection.get("api_key") and parts.scheme == "http" and not _is_loopback(parts):
-            logger.warning("the API key goes to %s unencrypted; use https", hide_credentials(url))
-        with warnings.catch_warnings():
-            # Said above, and only where the key leaves the machine.
-            warnings.filterwarnings("ignore", message="Api key is used with an insecure conn")
-            return client(url=url, check_compatibility=False, **connection)
-    except (ValueError, httpx.InvalidURL):
-        # Neither the URL nor the reason is quoted: a misplaced password may be in both.
-        raise InputError(
-            "the server's URL cannot be used; write it as https://HOST:PORT, with a port from 1 "
-            "to 65535 (6333 where none is given) and no blanks"
-        ) from None
-
-
-def _is_loopback(url: SplitResult) -> bool:
-    host = url.hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
-def hide_credentials(url: str) -> str:
-    """Return a URL without user name, password and query."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))

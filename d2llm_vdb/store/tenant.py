@@ -30,6 +30,7 @@ class TenantStore(Store):
     def __init__(self, store: Store, tenant: str) -> None:
         self.schema = store.schema
         self.location = store.location
+        self.capabilities = store.capabilities
         self.whole = store
         self.tenant = tenant
         self._prefix = uuid.uuid5(POINT_NAMESPACE, tenant).hex

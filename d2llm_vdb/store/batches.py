@@ -1,0 +1,119 @@
+"""One task in several calls, each of a size that the server takes, and without making them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+from d2llm_vdb.errors import StoreError
+from d2llm_vdb.store import requests
+from d2llm_vdb.store.columns import Columns
+from d2llm_vdb.store.recall import Point, PointQuery
+from d2llm_vdb.store.requests import Call
+from d2llm_vdb.store.wire import ID_BYTES, Wire, fitting
+
+T = TypeVar("T")
+
+LARGER_REQUESTS = (
+    "speak gRPC (--grpc), which has no limit of its own, or let the server take larger requests "
+    "(its service.max_request_size_mb)"
+)
+
+
+class TooLargeError(StoreError):
+    """The server takes no request of this size."""
+
+
+class Batches(Generic[T]):
+    """The calls of a task over rows, in their order.
+
+    Whoever makes them does it within `halving`, and hands in each answer. Awaiting it is the same:
+
+        for call in batches:
+            with batches.halving():
+                batches.answers.append(make(call))
+
+    Where the answer is that the request was too large, its two halves come next.
+
+    Args:
+        parts: ranges of rows that should each fit.
+        call: plans the call for some rows.
+        name: says what a row is and what to do where it does not fit alone.
+    """
+
+    def __init__(
+        self,
+        parts: Iterable[range],
+        call: Callable[[range], Call[T]],
+        name: Callable[[int], tuple[str, str]],
+    ) -> None:
+        self.answers: list[T] = []
+        self._parts, self._call, self._name = parts, call, name
+        self._waiting: list[range] = []
+        self._rows = range(0)
+
+    def __iter__(self) -> Iterator[Call[T]]:
+        for part in self._parts:
+            self._waiting.append(part)
+            while self._waiting:
+                self._rows = self._waiting.pop()
+                yield self._call(self._rows)
+
+    @contextmanager
+    def halving(self) -> Iterator[None]:
+        """Put two halves in the place of a request that is too large.
+
+        Raises:
+            StoreError: it is for one row alone; names it.
+        """
+        try:
+            yield
+        except TooLargeError as error:
+            rows = self._rows
+            if len(rows) == 1:
+                name, way_out = self._name(rows[0])
+                raise StoreError(
+                    f"{name} is too large for a request: {error}. {way_out}"
+                ) from error
+            middle = len(rows) // 2
+            self._waiting += [rows[middle:], rows[:middle]]
+
+
+def upsert(collection: str, columns: Columns, wire: Wire) -> Batches[None]:
+    """Write passages and wait until they are stored."""
+
+    def name(row: int) -> tuple[str, str]:
+        return (
+            f"passage {columns.ids[row]!r}",
+            f"Cut it into shorter ones, store no tokens (tokens='none'), {LARGER_REQUESTS}",
+        )
+
+    return Batches(
+        fitting(columns.sizes(wire)),
+        lambda rows: requests.upsert(collection, columns.take(rows), wire),
+        name,
+    )
+
+
+def query(
+    collection: str, queries: Sequence[PointQuery], wire: Wire, *, indexed: bool
+) -> Batches[list[Sequence[Point]]]:
+    """Answer several queries; arguments as those of `requests.query`."""
+
+    def name(row: int) -> tuple[str, str]:
+        return f"a query by {queries[row].using!r}", f"Shorten it, {LARGER_REQUESTS}"
+
+    return Batches(
+        fitting([_size(each, wire) for each in queries]),
+        lambda rows: requests.query(
+            collection, queries[rows.start : rows.stop], wire, indexed=indexed
+        ),
+        name,
+    )
+
+
+def _size(query: PointQuery, wire: Wire) -> int:
+    """Return about what a query takes, but for its filter."""
+    arrays = query.value if isinstance(query.value, tuple) else (query.value,)
+    return sum(map(wire.array_bytes, arrays)) + ID_BYTES * len(query.among or ())

@@ -1,0 +1,144 @@
+"""How a Qdrant server is spoken to: qdrant-client made with the right options."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypedDict, TypeVar, get_args
+from urllib.parse import SplitResult, urlsplit, urlunsplit
+
+import grpc
+import httpx
+from qdrant_client import AsyncQdrantClient, QdrantClient, models
+
+from d2llm_vdb.checks import check_choice, check_whole_number
+from d2llm_vdb.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+C = TypeVar("C", QdrantClient, AsyncQdrantClient)
+
+REST_PORT = 6333
+
+ReadConsistency = Literal["majority", "quorum", "all"]
+WriteOrdering = Literal["weak", "medium", "strong"]
+
+READS = ("query_batch_points", "retrieve", "scroll")
+WRITES = ("upsert", "delete")
+
+# gRPC's Python says that it reads gzip, as httpx does, and Qdrant gzips whatever it may: most of
+# the time of a search. What is said here is that answers are read as they are.
+UNCOMPRESSED_GRPC = {"grpc.compression_enabled_algorithms_bitset": 1}
+UNCOMPRESSED_REST = {"accept-encoding": "identity"}
+
+
+class ClientKeywords(TypedDict, total=False):
+    """The options of `ClientOptions`, as keyword arguments."""
+
+    api_key: str | None
+    prefer_grpc: bool
+    grpc_port: int | None
+    timeout: int
+    compression: bool
+    read_consistency: ReadConsistency | int | None
+    write_ordering: WriteOrdering | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientOptions:
+    """How to speak to a server.
+
+    Args:
+        api_key: sent with every request; kept out of the repr.
+        prefer_grpc: speak gRPC for everything it serves.
+        grpc_port: where it serves gRPC; None for the port after the URL's.
+        timeout: seconds a request may take.
+        compression: gzip what is sent and answered, where the network is slower than that.
+        read_consistency: how many replicas must agree on what is read: "majority" of those asked,
+            "quorum" of all, "all", or a number; None asks one.
+        write_ordering: whether writes go through one replica, so that all apply them in the same
+            order: "weak" (the server's default) does not, "medium" and "strong" do.
+
+    Raises:
+        InputError: an option cannot be used; names it.
+    """
+
+    api_key: str | None = field(default=None, repr=False)
+    prefer_grpc: bool = True
+    grpc_port: int | None = None
+    timeout: int = 60
+    compression: bool = False
+    read_consistency: ReadConsistency | int | None = None
+    write_ordering: WriteOrdering | None = None
+
+    def __post_init__(self) -> None:
+        check_whole_number("timeout", self.timeout)
+        if self.grpc_port is not None:
+            check_whole_number("grpc_port", self.grpc_port, most=65_535)
+        if isinstance(self.read_consistency, str):
+            check_choice("read_consistency", self.read_consistency, get_args(ReadConsistency))
+        elif self.read_consistency is not None:
+            check_whole_number("read_consistency", self.read_consistency)
+        if self.write_ordering is not None:
+            check_choice("write_ordering", self.write_ordering, get_args(WriteOrdering))
+
+    def grpc_port_of(self, url: str) -> int:
+        """Return where the server of a URL serves gRPC: 6334 beside 6333, 7334 beside 7333."""
+        return self.grpc_port or (urlsplit(url).port or REST_PORT) + 1
+
+    def connect(self, client: type[C], url: str) -> C:
+        """Make a client; nothing is sent yet.
+
+        Raises:
+            InputError: the URL cannot be used.
+        """
+        options: dict[str, Any] = {
+            "api_key": self.api_key,
+            "prefer_grpc": self.prefer_grpc,
+            "timeout": self.timeout,
+        }
+        if self.compression:
+            options["grpc_compression"] = grpc.Compression.Gzip
+        else:
+            options["grpc_options"] = dict(UNCOMPRESSED_GRPC)
+            options["metadata"] = UNCOMPRESSED_REST  # the client's name for headers of REST alone
+        try:
+            options["grpc_port"] = self.grpc_port_of(url)
+            parts = urlsplit(url)
+            if self.api_key and parts.scheme == "http" and not _is_loopback(parts):
+                logger.warning(
+                    "the API key goes to %s unencrypted; use https", hide_credentials(url)
+                )
+            with warnings.catch_warnings():
+                # Said above, and only where the key leaves the machine.
+                warnings.filterwarnings("ignore", message="Api key is used with an insecure conn")
+                return client(url=url, check_compatibility=False, **options)
+        except (ValueError, httpx.InvalidURL):
+            # Neither the URL nor the reason is quoted: a misplaced password may be in both.
+            raise InputError(
+                "the server's URL cannot be used; write it as https://HOST:PORT, with a port from "
+                "1 to 65535 (6333 where none is given) and no blanks"
+            ) from None
+
+    def agreed(self, method: str) -> dict[str, Any]:
+        """Return what a method of the client is told of consistency and ordering."""
+        if method in READS and self.read_consistency is not None:
+            if isinstance(self.read_consistency, int):
+                return {"consistency": self.read_consistency}
+            return {"consistency": models.ReadConsistencyType(self.read_consistency)}
+        if method in WRITES and self.write_ordering is not None:
+            return {"ordering": models.WriteOrdering(self.write_ordering)}
+        return {}
+
+
+def _is_loopback(url: SplitResult) -> bool:
+    host = url.hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def hide_credentials(url: str) -> str:
+    """Return a URL without user name, password and query."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))

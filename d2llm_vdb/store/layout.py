@@ -1,0 +1,103 @@
+"""A collection's layout as a server of its version takes it; the embedded store's is in edge.py.
+
+Where a server does not know how a preset holds something, it gets the nearest that loses no more:
+binary quantisation for TurboQuant of as many bits, float16 for rows of fewer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qdrant_client import models
+
+from d2llm_vdb.store.capabilities import Capabilities
+from d2llm_vdb.store.placement import held, held_quantized, held_vectors
+from d2llm_vdb.store.presets import Precision, Preset
+from d2llm_vdb.store.schema import BM25, RECALL, SEGMENTS, FieldKind, Schema
+
+
+def collection(schema: Schema, preset: Preset, capabilities: Capabilities) -> dict[str, Any]:
+    """Return the arguments that lay out a new collection."""
+    rows: dict[str, Precision] = {SEGMENTS: preset.rows_precision}
+    maxsim = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
+    vectors = {
+        name: _unindexed(width, preset, "float16", capabilities)
+        for name, width in schema.vectors.items()
+    } | {
+        name: _unindexed(
+            width, preset, rows.get(name, "float16"), capabilities, multivector_config=maxsim
+        )
+        for name, width in schema.multivectors.items()
+    }
+    vectors[RECALL] = models.VectorParams(
+        size=schema.recall_dim,
+        distance=models.Distance.COSINE,
+        datatype=_datatype(preset.recall_precision, capabilities),
+        quantization_config=_quantization(preset, capabilities),
+        **held_vectors(preset.recall, capabilities),
+    )
+    words = models.SparseVectorParams(
+        modifier=models.Modifier.IDF,
+        index=models.SparseIndexParams(**held("cold", capabilities)),
+    )
+    return {
+        "vectors_config": vectors,
+        "sparse_vectors_config": {BM25: words},
+        "hnsw_config": models.HnswConfigDiff(**held(preset.graph, capabilities)),
+    }
+
+
+def _quantization(preset: Preset, capabilities: Capabilities) -> models.QuantizationConfig | None:
+    if preset.bits is None:
+        return None
+    memory = held_quantized("pinned", capabilities)
+    if capabilities.turbo_quantization:
+        bits = models.TurboQuantBitSize(f"bits{preset.bits}")
+        return models.TurboQuantization(
+            turbo=models.TurboQuantQuantizationConfig(bits=bits, **memory)
+        )
+    if preset.bits == 2:
+        encoding = models.BinaryQuantizationEncoding.TWO_BITS
+        return models.BinaryQuantization(
+            binary=models.BinaryQuantizationConfig(encoding=encoding, **memory)
+        )
+    return models.ScalarQuantization(
+        scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, **memory)
+    )
+
+
+def _datatype(precision: Precision, capabilities: Capabilities) -> models.Datatype:
+    known = {"turbo4": capabilities.turbo4_vectors, "turbo8": capabilities.turbo8_vectors}
+    return models.Datatype(precision if known.get(precision, True) else "float16")
+
+
+def _unindexed(
+    size: int, preset: Preset, precision: Precision, capabilities: Capabilities, **options: Any
+) -> models.VectorParams:
+    """Vectors that only score given candidates: no index.
+
+    Dot and not Cosine: Cosine would normalise them at upsert.
+    """
+    return models.VectorParams(
+        size=size,
+        distance=models.Distance.DOT,
+        datatype=_datatype(precision, capabilities),
+        hnsw_config=models.HnswConfigDiff(m=0),
+        **held_vectors(preset.rerank, capabilities),
+        **options,
+    )
+
+
+def payload_index(kind: FieldKind, capabilities: Capabilities) -> Any:
+    """Return what a payload index of a kind is made by."""
+    if kind in ("text", "phrases"):
+        return models.TextIndexParams(
+            type=models.TextIndexType.TEXT,
+            tokenizer=models.TokenizerType.MULTILINGUAL,
+            lowercase=True,
+            phrase_matching=kind == "phrases",
+            **held("cold", capabilities),
+        )
+    if kind == "tenant":
+        return models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
+    return kind
