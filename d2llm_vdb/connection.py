@@ -74,8 +74,12 @@ class Connection:
             "write_ordering": self.write_ordering,
         }
 
-    def open(self, create: Schema | None) -> Store:
+    def open(self, create: Schema | None, *, any_layout: bool = False) -> Store:
         """Open the collection, creating it where a schema is given.
+
+        Args:
+            create: the schema to create it with, None to require that it exists.
+            any_layout: open one of the first layout too, to be read and no more.
 
         Raises:
             StoreError: it is missing, locked or out of reach.
@@ -86,6 +90,7 @@ class Connection:
                 self.collection,
                 create=create,
                 options=self.options,
+                any_layout=any_layout,
                 **self._client_options(),
             )
         if self.location == MEMORY:
@@ -96,7 +101,9 @@ class Connection:
             directory = Path(self.location).expanduser()
         except RuntimeError as error:
             raise InputError(f"location={self.location!r}: {error}; write the path out") from error
-        return EdgeStore.open(directory / self.collection, create, self.options)
+        return EdgeStore.open(
+            directory / self.collection, create, self.options, any_layout=any_layout
+        )
 
 
 def _check_location(location: object) -> None:

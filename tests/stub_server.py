@@ -82,7 +82,6 @@ def described(schema: Schema, payload_schema: dict[str, Any]) -> Answer:
 INDEXED = {
     "doc_id": {"data_type": "keyword", "points": 0},
     "tenant": {"data_type": "keyword", "points": 0},
-    "text": {"data_type": "text", "points": 0},
 }
 
 

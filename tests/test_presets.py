@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.store import CollectionOptions, Schema, requests
+from d2llm_vdb.store.capabilities import capabilities_of
 from d2llm_vdb.store.presets import PRESETS, PresetName
 
 SCHEMA = Schema(8, 6, 3, None, "f", "s")
@@ -25,20 +27,44 @@ def test_a_collection_of_every_preset_answers(
         assert index.count() == 20
 
 
+def laid_out(preset: PresetName, version: str) -> dict[str, Any]:
+    options = CollectionOptions(preset=preset)
+    call = requests.create_collection("c", SCHEMA, options, capabilities_of(version))
+    return call.arguments
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_server_is_told_the_preset_in_full(preset: PresetName) -> None:
-    call = requests.create_collection("c", SCHEMA, CollectionOptions(preset=preset))
-    wanted = PRESETS[preset]
-    recall = call.arguments["vectors_config"]["recall"]
-    assert recall.memory == wanted.recall
-    assert call.arguments["hnsw_config"].memory == wanted.graph
-    assert call.arguments["vectors_config"]["segments"].memory == wanted.rerank
+    arguments, wanted = laid_out(preset, "1.20.0"), PRESETS[preset]
+    recall, segments = (arguments["vectors_config"][name] for name in ("recall", "segments"))
+    assert recall.memory == wanted.recall.replace("pinned", "cached")  # a server pins no vectors
+    assert arguments["hnsw_config"].memory == wanted.graph
+    assert segments.memory == wanted.rerank
     assert recall.datatype == wanted.recall_precision
-    assert call.arguments["vectors_config"]["segments"].datatype == wanted.rows_precision
+    assert segments.datatype == wanted.rows_precision
     if wanted.bits is None:
         assert recall.quantization_config is None
     else:
         assert recall.quantization_config.turbo.bits == f"bits{wanted.bits}"
+
+
+@pytest.mark.parametrize(
+    ("version", "quantization", "segments", "placed"),
+    [
+        ("1.16.3", "binary", "float16", "on_disk"),
+        ("1.18.0", "turbo", "float16", "on_disk"),
+        ("1.19.0", "turbo", "turbo4", "memory"),
+    ],
+)
+def test_an_older_server_gets_the_nearest_it_knows(
+    version: str, quantization: str, segments: str, placed: str
+) -> None:
+    vectors = laid_out("balanced", version)["vectors_config"]
+    assert getattr(vectors["recall"].quantization_config, quantization) is not None
+    assert vectors["segments"].datatype == segments
+    assert {name for name in ("on_disk", "memory") if getattr(vectors["recall"], name)} == {placed}
+    fast = laid_out("fast", version)["vectors_config"]["recall"].quantization_config
+    assert hasattr(fast, "scalar" if quantization == "binary" else "turbo")
 
 
 def test_declared_fields_are_indexed_also_in_a_collection_that_exists(
