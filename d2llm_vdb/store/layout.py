@@ -13,7 +13,7 @@ from qdrant_client import models
 from d2llm_vdb.store.capabilities import Capabilities
 from d2llm_vdb.store.placement import held, held_quantized, held_vectors
 from d2llm_vdb.store.presets import Precision, Preset
-from d2llm_vdb.store.schema import BM25, RECALL, SEGMENTS, FieldKind, Schema
+from d2llm_vdb.store.schema import BM25, DOCUMENT_FIELD, RECALL, SEGMENTS, FieldKind, Schema
 
 
 def collection(schema: Schema, preset: Preset, capabilities: Capabilities) -> dict[str, Any]:
@@ -38,7 +38,9 @@ def collection(schema: Schema, preset: Preset, capabilities: Capabilities) -> di
     )
     words = models.SparseVectorParams(
         modifier=models.Modifier.IDF,
-        index=models.SparseIndexParams(**held("cold", capabilities)),
+        index=models.SparseIndexParams(
+            datatype=models.Datatype(preset.words_precision), **held("cold", capabilities)
+        ),
     )
     return {
         "vectors_config": vectors,
@@ -88,8 +90,8 @@ def _unindexed(
     )
 
 
-def payload_index(kind: FieldKind, capabilities: Capabilities) -> Any:
-    """Return what a payload index of a kind is made by."""
+def payload_index(field: str, kind: FieldKind, capabilities: Capabilities) -> Any:
+    """Return what the index of a payload field is made by."""
     if kind in ("text", "phrases"):
         return models.TextIndexParams(
             type=models.TextIndexType.TEXT,
@@ -100,4 +102,6 @@ def payload_index(kind: FieldKind, capabilities: Capabilities) -> Any:
         )
     if kind == "tenant":
         return models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
+    if field == DOCUMENT_FIELD:  # it is looked up by, and needs no links of its own in the graph
+        return models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, enable_hnsw=False)
     return kind

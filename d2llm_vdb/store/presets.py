@@ -11,7 +11,7 @@ from typing import Literal
 
 PresetName = Literal["balanced", "fast", "small", "exact"]
 Bits = Literal[1, 2, 4]
-Precision = Literal["float32", "float16", "turbo8", "turbo4"]
+Precision = Literal["float32", "float16", "uint8", "turbo8", "turbo4"]
 Placement = Literal["cold", "cached", "pinned"]
 
 
@@ -27,6 +27,7 @@ class Preset:
         rerank: where the vectors that reranking reads are held.
         recall_precision: of the recall vectors themselves.
         rows_precision: of the segments' rows. They are only compared, inside the database.
+        words_precision: of the weights in BM25's index.
 
     `cold` reads from disk, `cached` leaves it to the system's page cache and warms that on
     loading, `pinned` keeps in memory. What is not named is float16.
@@ -38,11 +39,19 @@ class Preset:
     rerank: Placement
     recall_precision: Precision = "float16"
     rows_precision: Precision = "turbo4"
+    words_precision: Precision = "uint8"
 
 
 PRESETS: dict[PresetName, Preset] = {
     "balanced": Preset(2, recall="cold", graph="cached", rerank="cold"),
     "fast": Preset(4, recall="pinned", graph="pinned", rerank="cached", rows_precision="float16"),
     "small": Preset(2, recall="cold", graph="cold", rerank="cold", recall_precision="turbo4"),
-    "exact": Preset(None, recall="pinned", graph="cached", rerank="cold", rows_precision="float16"),
+    "exact": Preset(
+        None,
+        recall="pinned",
+        graph="cached",
+        rerank="cold",
+        rows_precision="float16",
+        words_precision="float32",
+    ),
 }

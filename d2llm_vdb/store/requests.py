@@ -78,7 +78,7 @@ def create_collection(
 
 def index_payload(name: str, field: str, kind: FieldKind, capabilities: Capabilities) -> Call[None]:
     """Index a payload field."""
-    index = layout.payload_index(kind, capabilities)
+    index = layout.payload_index(field, kind, capabilities)
     arguments = {"collection_name": name, "field_name": field, "field_schema": index}
     return Call("create_payload_index", arguments, _ignore)
 
