@@ -8,8 +8,8 @@ for, and reads no more of them than that.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -105,7 +105,12 @@ class RecallRequest:
     @property
     def reads(self) -> bool:
         """Whether anything of the candidates is returned beside scores."""
-        return bool(self.with_vectors) or self.with_fields is None or bool(self.with_fields)
+        return bool(self.with_vectors) or self.reads_payload
+
+    @property
+    def reads_payload(self) -> bool:
+        """Whether some of their payload is."""
+        return self.with_fields is None or bool(self.with_fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +120,7 @@ class Candidates:
     Args:
         ids: the database's, n of them.
         scores: cosines of the recall vectors, float32 (n,).
-        payloads: what was asked for of each, n of them.
+        payloads: what was asked for of each, n of them; empty where nothing was.
         vectors: float32 (n, width), by name, where asked for.
         maxsim: float32 (n,), by the name of a multivector, where asked for.
         fused: what they are ordered by where two rankings were fused, float32 (n,).
@@ -133,112 +138,138 @@ class Candidates:
 
 def recalling(request: RecallRequest) -> Steps[list[Candidates]]:
     """Find candidates, score them and read what is wanted of them, in one or two requests."""
-    single = request.terms is None and not request.maxsim
-    found = yield _finding(request, read=single)
-    if single:
-        return [_join(request, points, [], None) for points in found]
-    pools = _pools(request, found)
-    answers = yield _scoring(request, pools)
-    count = len(pools)
-    return [
-        _join(request, answers[row], answers[row + count :: count], pool)
-        for row, pool in enumerate(pools)
-    ]
-
-
-def _finding(request: RecallRequest, *, read: bool) -> list[PointQuery]:
-    """Plan what finds points: m queries by the vectors and, where there are terms, m by BM25."""
-    nearest = [
-        PointQuery(RECALL, vector, request.limit, request.filter, exact=request.exact)
-        for vector in request.vectors
-    ]
-    if read:
-        fields, vectors = request.with_fields, request.with_vectors
-        return [replace(query, fields=fields, vectors=vectors) for query in nearest]
-    by_words = [
+    if request.terms is None and not request.maxsim:
+        found = yield _nearest(request, fields=request.with_fields, vectors=request.with_vectors)
+        return [_Pool.found(request, nearest).candidates(request) for nearest in found]
+    words = [
         PointQuery(BM25, terms, request.limit, request.filter) for terms in request.terms or ()
     ]
-    return nearest + by_words
-
-
-def _pools(request: RecallRequest, answers: Answers) -> list[dict[Any, float]]:
-    """Return the candidates of each query with what they are ordered by, best first.
-
-    Source: reciprocal rank fusion, Cormack et al. (SIGIR 2009), weighted.
-    """
+    found = yield _nearest(request) + words
     count = len(request.vectors)
-    if request.terms is None:
-        return [{point.id: point.score for point in nearest} for nearest in answers]
-    pools = []
-    for nearest, lexical in zip(answers[:count], answers[count:], strict=True):
+    pools = [
+        _Pool.fused(request, nearest, found[count + row] if words else None)
+        for row, nearest in enumerate(found[:count])
+    ]
+    legs = [
+        (pool, query) for row, pool in enumerate(pools) for query in _scoring(request, row, pool)
+    ]
+    answers = yield [query for _, query in legs]
+    for (pool, query), points in zip(legs, answers, strict=True):
+        pool.take(query, points)
+    return [pool.candidates(request) for pool in pools]
+
+
+def _nearest(request: RecallRequest, **reads: Any) -> list[PointQuery]:
+    return [
+        PointQuery(RECALL, vector, request.limit, request.filter, exact=request.exact, **reads)
+        for vector in request.vectors
+    ]
+
+
+def _scoring(request: RecallRequest, row: int, pool: _Pool) -> list[PointQuery]:
+    """Plan what scores and reads the candidates of one query."""
+    ids, limit = pool.ids, max(1, len(pool.ids))
+    legs = [PointQuery(name, rows[row], limit, among=ids) for name, rows in request.maxsim.items()]
+    if request.terms is not None and (unknown := pool.without_words()):
+        legs.append(PointQuery(BM25, request.terms[row], limit, among=unknown))
+    if request.reads or pool.without_cosine():
+        legs.append(
+            PointQuery(
+                RECALL,
+                request.vectors[row],
+                limit,
+                among=ids,
+                vectors=request.with_vectors,
+                fields=request.with_fields,
+            )
+        )
+    return legs
+
+
+class _Pool:
+    """The candidates of one query, and what is known of each: float32 (n,), NaN where nothing is.
+
+    Args:
+        fused: ids and what they are ordered by, best first.
+        names: of all that they are scored by.
+    """
+
+    def __init__(self, fused: Mapping[Any, float], names: Iterable[str]) -> None:
+        self.ids = list(fused)
+        self.order = np.fromiter(fused.values(), np.float32, len(fused))
+        self._rows = {each: row for row, each in enumerate(self.ids)}
+        self._scores = {name: np.full(len(fused), np.nan, np.float32) for name in names}
+        self._read: list[Point | None] = [None] * len(fused)
+
+    @classmethod
+    def found(cls, request: RecallRequest, nearest: Sequence[Point]) -> _Pool:
+        """Return what the vectors alone found."""
+        pool = cls({point.id: point.score for point in nearest}, [RECALL, *request.maxsim])
+        pool._scores[RECALL] = pool.order
+        pool._read = list(nearest)
+        return pool
+
+    @classmethod
+    def fused(
+        cls, request: RecallRequest, nearest: Sequence[Point], lexical: Sequence[Point] | None
+    ) -> _Pool:
+        """Return the best of two rankings, or all of one.
+
+        Source: reciprocal rank fusion, Cormack et al. (SIGIR 2009), weighted.
+        """
+        if lexical is None:
+            return cls.found(request, nearest)
+        cosines = {point.id: point.score for point in nearest}
+        words = {point.id: point.score for point in lexical}
         fused: dict[Any, float] = {}
-        for weight, points in ((1.0, nearest), (request.bm25_weight, lexical)):
-            for rank, point in enumerate(points, 1):
-                fused[point.id] = fused.get(point.id, 0.0) + weight / (RRF_K + rank)
+        for weight, ranked in ((1.0, cosines), (request.bm25_weight, words)):
+            for rank, each in enumerate(ranked, 1):
+                fused[each] = fused.get(each, 0.0) + weight / (RRF_K + rank)
         # Of equal ones the vectors' come first, since they were put in first.
         best = sorted(fused, key=fused.__getitem__, reverse=True)[: request.limit]
-        pools.append({each: fused[each] for each in best})
-    return pools
+        pool = cls({each: fused[each] for each in best}, [RECALL, BM25, *request.maxsim])
+        for name, known in ((RECALL, cosines), (BM25, words)):
+            values = [known.get(each, np.nan) for each in best]
+            pool._scores[name] = np.array(values, np.float32)
+        return pool
 
+    def without_words(self) -> list[Any]:
+        """Return the ids whose BM25 is not known yet."""
+        return [self.ids[row] for row in np.flatnonzero(np.isnan(self._scores[BM25]))]
 
-def _scoring(request: RecallRequest, pools: Sequence[Mapping[Any, float]]) -> list[PointQuery]:
-    """Plan what scores candidates: m queries by the vectors, then m by each multivector and BM25.
+    def without_cosine(self) -> bool:
+        """Tell whether a cosine is not known yet."""
+        return bool(np.isnan(self._scores[RECALL]).any())
 
-    The first also reads; its cosines are new to what BM25 alone found.
-    """
-    among = [list(pool) for pool in pools]
-    limit = request.limit
-    read = [
-        PointQuery(
-            RECALL,
-            vector,
-            limit,
-            among=ids,
-            vectors=request.with_vectors,
-            fields=request.with_fields,
+    def take(self, query: PointQuery, points: Sequence[Point]) -> None:
+        """Note what a query of the second request answered."""
+        scores, rows = self._scores[query.using], self._rows
+        for point in points:
+            row = rows[point.id]
+            scores[row] = point.score
+            if query.using == RECALL:
+                self._read[row] = point
+
+    def candidates(self, request: RecallRequest) -> Candidates:
+        """Put together what is known; what was deleted between the requests is left out."""
+        there = ~np.isnan([self._scores[name] for name in (RECALL, *request.maxsim)]).any(axis=0)
+        if request.reads:
+            there &= np.array([point is not None for point in self._read], bool)
+        rows = np.flatnonzero(there)
+        read = [point for row in rows.tolist() if (point := self._read[row]) is not None]
+        vectors = [point.vector for point in read] if request.with_vectors else []
+        words = self._scores.get(BM25)
+        return Candidates(
+            ids=[self.ids[row] for row in rows.tolist()],
+            scores=self._scores[RECALL][rows],
+            payloads=[point.payload or {} for point in read] if request.reads_payload else [],
+            vectors={
+                name: _stack([vector[name] for vector in vectors]) for name in request.with_vectors
+            },
+            maxsim={name: self._scores[name][rows] for name in request.maxsim},
+            fused=None if words is None else self.order[rows],
+            bm25=None if words is None else np.nan_to_num(words[rows]),  # else no term in common
         )
-        for vector, ids in zip(request.vectors, among, strict=True)
-    ]
-    values: list[tuple[str, Sequence[Any]]] = list(request.maxsim.items())
-    if request.terms is not None:
-        values.append((BM25, list(request.terms)))
-    legs = [
-        PointQuery(name, value, limit, among=ids)
-        for name, each in values
-        for value, ids in zip(each, among, strict=True)
-    ]
-    return read + legs
-
-
-def _join(
-    request: RecallRequest,
-    read: Sequence[Point],
-    legs: Sequence[Sequence[Point]],
-    pool: Mapping[Any, float] | None,
-) -> Candidates:
-    """Put together what was read of one query's candidates and the scores of each leg.
-
-    A point missing in one of them was deleted between the requests and is left out.
-    """
-    points = {point.id: point for point in read}
-    scores = [{point.id: point.score for point in leg} for leg in legs]
-    sums = dict(zip(request.maxsim, scores, strict=False))
-    ids = [each for each in pool or points if each in points]
-    ids = [each for each in ids if all(each in own for own in sums.values())]
-    chosen = [points[each] for each in ids]
-    vectors = [point.vector for point in chosen] if request.with_vectors else []
-    hybrid = request.terms is not None
-    return Candidates(
-        ids=ids,
-        scores=np.array([point.score for point in chosen], dtype=np.float32),
-        payloads=[point.payload or {} for point in chosen] if request.reads else [{}] * len(ids),
-        vectors={
-            name: _stack([vector[name] for vector in vectors]) for name in request.with_vectors
-        },
-        maxsim={name: _looked_up(own, ids) for name, own in sums.items()},
-        fused=_looked_up(pool, ids) if hybrid and pool is not None else None,
-        bm25=_looked_up(scores[-1], ids) if hybrid else None,
-    )
 
 
 def _stack(vectors: Sequence[Sequence[float]]) -> Array:
@@ -246,11 +277,6 @@ def _stack(vectors: Sequence[Sequence[float]]) -> Array:
     shape = (len(vectors), len(vectors[0]) if vectors else 0)
     flat = itertools.chain.from_iterable(vectors)
     return np.fromiter(flat, dtype=np.float32, count=shape[0] * shape[1]).reshape(shape)
-
-
-def _looked_up(scores: Mapping[Any, float], ids: Sequence[Any]) -> Array:
-    """Look scores up; what has none has 0."""
-    return np.array([scores.get(each, 0.0) for each in ids], dtype=np.float32)
 
 
 def reading(
