@@ -49,9 +49,7 @@ class RandomPassages:
                 [Passage(*each).payload() for each in zip(ids, texts, strict=True)],
                 self.embeddings(len(ids)),
                 passage_terms(self._student.backbone.terms.of(texts)),
-                None
-                if self._schema.iem_dim is None
-                else self._normal(len(ids), self._schema.iem_dim),
+                None if half is None else self._normal(len(ids), half),
                 self._segments(len(ids)),
             )
 
