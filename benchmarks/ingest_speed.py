@@ -18,28 +18,14 @@ from pathlib import Path
 
 import torch
 from data import load
-from langchain_core.embeddings import Embeddings
 from langchain_qdrant import QdrantVectorStore
+from minilm import MiniLM
 from qdrant_client import QdrantClient, models
 from rich.console import Console
 from rich.table import Table
-from sentence_transformers import SentenceTransformer
 
 from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.student.backbone import locate
-
-
-class MiniLM(Embeddings):
-    """all-MiniLM-L6-v2 as sentence-transformers runs it."""
-
-    def __init__(self, path: str) -> None:
-        self.model = SentenceTransformer(path)
-
-    def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        return self.model.encode(texts, show_progress_bar=False).tolist()
-
-    def embed_query(self, text: str) -> list[float]:
-        return self.embed_documents([text])[0]
 
 
 def timed(run: Callable[[Path], None]) -> float:

@@ -187,3 +187,41 @@ def test_changing_the_working_directory_does_not_move_a_collection(
     assert store.info().disk_bytes
     store.close()
     assert not list(Path().iterdir())
+
+
+def test_a_collection_is_put_together_and_flushed_while_it_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else memory and the write-ahead log grow with it."""
+    done: list[tuple[str, int]] = []
+    for name in ("optimize", "_flush"):
+        method = getattr(EdgeStore, name)
+
+        def noted(self: EdgeStore, name: str = name, method: Callable = method) -> None:
+            done.append((name, self.count()))
+            method(self)
+
+        monkeypatch.setattr(EdgeStore, name, noted)
+    monkeypatch.setattr(edge, "FLUSH_POINTS", 20)
+    monkeypatch.setattr(edge, "OPTIMIZE_POINTS", 50)
+    store = EdgeStore.open(tmp_path / "c", SCHEMA)
+    columns = some_columns(60)
+    for start in range(0, 60, 10):
+        store.upsert(columns.take(range(start, start + 10)))
+    flushed = [("_flush", 20), ("_flush", 40)]
+    assert done == [*flushed, ("optimize", 50), ("_flush", 50), ("_flush", 50)]
+    assert store.count() == 60
+    store.close()
+
+
+def test_what_a_kill_while_optimising_left_behind_is_removed(tmp_path: Path) -> None:
+    store = EdgeStore.open(tmp_path / "c", SCHEMA)
+    store.upsert(some_columns(20))
+    store.close()
+    left = tmp_path / "c" / "shard" / "temp_segments" / "segment_builder_1"
+    left.mkdir(parents=True)
+    (left / "vectors.dat").write_bytes(b"half of them")
+    again = EdgeStore.open(tmp_path / "c")
+    assert not left.exists()
+    assert again.count() == 20
+    again.close()

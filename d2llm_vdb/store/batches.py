@@ -97,18 +97,24 @@ def upsert(collection: str, columns: Columns, wire: Wire) -> Batches[None]:
 
 
 def query(
-    collection: str, queries: Sequence[PointQuery], wire: Wire, *, indexed: bool
+    queries: Sequence[PointQuery],
+    wire: Wire,
+    call: Callable[[Sequence[PointQuery]], Call[list[Sequence[Point]]]],
 ) -> Batches[list[Sequence[Point]]]:
-    """Answer several queries; arguments as those of `requests.query`."""
+    """Answer several queries.
+
+    Args:
+        queries: what to ask.
+        wire: how numbers are sent.
+        call: plans the call for some of them.
+    """
 
     def name(row: int) -> tuple[str, str]:
         return f"a query by {queries[row].using!r}", f"Shorten it, {LARGER_REQUESTS}"
 
     return Batches(
         fitting([_size(each, wire) for each in queries]),
-        lambda rows: requests.query(
-            collection, queries[rows.start : rows.stop], wire, indexed=indexed
-        ),
+        lambda rows: call(queries[rows.start : rows.stop]),
         name,
     )
 

@@ -7,7 +7,6 @@ for, and reads no more of them than that.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -60,12 +59,16 @@ class PointQuery:
 
 
 class Point(Protocol):
-    """A point found, as either client has it; the embedded one's makes each field when read."""
+    """A point found, as any client has it; some make each field when it is read."""
 
-    id: Any
-    score: Any
-    payload: Any
-    vector: Any
+    @property
+    def id(self) -> Any: ...
+    @property
+    def score(self) -> Any: ...
+    @property
+    def payload(self) -> Any: ...
+    @property
+    def vector(self) -> Any: ...
 
 
 Answers = Sequence[Sequence[Point]]
@@ -264,19 +267,13 @@ class _Pool:
             scores=self._scores[RECALL][rows],
             payloads=[point.payload or {} for point in read] if request.reads_payload else [],
             vectors={
-                name: _stack([vector[name] for vector in vectors]) for name in request.with_vectors
+                name: np.array([vector[name] for vector in vectors], np.float32)
+                for name in request.with_vectors
             },
             maxsim={name: self._scores[name][rows] for name in request.maxsim},
             fused=None if words is None else self.order[rows],
             bm25=None if words is None else np.nan_to_num(words[rows]),  # else no term in common
         )
-
-
-def _stack(vectors: Sequence[Sequence[float]]) -> Array:
-    """Turn lists of floats into one array; fromiter is the fastest way from lists."""
-    shape = (len(vectors), len(vectors[0]) if vectors else 0)
-    flat = itertools.chain.from_iterable(vectors)
-    return np.fromiter(flat, dtype=np.float32, count=shape[0] * shape[1]).reshape(shape)
 
 
 def reading(

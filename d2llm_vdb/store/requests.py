@@ -31,13 +31,16 @@ T = TypeVar("T")
 
 METADATA_KEY = "d2llm"
 
+# Of the quantised vectors, how many times the points asked for are compared in full.
+OVERSAMPLING = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
     """One call of a client method.
 
     Args:
-        method: its name.
+        method: its name, or path of names.
         arguments: its keyword arguments.
         read: turns its answer into the result.
     """
@@ -153,7 +156,7 @@ def _query(query: PointQuery, wire: Wire, indexed: bool) -> dict[str, Any]:
         arguments["params"] = models.SearchParams(
             hnsw_ef=query.ef,
             exact=query.exact,
-            quantization=models.QuantizationSearchParams(rescore=True, oversampling=2.0),
+            quantization=models.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING),
         )
     return arguments | {"filter": models.Filter(must=conditions) if conditions else None}
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
+from operator import attrgetter
 from typing import Any, TypeVar, Unpack
 
 import grpc
@@ -23,7 +24,7 @@ from d2llm_vdb.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from d2llm_vdb.store import batches, requests
+from d2llm_vdb.store import batches, grpc_queries, requests
 from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.batches import Batches, TooLargeError
 from d2llm_vdb.store.client import ClientKeywords, ClientOptions, hide_credentials
@@ -65,7 +66,7 @@ class ClientStore(Store):
 
     def _call(self, call: Call[T]) -> T:
         with self._errors():
-            return call.read(getattr(self._client, call.method)(**call.arguments))
+            return call.read(attrgetter(call.method)(self._client)(**call.arguments))
 
     def _call_all(self, calls: Batches[T]) -> list[T]:
         for call in calls:
@@ -115,8 +116,11 @@ class ClientStore(Store):
         columns.check(self.schema)
         self._call_all(batches.upsert(self._collection, columns, self._wire))
 
+    def _plan(self, queries: Sequence[PointQuery]) -> Call[list[Sequence[Point]]]:
+        return requests.query(self._collection, queries, self._wire, indexed=self._indexed)
+
     def query(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
-        asked = batches.query(self._collection, queries, self._wire, indexed=self._indexed)
+        asked = batches.query(queries, self._wire, self._plan)
         answers = self._call_all(asked)
         return list(chain.from_iterable(answers))
 
@@ -167,7 +171,7 @@ class ClientStore(Store):
         await self._acall_all(batches.upsert(self._collection, columns, self._wire))
 
     async def aquery(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
-        asked = batches.query(self._collection, queries, self._wire, indexed=self._indexed)
+        asked = batches.query(queries, self._wire, self._plan)
         answers = await self._acall_all(asked)
         return list(chain.from_iterable(answers))
 
@@ -321,6 +325,11 @@ class ServerStore(ClientStore):
         self.capabilities.require("collection_metadata", self.location)
         super()._open(create, options, any_layout=any_layout)
 
+    def _plan(self, queries: Sequence[PointQuery]) -> Call[list[Sequence[Point]]]:
+        if self._client_options.prefer_grpc:
+            return grpc_queries.query(self._collection, queries, self._client_options)
+        return super()._plan(queries)
+
     def _info(self, info: models.CollectionInfo) -> StoreInfo:
         return replace(super()._info(info), server_version=self.capabilities.version)
 
@@ -365,7 +374,8 @@ class ServerStore(ClientStore):
             self._async_client = self._client_options.connect(AsyncQdrantClient, self._url)
         try:
             with self._errors():
-                return call.read(await getattr(self._async_client, call.method)(**call.arguments))
+                method = attrgetter(call.method)(self._async_client)
+                return call.read(await method(**call.arguments))
         except asyncio.CancelledError:
             self.check_open()  # closing cancels what runs, and its caller should hear why
             raise
