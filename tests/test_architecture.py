@@ -13,20 +13,22 @@ PACKAGE = ROOT / "d2llm_vdb"
 # What a part of the package may import of the rest of it.
 ALLOWED = {
     "errors": set(),
+    "lazy": set(),
     "batching": set(),
     "progress": set(),
     "checks": {"errors"},
     "sparse": set(),
-    "student": {"errors", "batching", "checks", "sparse", "interop"},  # one method, below
-    "store": {"errors", "batching", "checks", "sparse"},
+    "student": {"errors", "batching", "checks", "sparse", "lazy", "interop"},  # one method, below
+    "store": {"errors", "batching", "checks", "sparse", "lazy"},
     "passages": {"errors", "checks"},
-    "filters": {"errors"},
-    "options": {"errors", "checks", "filters", "student", "store"},
+    "filters": {"errors", "lazy"},
+    "options": {"errors", "checks", "filters", "lazy", "student", "store"},
     "ordering": {"options", "store"},
-    "explain": {"options", "student"},
+    "explain": {"lazy", "options", "student"},
     "search": {"errors", "explain", "options", "ordering", "student", "store"},
-    "neighbours": {"search", "store"},
-    "add": {"errors", "passages", "student", "store"},
+    "neighbours": {"lazy", "search", "store"},
+    "unindexed": {"lazy", "store"},
+    "add": {"errors", "lazy", "passages", "student", "store"},
     "reembed": {"errors", "add", "index", "student", "store"},  # the index by its type alone
     "compact": {"errors", "checks", "student", "store"},
     "connection": {"errors", "checks", "store"},
@@ -42,6 +44,7 @@ ALLOWED = {
         "add",
         "reembed",
         "compact",
+        "unindexed",
         "student",
         "store",
     },

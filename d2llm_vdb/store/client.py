@@ -5,20 +5,21 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args
 from urllib.parse import SplitResult, urlsplit, urlunsplit
-
-import grpc
-import httpx
-from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
 from d2llm_vdb.checks import check_choice, check_whole_number
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.lazy import models
+
+if TYPE_CHECKING:
+    from qdrant_client import AsyncQdrantClient, QdrantClient
 
 logger = logging.getLogger(__name__)
 
-C = TypeVar("C", QdrantClient, AsyncQdrantClient)
+C = TypeVar("C", "QdrantClient", "AsyncQdrantClient")
 
+MEMORY = ":memory:"
 REST_PORT = 6333
 
 ReadConsistency = Literal["majority", "quorum", "all"]
@@ -93,6 +94,9 @@ class ClientOptions:
         Raises:
             InputError: the URL cannot be used.
         """
+        import grpc
+        import httpx
+
         options: dict[str, Any] = {
             "api_key": self.api_key,
             "prefer_grpc": self.prefer_grpc,

@@ -26,7 +26,7 @@ from d2llm_vdb.errors import (
 from d2llm_vdb.store import batches, requests
 from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.batches import Batches, TooLargeError
-from d2llm_vdb.store.client import ClientKeywords, ClientOptions, hide_credentials
+from d2llm_vdb.store.client import MEMORY, ClientKeywords, ClientOptions, hide_credentials
 from d2llm_vdb.store.columns import Columns
 from d2llm_vdb.store.loop_thread import LoopThread
 from d2llm_vdb.store.recall import Point, PointQuery
@@ -35,8 +35,6 @@ from d2llm_vdb.store.schema import INDEXED_FIELDS, CollectionOptions, FieldKind,
 from d2llm_vdb.store.wire import GRPC, REST
 
 T = TypeVar("T")
-
-MEMORY = ":memory:"
 
 # How a server, or a proxy before it, says that a request is too large; the last of them are the
 # limits of Qdrant's strict mode.
@@ -160,7 +158,13 @@ class ClientStore(Store):
 
     def _info(self, info: models.CollectionInfo) -> StoreInfo:
         indexed = info.indexed_vectors_count or 0
-        return StoreInfo(self.location, info.points_count or 0, indexed, self.schema)
+        return StoreInfo(
+            self.location,
+            info.points_count or 0,
+            indexed,
+            self.schema,
+            payload_indexes=sorted(info.payload_schema),
+        )
 
     async def aupsert(self, columns: Columns) -> None:
         columns.check(self.schema)
@@ -389,6 +393,9 @@ class MemoryStore(ClientStore):
 
     def index_payload(self, fields: Mapping[str, FieldKind] = INDEXED_FIELDS) -> None:
         """Do nothing: filters read every payload."""
+
+    def _info(self, info: models.CollectionInfo) -> StoreInfo:
+        return replace(super()._info(info), payload_indexes=None)
 
     def _call(self, call: Call[T]) -> T:
         with self._lock:
