@@ -83,6 +83,7 @@ class Connection:
             StoreError: it is missing, locked or out of reach.
         """
         if "://" in self.location:
+            ClientOptions(**self._client_options()).check_listening(self.location, self.collection)
             from d2llm_vdb.store.server import ServerStore
 
             return ServerStore.open(

@@ -48,7 +48,17 @@ ALLOWED = {
         "student",
         "store",
     },
-    "ingest": {"errors", "batching", "passages", "add", "index", "student", "cli"},
+    "ingest": {
+        "errors",
+        "batching",
+        "filters",
+        "passages",
+        "add",
+        "index",
+        "student",
+        "store",
+        "cli",
+    },
     "teacher": {"errors", "batching", "student"},
     "evaluate": {
         "progress",

@@ -26,7 +26,14 @@ from d2llm_vdb.errors import (
 from d2llm_vdb.store import batches, requests
 from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.batches import Batches, TooLargeError
-from d2llm_vdb.store.client import MEMORY, ClientKeywords, ClientOptions, hide_credentials
+from d2llm_vdb.store.client import (
+    MEMORY,
+    WHERE_TO_LOOK,
+    ClientKeywords,
+    ClientOptions,
+    hide_credentials,
+    unavailable,
+)
 from d2llm_vdb.store.columns import Columns
 from d2llm_vdb.store.loop_thread import LoopThread
 from d2llm_vdb.store.recall import Point, PointQuery
@@ -259,13 +266,10 @@ class ClientStore(Store):
         ) from error
 
     def _unavailable(self, reason: object) -> StoreUnavailableError:
-        return StoreUnavailableError(
-            f"no answer from Qdrant at {self.location}: {reason}. Check that it runs, that "
-            f"{self._where_to_look()}; or give a directory to search without a server"
-        )
+        return unavailable(self.location, reason, self._where_to_look())
 
     def _where_to_look(self) -> str:
-        return "its URL and port (6333 where none is given) are right and open, and the API key"
+        return WHERE_TO_LOOK
 
 
 class ServerStore(ClientStore):
@@ -336,13 +340,7 @@ class ServerStore(ClientStore):
         return replace(call, arguments=call.arguments | agreed) if agreed else call
 
     def _where_to_look(self) -> str:
-        if not self._client_options.prefer_grpc:
-            return super()._where_to_look()
-        port = self._client_options.grpc_port_of(self._url)
-        return (
-            f"its URL is right, and that it speaks gRPC at port {port}: name another with "
-            f"grpc_port= (--grpc-port), or speak REST with prefer_grpc=False (--rest)"
-        )
+        return self._client_options.where_to_look(self._url)
 
     def close(self) -> None:
         super().close()
