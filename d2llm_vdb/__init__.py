@@ -5,9 +5,10 @@ The names below are loaded on first use, so that importing the package is quick.
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from d2llm_vdb.lazy import names_of
 
 if TYPE_CHECKING:
     from d2llm_vdb.add import AddReport
@@ -32,20 +33,17 @@ __all__ = [
 
 __version__ = version("d2llm-vdb")
 
-_MODULES = {
-    "AddReport": "add",
-    "D2LLMError": "errors",
-    "Hit": "search",
-    "Index": "index",
-    "Passage": "passages",
-    "SearchOptions": "options",
-    "SearchResult": "search",
-    "Student": "student",
-    "Timings": "search",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'd2llm_vdb' has no attribute {name!r}")
-    return getattr(import_module(f"d2llm_vdb.{_MODULES[name]}"), name)
+__getattr__ = names_of(
+    __name__,
+    {
+        "AddReport": "add",
+        "D2LLMError": "errors",
+        "Hit": "search",
+        "Index": "index",
+        "Passage": "passages",
+        "SearchOptions": "options",
+        "SearchResult": "search",
+        "Student": "student",
+        "Timings": "search",
+    },
+)

@@ -9,14 +9,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-
-from qdrant_client import models
+from typing import TYPE_CHECKING
 
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.lazy import models
 from d2llm_vdb.passages import Passage
 from d2llm_vdb.store import Columns, Store
 from d2llm_vdb.store.columns import Payload
-from d2llm_vdb.student import PassageVectors, Student
+
+if TYPE_CHECKING:
+    from d2llm_vdb.student import PassageVectors, Student
 
 logger = logging.getLogger(__name__)
 

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from d2llm_vdb.errors import CollectionNotFoundError, InputError
-from d2llm_vdb.store import (
-    CollectionOptions,
-    EdgeStore,
-    MemoryStore,
-    Schema,
-    ServerStore,
-    Store,
+from d2llm_vdb.store import CollectionOptions, EdgeStore, Schema, Store
+from d2llm_vdb.store.client import (
+    MEMORY,
+    ClientKeywords,
+    ClientOptions,
+    ReadConsistency,
+    WriteOrdering,
 )
-from d2llm_vdb.store.client import ClientKeywords, ClientOptions, ReadConsistency, WriteOrdering
-from d2llm_vdb.store.server import MEMORY
 
 DEFAULT_COLLECTION = "d2llm"
 
@@ -85,6 +83,9 @@ class Connection:
             StoreError: it is missing, locked or out of reach.
         """
         if "://" in self.location:
+            ClientOptions(**self._client_options()).check_listening(self.location, self.collection)
+            from d2llm_vdb.store.server import ServerStore
+
             return ServerStore.open(
                 self.location,
                 self.collection,
@@ -96,6 +97,8 @@ class Connection:
         if self.location == MEMORY:
             if create is None:
                 raise CollectionNotFoundError(f"{MEMORY} starts empty; open it with create=True")
+            from d2llm_vdb.store.server import MemoryStore
+
             return MemoryStore.open(self.collection, create)
         try:
             directory = Path(self.location).expanduser()

@@ -9,19 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
-from typing import Any
-
-from pydantic import ValidationError
-from qdrant_client import models
+from typing import Any, Union
 
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.lazy import models
 
-FilterLike = models.Filter | Mapping[str, Any]
+FilterLike = Union["models.Filter", Mapping[str, Any]]
 
 METADATA = "metadata"
-
-# Keys of Qdrant's own filters.
-_OWN = models.Filter.model_fields.keys()
 
 
 def as_filter(filter: object) -> models.Filter | None:
@@ -43,10 +38,13 @@ def as_filter(filter: object) -> models.Filter | None:
             f"filter is {type(filter).__name__}, expected a mapping such as "
             f"{{'year': {{'$gte': 2020}}}}, or qdrant_client.models.Filter"
         )
-    return _own(filter) if filter.keys() & _OWN else _all(filter, "filter")
+    is_own = filter.keys() & models.Filter.model_fields.keys()
+    return _own(filter) if is_own else _all(filter, "filter")
 
 
 def _own(mapping: Mapping[str, Any]) -> models.Filter:
+    from pydantic import ValidationError
+
     try:
         return models.Filter.model_validate(mapping)
     except ValidationError as error:

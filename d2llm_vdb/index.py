@@ -12,21 +12,24 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from d2llm_vdb.add import Adder, AddReport, OnProgress, OnReject
-from d2llm_vdb.compact import CompactStudent, compact
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.filters import FilterLike, as_filter, required_filter
 from d2llm_vdb.neighbours import NEIGHBOUR_FIELDS, neighbour_filter, with_neighbours
 from d2llm_vdb.opening import OpenOptions, open_both
 from d2llm_vdb.options import MoreOptions, SearchOptions, check_tenant
 from d2llm_vdb.passages import Passage, check_query, only_passages
-from d2llm_vdb.reembed import ReembedReport, reembed
 from d2llm_vdb.search import Hit, SearchResult, Stopwatch, explainable, searching
-from d2llm_vdb.store import Store, StoredPoint, StoreInfo, TenantStore
+from d2llm_vdb.store import Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.columns import distinct_ids
-from d2llm_vdb.student import Student
+from d2llm_vdb.unindexed import UnindexedFields
+
+if TYPE_CHECKING:
+    from d2llm_vdb.compact import CompactStudent
+    from d2llm_vdb.reembed import ReembedReport
+    from d2llm_vdb.student import Student
 
 
 class Index:
@@ -39,11 +42,12 @@ class Index:
     def __init__(self, student: Student, store: Store) -> None:
         self.student = student
         self.store = store
+        self._unindexed = UnindexedFields()
 
     @property
     def tenant(self) -> str | None:
         """Whose part of the collection this is; None for the whole."""
-        return self.store.tenant if isinstance(self.store, TenantStore) else None
+        return self.store.tenant
 
     def for_tenant(self, tenant: str) -> Index:
         """Return the index of one tenant's passages in the same collection.
@@ -55,7 +59,9 @@ class Index:
             InputError: the name cannot be used, or this index is another tenant's already.
         """
         check_tenant(tenant)
-        return Index(self.student, self._store_of(tenant))
+        index = Index(self.student, self._store_of(tenant))
+        index._unindexed = self._unindexed
+        return index
 
     def __repr__(self) -> str:
         return f"Index({self.store.location!r})"
@@ -124,7 +130,9 @@ class Index:
             on_reject=on_reject,
             on_progress=on_progress,
         )
-        return adder.run(only_passages(passages))
+        report = adder.run(only_passages(passages))
+        self._unindexed.grow(self.tenant, report.encoded - report.replaced)
+        return report
 
     async def aadd(
         self,
@@ -147,11 +155,13 @@ class Index:
         )
         adding = asyncio.create_task(asyncio.to_thread(adder.run, only_passages(passages)))
         try:
-            return await asyncio.shield(adding)
+            report = await asyncio.shield(adding)
         except asyncio.CancelledError:
             adder.stop()
             await asyncio.gather(adding, return_exceptions=True)
             raise
+        self._unindexed.grow(self.tenant, report.encoded - report.replaced)
+        return report
 
     def search(self, query: str, k: int = 10, **options: Unpack[MoreOptions]) -> SearchResult:
         """Find the passages that answer a query: recall, then reranking.
@@ -287,6 +297,8 @@ class Index:
             InputError: both are the same collection.
             StoreError: the database failed; run it again to go on.
         """
+        from d2llm_vdb.reembed import reembed
+
         return reembed(self.store, target, on_progress=on_progress)
 
     async def areembed(
@@ -313,6 +325,8 @@ class Index:
 
         Source: Zhao et al. (Findings of ACL 2022), whose targets are a PCA as well.
         """
+        from d2llm_vdb.compact import compact
+
         return compact(self.student, self.store, dim, floor=floor, queries=queries)
 
     async def acompact(
@@ -364,6 +378,10 @@ class Index:
         if not texts:
             return []
         store = self._store_of(options.tenant)
+        if (condition := options.database_filter) is not None:
+            if not self._unindexed.has_seen(store.tenant):
+                self._unindexed.see(store.tenant, store.info())
+            self._unindexed.check(store.tenant, condition)
         watch = Stopwatch()
         hits = store.run(searching(self.student, options, texts, store.schema, watch))
         if options.neighbours and (wanted := neighbour_filter(hits, options.neighbours)):
@@ -377,6 +395,10 @@ class Index:
         if not texts:
             return []
         store = self._store_of(options.tenant)
+        if (condition := options.database_filter) is not None:
+            if not self._unindexed.has_seen(store.tenant):
+                self._unindexed.see(store.tenant, await store.ainfo())
+            self._unindexed.check(store.tenant, condition)
         watch = Stopwatch()
         hits = await store.arun(searching(self.student, options, texts, store.schema, watch))
         if options.neighbours and (wanted := neighbour_filter(hits, options.neighbours)):
@@ -398,6 +420,8 @@ class Index:
                 f"tenant={tenant!r}, and this index is that of {self.tenant!r}; search with the "
                 f"index that was opened without a tenant"
             )
+        from d2llm_vdb.store.tenant import TenantStore
+
         return TenantStore(self.store, tenant)
 
 

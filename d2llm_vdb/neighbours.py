@@ -6,8 +6,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from qdrant_client import models
-
+from d2llm_vdb.lazy import models
 from d2llm_vdb.search import Hit
 from d2llm_vdb.store import StoredPoint
 

@@ -1,10 +1,14 @@
-"""A student and the collection that it fills, opened together or not at all."""
+"""A student and the collection that it fills, opened together or not at all.
+
+The collection comes first: where it is missing or out of reach, that is known before torch and
+transformers are imported, which takes seconds.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
 from d2llm_vdb.checks import check_choice
 from d2llm_vdb.connection import DEFAULT_COLLECTION, Connection
@@ -15,13 +19,13 @@ from d2llm_vdb.errors import (
     SchemaMismatchError,
 )
 from d2llm_vdb.options import check_tenant
-from d2llm_vdb.store import CollectionOptions, Schema, Store, TenantStore
+from d2llm_vdb.store import CollectionOptions, Schema, Store
 from d2llm_vdb.store.client import ReadConsistency, WriteOrdering
 from d2llm_vdb.store.presets import PresetName
 from d2llm_vdb.store.schema import INDEXED_FIELDS, FieldKind, check_payload_indexes
-from d2llm_vdb.student import Student
-from d2llm_vdb.student.checkpoint import DEFAULT_STUDENT
-from d2llm_vdb.student.stored import parts
+
+if TYPE_CHECKING:
+    from d2llm_vdb.student import Student
 
 Tokens = Literal["raw", "none"]
 
@@ -130,14 +134,24 @@ def open_both(
         store.schema.check_student(loaded.fingerprint, store.location)
         if create:
             store.index_payload({**indexes, **INDEXED_FIELDS})
+        elif indexes:
+            store.index_payload(indexes)
     except BaseException:
         store.close()
         raise
-    return loaded, store if tenant is None else TenantStore(store, tenant)
+    if tenant is None:
+        return loaded, store
+    from d2llm_vdb.store.tenant import TenantStore
+
+    return loaded, TenantStore(store, tenant)
 
 
 def _check_student(student: object) -> None:
-    if student == "" or not isinstance(student, Student | str | os.PathLike | None):
+    if student is None or (isinstance(student, str | os.PathLike) and student != ""):
+        return
+    from d2llm_vdb.student import Student
+
+    if not isinstance(student, Student):
         raise InputError(
             f"student={student!r} is no student; give a Student, its directory, "
             f"{DEFAULT_STUDENT_NAME!r}, or None for the one the collection was made with"
@@ -145,6 +159,8 @@ def _check_student(student: object) -> None:
 
 
 def _load_student(student: Student | str | os.PathLike[str]) -> Student:
+    from d2llm_vdb.student import Student
+
     if isinstance(student, Student):
         return student
     if student == DEFAULT_STUDENT_NAME:
@@ -168,6 +184,9 @@ def _remembered_student(store: Store) -> Student:
 
 
 def _schema(student: Student, tokens: bool) -> Schema:
+    from d2llm_vdb.student.checkpoint import DEFAULT_STUDENT
+    from d2llm_vdb.student.stored import parts
+
     config = student.config
     path = "" if student.path is None else str(student.path)
     return Schema(

@@ -7,14 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict, cast, get_args
 
-from qdrant_client import models
-
 from d2llm_vdb.checks import check_choice, check_whole_number
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.filters import METADATA, FilterLike, as_filter
-from d2llm_vdb.store.filters import database_filter
-from d2llm_vdb.student import Task
-from d2llm_vdb.student.config import TASKS
+from d2llm_vdb.lazy import models
+from d2llm_vdb.student.config import TASKS, Task
 
 Rerank = Literal["iem", "tokens", "none"]
 RERANKS = cast("tuple[Rerank, ...]", get_args(Rerank))
@@ -104,6 +101,8 @@ class SearchOptions:
             _check_group(self.group_by)
         check_tenant(self.tenant)
         if self.database_filter is not None:
+            from d2llm_vdb.store.filters import database_filter
+
             database_filter(self.database_filter)  # refused now and not after encoding
 
     @classmethod

@@ -9,17 +9,20 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.explain import Explainer, Explanation
 from d2llm_vdb.options import ScoreKind, SearchOptions
 from d2llm_vdb.ordering import by_marginal_relevance, by_score, comparable, grouped
 from d2llm_vdb.store import Candidates, RecallRequest, Schema
 from d2llm_vdb.store.columns import Array, Payload
 from d2llm_vdb.store.recall import Steps, reading, recalling
 from d2llm_vdb.store.schema import IEM, RECALL, SEGMENTS, TOKENS
-from d2llm_vdb.student import QueryVectors, Student
+from d2llm_vdb.student.columns import QueryVectors
+
+if TYPE_CHECKING:
+    from d2llm_vdb.explain import Explainer, Explanation
+    from d2llm_vdb.student import Student
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,8 @@ def explainable(
     hits: Sequence[Hit], student: Student, query: str, options: SearchOptions
 ) -> list[Hit]:
     """Bind a query's hits, in their order, to the search that they are explained by."""
+    from d2llm_vdb.explain import Explainer
+
     return [
         replace(hit, _explainer=Explainer(student, query, options, place))
         for place, hit in enumerate(hits, options.offset + 1)

@@ -119,6 +119,9 @@ class Node:
             "QDRANT__SERVICE__GRPC_PORT": str(self.grpc_port),
             "QDRANT__STORAGE__STORAGE_PATH": str(self._directory / "storage"),
             "QDRANT__STORAGE__SNAPSHOTS_PATH": str(self._directory / "snapshots"),
+            # Hundreds of small collections are made: few files each, and small ones.
+            "QDRANT__STORAGE__OPTIMIZERS__DEFAULT_SEGMENT_NUMBER": "1",
+            "QDRANT__STORAGE__WAL__WAL_CAPACITY_MB": "1",
             "QDRANT__CLUSTER__ENABLED": str(self._cluster).lower(),
             "QDRANT__CLUSTER__P2P__PORT": str(self._peer_port),
             "QDRANT__TELEMETRY_DISABLED": "true",

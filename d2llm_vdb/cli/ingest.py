@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -132,6 +133,14 @@ def ingest(
             "for more.",
         ),
     ] = None,
+    index_fields: Annotated[
+        Literal["auto"] | None,
+        typer.Option(
+            help="Also index what the first documents' metadata have in common, 8 fields at most: "
+            "numbers, booleans, dates and short texts that repeat.",
+            show_default=False,
+        ),
+    ] = None,
     tenant: options.Tenant = None,
     as_json: options.Json = False,
     _verbose: options.Verbose = False,
@@ -146,6 +155,7 @@ def ingest(
         from d2llm_vdb.cli.progress import show_summary, track
         from d2llm_vdb.ingest.chunking import Chunker
         from d2llm_vdb.ingest.files import SourceReader
+        from d2llm_vdb.ingest.indexing import indexed
         from d2llm_vdb.ingest.pipeline import ingest as run
         from d2llm_vdb.ingest.records import Fields
         from d2llm_vdb.ingest.rejects import RejectsFile
@@ -179,8 +189,9 @@ def ingest(
             index = connect(made_with)
         with index, track(reader, errors) as on_progress:
             chunker = Chunker(index.student, chunk_tokens, overlap)
+            records = indexed(reader, index, _tell_indexed) if index_fields else reader
             report = run(
-                index, reader, rejects_file, chunker=chunker, prune=prune, on_progress=on_progress
+                index, records, rejects_file, chunker=chunker, prune=prune, on_progress=on_progress
             )
     if as_json:
         print_json(report.to_dict())
@@ -195,6 +206,12 @@ def ingest(
 def _field_and_kind(text: str) -> tuple[str, str]:
     field, _, kind = text.rpartition(":")
     return field, kind
+
+
+def _tell_indexed(fields: Mapping[str, str]) -> None:
+    named = ", ".join(f"{name}:{kind}" for name, kind in fields.items())
+    told = printable(named) or "no further field; name those you filter by with --index-field"
+    errors.print(f"indexed for filters: {told}", soft_wrap=True)
 
 
 def _tuple(values: list[str] | None) -> tuple[str, ...] | None:

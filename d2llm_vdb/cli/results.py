@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.table import Table
 from rich.text import Text
 
 from d2llm_vdb.cli.terminal import output, printable
-from d2llm_vdb.search import SearchResult
-from d2llm_vdb.store import StoreInfo
-from d2llm_vdb.student import Student
+
+if TYPE_CHECKING:
+    from d2llm_vdb.search import SearchResult
+    from d2llm_vdb.store import StoreInfo
+    from d2llm_vdb.student import Student
 
 MAX_TEXT = 280
 

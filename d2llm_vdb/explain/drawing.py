@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from d2llm_vdb.explain.explanation import AttendedText, Explanation, Part
-from d2llm_vdb.student.calibration import Head
+
+if TYPE_CHECKING:
+    from d2llm_vdb.student.calibration import Head
 
 SCORERS: dict[Head | None, str] = {
     "asymmetric": "interaction emulation: does the passage answer?",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from d2llm_vdb.options import ScoreKind
-from d2llm_vdb.student.calibration import Head
+
+if TYPE_CHECKING:
+    from d2llm_vdb.student.calibration import Head
 
 # Tokens whose attention differs by less than this share are paid alike, as by mean pooling.
 EVEN = 0.1

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from d2llm_vdb.errors import InputError, MissingExtraError
 from d2llm_vdb.ingest.documents import Document
 from d2llm_vdb.passages import Passage
-from d2llm_vdb.student import Student
+
+if TYPE_CHECKING:
+    from d2llm_vdb.student import Student
 
 DEFAULT_OVERLAP = 32
 

@@ -1,12 +1,22 @@
-"""Columns of arrays to Qdrant and back. Knows nothing of torch, and nothing of text."""
+"""Columns of arrays to Qdrant and back. Knows nothing of torch, and nothing of text.
 
-from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
-from d2llm_vdb.store.columns import Columns
-from d2llm_vdb.store.edge import EdgeStore
-from d2llm_vdb.store.recall import Candidates, RecallRequest
-from d2llm_vdb.store.schema import CollectionOptions, Schema
-from d2llm_vdb.store.server import MemoryStore, ServerStore
-from d2llm_vdb.store.tenant import TenantStore
+The names below are loaded on first use: importing the package is quick.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from d2llm_vdb.lazy import names_of
+
+if TYPE_CHECKING:
+    from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
+    from d2llm_vdb.store.columns import Columns
+    from d2llm_vdb.store.edge import EdgeStore
+    from d2llm_vdb.store.recall import Candidates, RecallRequest
+    from d2llm_vdb.store.schema import CollectionOptions, Schema
+    from d2llm_vdb.store.server import MemoryStore, ServerStore
+    from d2llm_vdb.store.tenant import TenantStore
 
 __all__ = [
     "Candidates",
@@ -23,3 +33,22 @@ __all__ = [
     "StoredPoint",
     "TenantStore",
 ]
+
+__getattr__ = names_of(
+    __name__,
+    {
+        "Candidates": "recall",
+        "CollectionOptions": "schema",
+        "Columns": "columns",
+        "EdgeStore": "edge",
+        "MemoryStore": "server",
+        "Page": "base",
+        "RecallRequest": "recall",
+        "Schema": "schema",
+        "ServerStore": "server",
+        "Store": "base",
+        "StoreInfo": "base",
+        "StoredPoint": "base",
+        "TenantStore": "tenant",
+    },
+)

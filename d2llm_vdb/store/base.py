@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from qdrant_client import models
-
 from d2llm_vdb.errors import StoreError
+from d2llm_vdb.lazy import models
 from d2llm_vdb.store.capabilities import EMBEDDED, Capabilities
 from d2llm_vdb.store.columns import Columns, Payload
 from d2llm_vdb.store.recall import (
@@ -64,6 +63,7 @@ class StoreInfo:
         schema: what it was made for.
         disk_bytes: size on disk, where it can be seen from here.
         server_version: of Qdrant, where a server holds the collection.
+        payload_indexes: fields that have an index; None where the store makes none.
     """
 
     location: str
@@ -72,6 +72,7 @@ class StoreInfo:
     schema: Schema
     disk_bytes: int | None = None
     server_version: str | None = None
+    payload_indexes: Collection[str] | None = None
 
 
 class Store(ABC):
@@ -85,6 +86,7 @@ class Store(ABC):
     schema: Schema
     location: str
     capabilities: Capabilities = EMBEDDED
+    tenant: str | None = None  # whose part of a collection this is; None for the whole
     _closed = False
 
     def check_open(self) -> None:

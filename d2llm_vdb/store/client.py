@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import logging
+import socket
+import sys
 import warnings
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args
 from urllib.parse import SplitResult, urlsplit, urlunsplit
-
-import grpc
-import httpx
-from qdrant_client import AsyncQdrantClient, QdrantClient, models
+from urllib.request import getproxies
 
 from d2llm_vdb.checks import check_choice, check_whole_number
-from d2llm_vdb.errors import InputError
+from d2llm_vdb.errors import InputError, StoreUnavailableError
+from d2llm_vdb.lazy import models
+
+if TYPE_CHECKING:
+    from qdrant_client import AsyncQdrantClient, QdrantClient
 
 logger = logging.getLogger(__name__)
 
-C = TypeVar("C", QdrantClient, AsyncQdrantClient)
+C = TypeVar("C", "QdrantClient", "AsyncQdrantClient")
 
+MEMORY = ":memory:"
 REST_PORT = 6333
+
+WHERE_TO_LOOK = "its URL and port (6333 where none is given) are right and open, and the API key"
 
 ReadConsistency = Literal["majority", "quorum", "all"]
 WriteOrdering = Literal["weak", "medium", "strong"]
@@ -87,12 +93,44 @@ class ClientOptions:
         """Return where the server of a URL serves gRPC: 6334 beside 6333, 7334 beside 7333."""
         return self.grpc_port or (urlsplit(url).port or REST_PORT) + 1
 
+    def where_to_look(self, url: str) -> str:
+        """Say what to check where no server answers."""
+        if not self.prefer_grpc:
+            return WHERE_TO_LOOK
+        return (
+            f"its URL is right, and that it speaks gRPC at port {self.grpc_port_of(url)}: name "
+            f"another with grpc_port= (--grpc-port), or speak REST with prefer_grpc=False (--rest)"
+        )
+
+    def check_listening(self, url: str, collection: str) -> None:
+        """Tell at once that nothing listens, where the client would first take a second to import.
+
+        Whatever else may be wrong, the client tells; so it does where a proxy knows the way.
+
+        Raises:
+            StoreUnavailableError: the server's port refuses connections.
+        """
+        if "qdrant_client" in sys.modules or getproxies():
+            return
+        try:
+            host = urlsplit(url).hostname
+            port = self.grpc_port_of(url) if self.prefer_grpc else urlsplit(url).port or REST_PORT
+            socket.create_connection((host, port), self.timeout).close()
+        except ConnectionRefusedError as error:
+            location = f"{hide_credentials(url)}/{collection}"
+            raise unavailable(location, error, self.where_to_look(url)) from error
+        except (OSError, ValueError):
+            return
+
     def connect(self, client: type[C], url: str) -> C:
         """Make a client; nothing is sent yet.
 
         Raises:
             InputError: the URL cannot be used.
         """
+        import grpc
+        import httpx
+
         options: dict[str, Any] = {
             "api_key": self.api_key,
             "prefer_grpc": self.prefer_grpc,
@@ -130,6 +168,14 @@ class ClientOptions:
         if method in WRITES and self.write_ordering is not None:
             return {"ordering": models.WriteOrdering(self.write_ordering)}
         return {}
+
+
+def unavailable(location: str, reason: object, where: str) -> StoreUnavailableError:
+    """Return the error of a server that does not answer."""
+    return StoreUnavailableError(
+        f"no answer from Qdrant at {location}: {reason}. Check that it runs, that {where}; or give "
+        f"a directory to search without a server"
+    )
 
 
 def _is_loopback(url: SplitResult) -> bool:

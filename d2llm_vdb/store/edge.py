@@ -18,12 +18,11 @@ from typing import Any
 from uuid import UUID
 
 import qdrant_edge as edge
-from qdrant_client import models
 
 from d2llm_vdb.errors import CollectionNotFoundError, StoreError, StoreLockedError
+from d2llm_vdb.lazy import models
 from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.columns import Columns, distinct_ids, point_id, stored_vectors
-from d2llm_vdb.store.edge_filters import to_edge
 from d2llm_vdb.store.edge_layout import SEGMENT_POINTS, collection, payload_index
 from d2llm_vdb.store.presets import PRESETS
 from d2llm_vdb.store.recall import Point, PointQuery, SparseVector
@@ -137,7 +136,7 @@ class EdgeStore(Store):
         request = edge.ScrollRequest(
             offset=offset,
             limit=limit,
-            filter=None if filter is None else to_edge(filter),
+            filter=_filter(filter),
             with_payload=_selected(fields),
             with_vector=list(vectors),
         )
@@ -149,12 +148,11 @@ class EdgeStore(Store):
         self._run(self._shard.update, edge.UpdateOperation.delete_points(points))
 
     def delete_where(self, filter: models.Filter) -> None:
-        condition = to_edge(filter)
+        condition = _filter(filter)
         self._run(self._shard.update, edge.UpdateOperation.delete_points_by_filter(condition))
 
     def count(self, filter: models.Filter | None = None) -> int:
-        condition = None if filter is None else to_edge(filter)
-        return int(self._run(self._shard.count, edge.CountRequest(filter=condition)))
+        return int(self._run(self._shard.count, edge.CountRequest(filter=_filter(filter))))
 
     def index_payload(self, fields: Mapping[str, FieldKind] = INDEXED_FIELDS) -> None:
         self._run(_index_payload, self._shard, fields)
@@ -179,6 +177,7 @@ class EdgeStore(Store):
             info.indexed_vectors_count,
             self.schema,
             disk_bytes=sum(path.stat().st_blocks * 512 for path in files),
+            payload_indexes=sorted(info.payload_schema),
         )
 
     def close(self) -> None:
@@ -294,7 +293,7 @@ def _give_memory_back() -> None:
 
 def _query(query: PointQuery) -> dict[str, Any]:
     """Return a query as the arguments of a request."""
-    conditions = [] if query.filter is None else [to_edge(query.filter)]
+    conditions = [] if query.filter is None else [_filter(query.filter)]
     arguments: dict[str, Any] = {"limit": query.limit}
     if query.among is not None:
         conditions.append(edge.HasIdCondition(set(query.among)))
@@ -309,6 +308,14 @@ def _query(query: PointQuery) -> dict[str, Any]:
             quantization=edge.QuantizationSearchParams(rescore=True, oversampling=2.0),
         )
     return arguments | {"filter": edge.Filter(must=conditions) if conditions else None}
+
+
+def _filter(filter: models.Filter | None) -> Any:
+    if filter is None:
+        return None
+    from d2llm_vdb.store.edge_filters import to_edge  # which needs qdrant-client
+
+    return to_edge(filter)
 
 
 def _vectors(columns: Columns, row: int) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pydantic import BaseModel
@@ -45,6 +45,25 @@ def with_ids(filter: models.Filter, rename: Callable[[str], str]) -> models.Filt
         )
     prepared: models.Filter = _prepared(filter, "filter", rename)
     return prepared
+
+
+def field_names(condition: Any, within: str = "") -> Iterator[str]:
+    """Yield the payload fields that a filter reads, by the names that their indexes have.
+
+    Args:
+        condition: a filter, or a part of one.
+        within: what stands before the names in it.
+    """
+    if isinstance(condition, models.FieldCondition | models.PayloadField):
+        yield within + condition.key.removesuffix("[]")
+    elif isinstance(condition, models.Nested):
+        yield from field_names(condition.filter, f"{within}{condition.key.removesuffix('[]')}[].")
+    elif isinstance(condition, BaseModel):
+        for _, part in condition:
+            yield from field_names(part, within)
+    elif isinstance(condition, list):
+        for part in condition:
+            yield from field_names(part, within)
 
 
 def _prepared(value: Any, place: str, rename: Callable[[str], str]) -> Any:

@@ -13,8 +13,8 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from qdrant_client import models
 
+from d2llm_vdb.lazy import models
 from d2llm_vdb.sparse import SparseRows
 from d2llm_vdb.store.columns import Array, Payload
 from d2llm_vdb.store.schema import BM25, RECALL

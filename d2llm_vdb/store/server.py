@@ -27,7 +27,14 @@ from d2llm_vdb.errors import (
 from d2llm_vdb.store import batches, grpc_queries, requests
 from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.batches import Batches, TooLargeError
-from d2llm_vdb.store.client import ClientKeywords, ClientOptions, hide_credentials
+from d2llm_vdb.store.client import (
+    MEMORY,
+    WHERE_TO_LOOK,
+    ClientKeywords,
+    ClientOptions,
+    hide_credentials,
+    unavailable,
+)
 from d2llm_vdb.store.columns import Columns
 from d2llm_vdb.store.loop_thread import LoopThread
 from d2llm_vdb.store.recall import Point, PointQuery
@@ -36,8 +43,6 @@ from d2llm_vdb.store.schema import INDEXED_FIELDS, CollectionOptions, FieldKind,
 from d2llm_vdb.store.wire import GRPC, REST
 
 T = TypeVar("T")
-
-MEMORY = ":memory:"
 
 # How a server, or a proxy before it, says that a request is too large; the last of them are the
 # limits of Qdrant's strict mode.
@@ -164,7 +169,13 @@ class ClientStore(Store):
 
     def _info(self, info: models.CollectionInfo) -> StoreInfo:
         indexed = info.indexed_vectors_count or 0
-        return StoreInfo(self.location, info.points_count or 0, indexed, self.schema)
+        return StoreInfo(
+            self.location,
+            info.points_count or 0,
+            indexed,
+            self.schema,
+            payload_indexes=sorted(info.payload_schema),
+        )
 
     async def aupsert(self, columns: Columns) -> None:
         columns.check(self.schema)
@@ -259,13 +270,10 @@ class ClientStore(Store):
         ) from error
 
     def _unavailable(self, reason: object) -> StoreUnavailableError:
-        return StoreUnavailableError(
-            f"no answer from Qdrant at {self.location}: {reason}. Check that it runs, that "
-            f"{self._where_to_look()}; or give a directory to search without a server"
-        )
+        return unavailable(self.location, reason, self._where_to_look())
 
     def _where_to_look(self) -> str:
-        return "its URL and port (6333 where none is given) are right and open, and the API key"
+        return WHERE_TO_LOOK
 
 
 class ServerStore(ClientStore):
@@ -341,13 +349,7 @@ class ServerStore(ClientStore):
         return replace(call, arguments=call.arguments | agreed) if agreed else call
 
     def _where_to_look(self) -> str:
-        if not self._client_options.prefer_grpc:
-            return super()._where_to_look()
-        port = self._client_options.grpc_port_of(self._url)
-        return (
-            f"its URL is right, and that it speaks gRPC at port {port}: name another with "
-            f"grpc_port= (--grpc-port), or speak REST with prefer_grpc=False (--rest)"
-        )
+        return self._client_options.where_to_look(self._url)
 
     def close(self) -> None:
         super().close()
@@ -399,6 +401,9 @@ class MemoryStore(ClientStore):
 
     def index_payload(self, fields: Mapping[str, FieldKind] = INDEXED_FIELDS) -> None:
         """Do nothing: filters read every payload."""
+
+    def _info(self, info: models.CollectionInfo) -> StoreInfo:
+        return replace(super()._info(info), payload_indexes=None)
 
     def _call(self, call: Call[T]) -> T:
         with self._lock:

@@ -10,8 +10,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from qdrant_client import models
-
+from d2llm_vdb.lazy import models
 from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.columns import POINT_NAMESPACE, Columns, distinct_ids
 from d2llm_vdb.store.filters import with_ids

@@ -1,9 +1,19 @@
-"""Text to tensors: the student model. Knows nothing of the database."""
+"""Text to tensors: the student model. Knows nothing of the database.
 
-from d2llm_vdb.student.backbone import Backbone
-from d2llm_vdb.student.columns import PassageVectors, QueryVectors
-from d2llm_vdb.student.config import IEMConfig, PMAConfig, StudentConfig, Task
-from d2llm_vdb.student.student import Student
+The names below are loaded on first use: importing the package is quick.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from d2llm_vdb.lazy import names_of
+
+if TYPE_CHECKING:
+    from d2llm_vdb.student.backbone import Backbone
+    from d2llm_vdb.student.columns import PassageVectors, QueryVectors
+    from d2llm_vdb.student.config import IEMConfig, PMAConfig, StudentConfig, Task
+    from d2llm_vdb.student.student import Student
 
 __all__ = [
     "Backbone",
@@ -15,3 +25,17 @@ __all__ = [
     "StudentConfig",
     "Task",
 ]
+
+__getattr__ = names_of(
+    __name__,
+    {
+        "Backbone": "backbone",
+        "IEMConfig": "config",
+        "PMAConfig": "config",
+        "PassageVectors": "columns",
+        "QueryVectors": "columns",
+        "Student": "student",
+        "StudentConfig": "config",
+        "Task": "config",
+    },
+)
