@@ -90,6 +90,7 @@ ALLOWED = {
     "cli": {
         "progress",
         "errors",
+        "compact",
         "connection",
         "distill",
         "evaluate",
@@ -97,6 +98,7 @@ ALLOWED = {
         "index",
         "ingest",
         "options",
+        "reembed",
         "search",
         "store",
         "student",

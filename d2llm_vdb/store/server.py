@@ -28,6 +28,7 @@ from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.batches import Batches, TooLargeError
 from d2llm_vdb.store.client import ClientKeywords, ClientOptions, hide_credentials
 from d2llm_vdb.store.columns import Columns
+from d2llm_vdb.store.held import as_reported
 from d2llm_vdb.store.loop_thread import LoopThread
 from d2llm_vdb.store.recall import Point, PointQuery
 from d2llm_vdb.store.requests import METADATA_KEY, Call
@@ -322,7 +323,12 @@ class ServerStore(ClientStore):
         super()._open(create, options, any_layout=any_layout)
 
     def _info(self, info: models.CollectionInfo) -> StoreInfo:
-        return replace(super()._info(info), server_version=self.capabilities.version)
+        found = super()._info(info)
+        return replace(
+            found,
+            server_version=self.capabilities.version,
+            held=as_reported(self.schema, info.config),
+        )
 
     def _call(self, call: Call[T]) -> T:
         return super()._call(self._agreed(call))
