@@ -63,7 +63,7 @@ def show_info(info: StoreInfo) -> None:
     server = {} if info.server_version is None else {"server": _server(info)}
     rows = {
         "passages": f"{info.points:,}",
-        "indexed vectors": _indexed(info.indexed_vectors),
+        "indexed vectors": _indexed(info),
         **server,
         "on disk": "-" if info.disk_bytes is None else f"{info.disk_bytes / 2**20:,.1f} MiB",
         "preset": schema.preset or "not known",
@@ -124,6 +124,9 @@ def _show_facts(title: str, rows: dict[str, str]) -> None:
     output.print(table)
 
 
-def _indexed(count: int) -> str:
-    # A collection's vectors of all names are counted together, also those without an index.
-    return f"{count:,} of all kinds" if count else "none; every passage is compared"
+def _indexed(info: StoreInfo) -> str:
+    # A collection's vectors of all names are counted together, also those without an index. The
+    # sparse ones always have one.
+    if info.indexed_vectors > info.points:
+        return f"{info.indexed_vectors:,} of all kinds"
+    return "BM25's alone; every passage is compared" if info.indexed_vectors else "none"
