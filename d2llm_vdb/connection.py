@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from d2llm_vdb.errors import CollectionNotFoundError, InputError
@@ -82,6 +82,9 @@ class Connection:
         Raises:
             StoreError: it is missing, locked or out of reach.
         """
+        if create is not None and self.location != MEMORY:
+            options = self.options or CollectionOptions()
+            create = replace(create, preset=options.preset)
         if "://" in self.location:
             ClientOptions(**self._client_options()).check_listening(self.location, self.collection)
             from d2llm_vdb.store.server import ServerStore

@@ -205,5 +205,5 @@ def _check_tokens(store: Store, tokens: Tokens | None) -> None:
     if tokens not in (None, stored):
         raise SchemaMismatchError(
             f"{store.location} was made with tokens={stored!r}, not {tokens!r}; leave tokens out "
-            f"to use it as it is, or ingest into another collection"
+            f"to use it as it is, or write it anew (d2llm reembed --into NAME --tokens {tokens})"
         )

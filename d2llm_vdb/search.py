@@ -204,8 +204,8 @@ def check_tokens(options: SearchOptions, schema: Schema) -> None:
     """Raise `InputError` where token states are asked for and the collection has none."""
     if options.rerank == "tokens" and schema.token_dim is None:
         raise InputError(
-            "rerank='tokens' needs token states, and this collection was made without; "
-            "ingest again into a new collection with tokens='raw', or use rerank='iem'"
+            "rerank='tokens' needs token states, and this collection was made without; write it "
+            "anew with tokens='raw' (d2llm reembed --into NAME --tokens raw), or use rerank='iem'"
         )
 
 

@@ -103,6 +103,7 @@ ALLOWED = {
     "cli": {
         "progress",
         "errors",
+        "compact",
         "connection",
         "distill",
         "evaluate",
@@ -110,6 +111,7 @@ ALLOWED = {
         "index",
         "ingest",
         "options",
+        "reembed",
         "search",
         "store",
         "student",

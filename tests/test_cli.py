@@ -227,7 +227,9 @@ def test_markup_is_shown_as_it_stands_and_terminal_commands_not_at_all(in_tmp: P
     assert "'[red]no' does not exist" in d2llm("ingest", "[red]no", "--db", "db").stderr
 
 
-@pytest.mark.parametrize("command", ["ingest", "search", "info", "init", "convert"])
+@pytest.mark.parametrize(
+    "command", ["ingest", "search", "info", "reembed", "compact", "init", "convert"]
+)
 def test_help_names_the_exit_codes_and_keeps_what_stands_in_brackets(command: str) -> None:
     shown = " ".join(d2llm(command, "--help").stdout.split())
     assert "Exit codes: 0 done; 1 failed; 2 wrong usage" in shown

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from qdrant_client import models
+from rich.console import Console
 
 from d2llm_vdb import Index, Passage, Student
+from d2llm_vdb.cli.results import show_info
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.store import CollectionOptions, Schema, requests
+from d2llm_vdb.store import CollectionOptions, Schema, StoreInfo, requests
 from d2llm_vdb.store.capabilities import capabilities_of
+from d2llm_vdb.store.held import as_reported
 from d2llm_vdb.store.presets import PRESETS, PresetName
 
 SCHEMA = Schema(8, 6, 3, None, "f", "s")
@@ -98,3 +104,49 @@ def test_layouts_that_cannot_be_are_refused_before_anything_is_made(
         Index.open(tmp_path / "db", student, **options)
     assert message in str(error.value)
     assert not (tmp_path / "db").exists()
+
+
+@pytest.mark.parametrize(
+    ("preset", "version", "recall", "segments"),
+    [
+        ("balanced", "1.20.0", "float16, TurboQuant at 2 bits", "turbo4"),
+        ("fast", "1.19.0", "float16, TurboQuant at 4 bits", "float16"),
+        ("exact", "1.16.3", "float16, not quantised", "float16"),
+        (
+            "balanced",
+            "1.16.3",
+            "float16, binary quantisation at 2 bits in place of float16, TurboQuant at 2 bits",
+            "float16 in place of turbo4",
+        ),
+        (
+            "fast",
+            "1.17.1",
+            "float16, int8 in place of float16, TurboQuant at 4 bits",
+            "float16",
+        ),
+    ],
+)
+def test_what_a_server_holds_is_told_beside_what_was_asked_for(
+    preset: PresetName, version: str, recall: str, segments: str
+) -> None:
+    vectors = laid_out(preset, version)["vectors_config"]
+    params = models.CollectionParams.model_construct(vectors=vectors)
+    config = models.CollectionConfig.model_construct(params=params)
+    schema = replace(SCHEMA, preset=preset)
+    assert as_reported(schema, config) == {
+        "recall": recall, "iem": "float16", "segments": segments
+    }  # fmt: skip
+    unknown = as_reported(SCHEMA, config)["recall"]
+    assert "in place of" not in unknown
+
+
+def test_info_names_what_a_server_lacks() -> None:
+    shown = io.StringIO()
+    info = StoreInfo("here", 1, 0, replace(SCHEMA, preset="balanced"), server_version="1.18.1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("d2llm_vdb.cli.results.output", Console(file=shown, width=200))
+        show_info(info)
+    line = next(line for line in shown.getvalue().splitlines() if "server" in line)
+    assert "Qdrant 1.18.1: no vectors stored as Turbo4, new in 1.19; no memory placement" in line
+    assert "TurboQuant quantisation" not in line
+    assert "8 dimensions, float16, TurboQuant at 2 bits" in shown.getvalue()

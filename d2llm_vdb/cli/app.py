@@ -11,6 +11,7 @@ import typer
 
 from d2llm_vdb import __version__
 from d2llm_vdb.cli import options
+from d2llm_vdb.cli.compact import compact
 from d2llm_vdb.cli.convert import convert
 from d2llm_vdb.cli.distill import distill, teach
 from d2llm_vdb.cli.evaluate import evaluate
@@ -18,6 +19,7 @@ from d2llm_vdb.cli.explain import explain
 from d2llm_vdb.cli.info import info
 from d2llm_vdb.cli.ingest import ingest
 from d2llm_vdb.cli.init import init
+from d2llm_vdb.cli.reembed import reembed
 from d2llm_vdb.cli.search import search
 
 EXIT_CODES = (
@@ -36,7 +38,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (ingest, search, explain, evaluate, info, init, convert, distill, teach):
+for command in (
+    ingest,
+    search,
+    explain,
+    evaluate,
+    info,
+    reembed,
+    compact,
+    init,
+    convert,
+    distill,
+    teach,
+):
     app.command(epilog=EXIT_CODES)(command)
 
 

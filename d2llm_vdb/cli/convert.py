@@ -43,7 +43,7 @@ def convert(
         int | None,
         typer.Option(
             min=1,
-            help="Size of the recall vector (default: 128 with --samples, else the embedding's).",
+            help="Make recall vectors compact, of this size; needs --samples.",
         ),
     ] = None,
     num_heads: Annotated[
@@ -89,6 +89,7 @@ def convert(
             passage_prompt=passage_prompt,
         )
     made.save(out, overwrite=force, record={"converted_from": str(source.resolve())})
-    show_converted(
-        made, "not fitted" if texts is None else f"fitted to {texts.used:,} sample texts"
-    )
+    fitted = "the whole embedding"
+    if texts is not None and recall_dim is not None:
+        fitted = f"fitted to {texts.used:,} sample texts"
+    show_converted(made, fitted)

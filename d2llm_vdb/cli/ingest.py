@@ -108,31 +108,14 @@ def ingest(
             metavar="FILE", help="Where records that cannot be ingested go, with reasons."
         ),
     ] = Path("d2llm-rejects.jsonl"),
-    shards: Annotated[
-        int | None, typer.Option(min=1, help="Shards of a collection created on a server.")
-    ] = None,
-    replicas: Annotated[
-        int | None, typer.Option(min=1, help="Replicas of a collection created on a server.")
-    ] = None,
-    write_consistency: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Replicas that must have taken a write, in a collection created on a server.",
-        ),
-    ] = None,
+    shards: options.Shards = None,
+    replicas: options.Replicas = None,
+    write_consistency: options.WriteConsistency = None,
     preset: Annotated[
         Literal["balanced", "fast", "small", "exact"],
         typer.Option(help="How a collection that is created holds its vectors."),
     ] = "balanced",
-    index_field: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FIELD:KIND",
-            help="Payload field to index for faster filters, e.g. metadata.year:integer; repeat "
-            "for more.",
-        ),
-    ] = None,
+    index_field: options.IndexField = None,
     index_fields: Annotated[
         Literal["auto"] | None,
         typer.Option(
@@ -177,7 +160,7 @@ def ingest(
         replication_factor=replicas,
         write_consistency_factor=write_consistency,
         preset=preset,
-        payload_indexes=dict(_field_and_kind(each) for each in index_field or ()),
+        payload_indexes=options.fields_and_kinds(index_field),
         tenant=tenant,
     )
     with rejects_file:
@@ -201,11 +184,6 @@ def ingest(
         where = printable(str(rejects))
         errors.print(f"{report.rejected:,} rejected, with reasons, in {where}", soft_wrap=True)
         raise typer.Exit(EXIT_REJECTS)
-
-
-def _field_and_kind(text: str) -> tuple[str, str]:
-    field, _, kind = text.rpartition(":")
-    return field, kind
 
 
 def _tell_indexed(fields: Mapping[str, str]) -> None:

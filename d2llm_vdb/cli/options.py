@@ -121,6 +121,45 @@ SampleSize = Annotated[
 QueryPrompt = Annotated[str, typer.Option(metavar="TEXT", help="Text put before every query.")]
 PassagePrompt = Annotated[str, typer.Option(metavar="TEXT", help="Text put before every passage.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the student that is there.")]
+Tokens = Annotated[
+    Literal["raw", "none"] | None,
+    typer.Option(
+        help="Store token states for --rerank tokens (default: as the collection does).",
+        show_default=False,
+    ),
+]
+Into = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="Collection to write, in the same database."),
+]
+Shards = Annotated[
+    int | None, typer.Option(min=1, help="Shards of a collection created on a server.")
+]
+Replicas = Annotated[
+    int | None, typer.Option(min=1, help="Replicas of a collection created on a server.")
+]
+WriteConsistency = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Replicas that must have taken a write, in a collection created on a server.",
+    ),
+]
+Preset = Annotated[
+    Literal["balanced", "fast", "small", "exact"] | None,
+    typer.Option(
+        help="How the new collection holds its vectors (default: as the old one, else balanced).",
+        show_default=False,
+    ),
+]
+IndexField = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FIELD:KIND",
+        help="Payload field to index for faster filters, e.g. metadata.year:integer; repeat "
+        "for more.",
+    ),
+]
 Tenant = Annotated[
     str | None,
     typer.Option(
@@ -170,6 +209,11 @@ def _check_directory(db: str) -> None:
     else:
         return
     raise typer.BadParameter(problem, param_hint="--db")
+
+
+def fields_and_kinds(texts: list[str] | None) -> dict[str, str]:
+    """Read --index-field."""
+    return {field: kind for field, _, kind in (text.rpartition(":") for text in texts or ())}
 
 
 def parsed_filter(text: str | None) -> Any:

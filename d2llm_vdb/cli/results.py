@@ -8,6 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from d2llm_vdb.cli.terminal import output, printable
+from d2llm_vdb.store.capabilities import LAYOUT_FEATURES, capabilities_of
+from d2llm_vdb.store.schema import IEM, RECALL, SEGMENTS, TOKENS
 
 if TYPE_CHECKING:
     from d2llm_vdb.search import SearchResult
@@ -62,19 +64,38 @@ def excerpt(text: str) -> str:
 def show_info(info: StoreInfo) -> None:
     """Print a collection's size, vectors and student."""
     schema = info.schema
+    server = {} if info.server_version is None else {"server": _server(info)}
     rows = {
         "passages": f"{info.points:,}",
-        "indexed vectors": _indexed(info.indexed_vectors),
-        **({"server": f"Qdrant {info.server_version}"} if info.server_version else {}),
+        "indexed vectors": _indexed(info),
+        **server,
         "on disk": "-" if info.disk_bytes is None else f"{info.disk_bytes / 2**20:,.1f} MiB",
-        "recall": f"{schema.recall_dim} dimensions",
-        "iem": f"{schema.iem_dim} dimensions" if schema.iem_dim else "from the recall vectors",
-        "segments": f"{schema.segment_dim} a segment" if schema.segment_dim else "none",
-        "tokens": f"{schema.token_dim} a token" if schema.token_dim else "not stored",
+        "preset": schema.preset or "not known",
+        "recall": _held(info, RECALL, f"{schema.recall_dim} dimensions"),
+        "iem": _held(info, IEM, f"{schema.iem_dim} dimensions")
+        if schema.iem_dim
+        else "from the recall vectors",
+        "segments": _held(info, SEGMENTS, f"{schema.segment_dim} a segment")
+        if schema.segment_dim
+        else "none",
+        "tokens": _held(info, TOKENS, f"{schema.token_dim} a token")
+        if schema.token_dim
+        else "not stored",
         "student": schema.student or "(never saved)",
         "fingerprint": schema.fingerprint,
     }
     _show_facts(info.location, rows)
+
+
+def _held(info: StoreInfo, name: str, size: str) -> str:
+    return ", ".join(filter(None, (size, info.held.get(name))))
+
+
+def _server(info: StoreInfo) -> str:
+    """Name the version, and what it has not of what the preset asks for."""
+    missing = capabilities_of(info.server_version or "").missing(*LAYOUT_FEATURES)
+    lacks = "; ".join(f"no {name}, new in {version}" for name, version in missing)
+    return f"Qdrant {info.server_version}{f': {lacks}' if lacks else ''}"
 
 
 def show_converted(student: Student, fitted: str) -> None:
@@ -107,6 +128,9 @@ def _show_facts(title: str, rows: dict[str, str]) -> None:
     output.print(table)
 
 
-def _indexed(count: int) -> str:
-    # A collection's vectors of all names are counted together, also those without an index.
-    return f"{count:,} of all kinds" if count else "none; every passage is compared"
+def _indexed(info: StoreInfo) -> str:
+    # A collection's vectors of all names are counted together, also those without an index. The
+    # sparse ones always have one.
+    if info.indexed_vectors > info.points:
+        return f"{info.indexed_vectors:,} of all kinds"
+    return "BM25's alone; every passage is compared" if info.indexed_vectors else "none"

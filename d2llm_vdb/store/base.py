@@ -17,6 +17,7 @@ from d2llm_vdb.errors import StoreError
 from d2llm_vdb.lazy import models
 from d2llm_vdb.store.capabilities import EMBEDDED, Capabilities
 from d2llm_vdb.store.columns import Columns, Payload
+from d2llm_vdb.store.held import as_asked
 from d2llm_vdb.store.recall import (
     Answers,
     Candidates,
@@ -64,6 +65,8 @@ class StoreInfo:
         disk_bytes: size on disk, where it can be seen from here.
         server_version: of Qdrant, where a server holds the collection.
         payload_indexes: fields that have an index; None where the store makes none.
+        held: how each of its vectors is stored and quantised, by name; what the database says
+            where it was asked, else what the preset stands for.
     """
 
     location: str
@@ -73,6 +76,11 @@ class StoreInfo:
     disk_bytes: int | None = None
     server_version: str | None = None
     payload_indexes: Collection[str] | None = None
+    held: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.held:
+            object.__setattr__(self, "held", as_asked(self.schema))
 
 
 class Store(ABC):

@@ -39,6 +39,9 @@ FEATURES: dict[Feature, tuple[Version, str]] = {
     "text_ranking": ((1, 20), "BM25 over a text index"),
 }
 
+# What the layout of a collection makes use of.
+LAYOUT_FEATURES: tuple[Feature, ...] = ("turbo_quantization", "turbo4_vectors", "memory_placement")
+
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
@@ -65,6 +68,15 @@ class Capabilities:
     turbo8_vectors: bool
     turbo_quantization_8_bits: bool
     text_ranking: bool
+
+    def missing(self, *features: Feature) -> list[tuple[str, str]]:
+        """Return what a version has not, by name, with the version that has it."""
+        return [
+            (name, f"{major}.{minor}")
+            for feature in features
+            if not getattr(self, feature)
+            for (major, minor), name in [FEATURES[feature]]
+        ]
 
     def require(self, feature: Feature, location: str) -> None:
         """Refuse to go on without a feature.

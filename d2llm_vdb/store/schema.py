@@ -61,6 +61,7 @@ class Schema:
         student: where that student was loaded from, to find it again.
         parts: hashes of what decides token states, embeddings and segments, to know later what
             of the stored serves another student.
+        preset: how it was asked to hold its vectors; "" where that is not known.
         version: of this layout.
     """
 
@@ -71,6 +72,7 @@ class Schema:
     fingerprint: str
     student: str
     parts: Mapping[str, str] = field(default_factory=dict)
+    preset: PresetName | Literal[""] = ""
     version: int = SCHEMA_VERSION
 
     @property
@@ -143,7 +145,8 @@ class Schema:
             raise FingerprintMismatchError(
                 f"{location} was filled by the student {self.student} "
                 f"(fingerprint {self.fingerprint}), but the one given has fingerprint "
-                f"{fingerprint}; open it with that student, or ingest into another collection"
+                f"{fingerprint}; open it with that student, write it anew by `d2llm reembed "
+                f"--into NAME --student DIR`, or ingest into another collection"
             )
 
 

@@ -36,6 +36,7 @@ from d2llm_vdb.store.client import (
     unavailable,
 )
 from d2llm_vdb.store.columns import Columns
+from d2llm_vdb.store.held import as_reported
 from d2llm_vdb.store.loop_thread import LoopThread
 from d2llm_vdb.store.recall import Point, PointQuery
 from d2llm_vdb.store.requests import METADATA_KEY, Call
@@ -339,7 +340,12 @@ class ServerStore(ClientStore):
         return super()._plan(queries)
 
     def _info(self, info: models.CollectionInfo) -> StoreInfo:
-        return replace(super()._info(info), server_version=self.capabilities.version)
+        found = super()._info(info)
+        return replace(
+            found,
+            server_version=self.capabilities.version,
+            held=as_reported(self.schema, info.config),
+        )
 
     def _call(self, call: Call[T]) -> T:
         return super()._call(self._agreed(call))

@@ -1,0 +1,147 @@
+"""`d2llm compact`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from d2llm_vdb.cli import options
+from d2llm_vdb.cli.opening import check_free, open_index
+from d2llm_vdb.cli.reembed import check_other_name, tell_what_is_where, write_anew
+from d2llm_vdb.cli.terminal import failing_clearly, output, printable, waiting
+from d2llm_vdb.errors import CollectionNotFoundError, InputError
+
+if TYPE_CHECKING:
+    from d2llm_vdb.compact import CompactStudent
+
+
+@failing_clearly()
+def compact(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Directory to write the student to.")],
+    into: options.Into,
+    db: options.Db = None,
+    url: options.Url = None,
+    collection: options.Collection = "d2llm",
+    api_key: options.ApiKey = None,
+    grpc: options.Grpc = True,
+    grpc_port: options.GrpcPort = None,
+    compression: options.Compression = False,
+    write_ordering: options.WriteOrdering = None,
+    student: options.StudentPath = None,
+    dim: Annotated[int, typer.Option(min=1, help="Dimensions of the compact vectors.")] = 128,
+    floor: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Least share of the whole embedding's first ten that must be among the compact "
+            "one's first hundred.",
+        ),
+    ] = 0.98,
+    queries: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Queries to measure by, one a line (default: some of the passages).",
+        ),
+    ] = None,
+    preset: options.Preset = None,
+    index_field: options.IndexField = None,
+    shards: options.Shards = None,
+    replicas: options.Replicas = None,
+    write_consistency: options.WriteConsistency = None,
+    force: options.Force = False,
+    _verbose: options.Verbose = False,
+) -> None:
+    """Make a collection's recall vectors compact, fitted to what it holds.
+
+    Writes a student that differs by these vectors alone, and the collection anew for it, without
+    encoding anything. Refused where too little would be found.
+    """
+    location = options.location(db, url)
+    check_other_name(into, collection)
+    check_free(out, force)
+    asked = None if queries is None else _lines(queries)
+    with waiting("starting"):
+        from d2llm_vdb.connection import Connection
+
+    connection = Connection(location, into, api_key, grpc, grpc_port, compression=compression)
+    _check_new(connection, into)
+    speaking: dict[str, Any] = {
+        "api_key": api_key,
+        "prefer_grpc": grpc,
+        "grpc_port": grpc_port,
+        "compression": compression,
+        "write_ordering": write_ordering,
+    }
+    with open_index(location, student, collection=collection, create=False, **speaking) as index:
+        with waiting("fitting and measuring"):
+            made = index.compact(dim, floor=floor, queries=asked)
+        made.student.save(out, overwrite=force)
+        _show_fitted(out, made, index.store.schema.recall_dim)
+        schema = index.store.schema
+        with (
+            failing_clearly(_how_to_go_on(out, into)),
+            open_index(
+                location,
+                made.student,
+                collection=into,
+                tokens="none" if schema.token_dim is None else "raw",
+                preset=preset or schema.preset or "balanced",
+                payload_indexes=options.fields_and_kinds(index_field),
+                shard_number=shards,
+                replication_factor=replicas,
+                write_consistency_factor=write_consistency,
+                **speaking,
+            ) as target,
+        ):
+            write_anew(index.store, target, as_json=False)
+    tell_what_is_where(db, url, into, index.store.location)
+
+
+def _check_new(connection: Any, into: str) -> None:
+    """Refuse a collection that is there: it was made with another student."""
+    try:
+        connection.open(None, any_layout=True).close()
+    except CollectionNotFoundError:
+        return
+    raise typer.BadParameter(
+        f"{into!r} is there already; name a new one, or go on with it by d2llm reembed and the "
+        f"student that it was made with",
+        param_hint="--into",
+    )
+
+
+def _lines(path: Path) -> list[str]:
+    """Read queries, one a line.
+
+    Raises:
+        InputError: there are none, or it is no text.
+    """
+    try:
+        texts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"queries {str(path)!r} cannot be read: {error}") from error
+    if not any(texts):
+        raise InputError(f"queries {str(path)!r} holds none; write one a line")
+    return [text for text in texts if text]
+
+
+def _show_fitted(out: Path, made: CompactStudent, whole: int) -> None:
+    output.print(
+        printable(
+            f"{out}: recall vectors of {made.student.config.recall_width} dimensions and not "
+            f"{whole}, fitted to {made.passages:,} passages; of the whole embedding's first ten "
+            f"{made.recall:.1%} are among their first hundred, by {made.queries:,} queries"
+        ),
+        soft_wrap=True,
+    )
+
+
+def _how_to_go_on(out: Path, into: str) -> str:
+    return (
+        f"interrupted; go on with d2llm reembed --student {out} --into {into}, and the options "
+        f"that say where"
+    )

@@ -1,0 +1,124 @@
+"""`d2llm reembed`."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import typer
+
+from d2llm_vdb.cli import options
+from d2llm_vdb.cli.opening import open_index
+from d2llm_vdb.cli.terminal import errors, failing_clearly, output, print_json, printable, waiting
+
+if TYPE_CHECKING:
+    from d2llm_vdb.index import Index
+    from d2llm_vdb.store import Store
+
+
+@failing_clearly("interrupted; run the same command again to go on")
+def reembed(
+    into: options.Into,
+    db: options.Db = None,
+    url: options.Url = None,
+    collection: options.Collection = "d2llm",
+    api_key: options.ApiKey = None,
+    grpc: options.Grpc = True,
+    grpc_port: options.GrpcPort = None,
+    compression: options.Compression = False,
+    write_ordering: options.WriteOrdering = None,
+    student: options.StudentPath = None,
+    tokens: options.Tokens = None,
+    preset: options.Preset = None,
+    index_field: options.IndexField = None,
+    shards: options.Shards = None,
+    replicas: options.Replicas = None,
+    write_consistency: options.WriteConsistency = None,
+    as_json: options.Json = False,
+    _verbose: options.Verbose = False,
+) -> None:
+    """Write a collection into a new one: for another student, preset or version of this library.
+
+    What is stored is used as far as it serves; texts are encoded again only where nothing else
+    will do. The old collection serves meanwhile, and stays. Safe to run again: it goes on where
+    it was.
+    """
+    location = options.location(db, url)
+    check_other_name(into, collection)
+    with waiting("starting"):
+        from d2llm_vdb.connection import Connection
+
+    connection = Connection(location, collection, api_key, grpc, grpc_port, compression=compression)
+    with closing(connection.open(None, any_layout=True)) as source:
+        schema = source.schema
+        target = open_index(
+            location,
+            student_of(source) if student is None else student,
+            collection=into,
+            api_key=api_key,
+            prefer_grpc=grpc,
+            grpc_port=grpc_port,
+            compression=compression,
+            write_ordering=write_ordering,
+            tokens=tokens or ("none" if schema.token_dim is None else "raw"),
+            preset=preset or schema.preset or "balanced",
+            payload_indexes=options.fields_and_kinds(index_field),
+            shard_number=shards,
+            replication_factor=replicas,
+            write_consistency_factor=write_consistency,
+        )
+        with target:
+            write_anew(source, target, as_json=as_json)
+        left = source.location
+    if not as_json:
+        tell_what_is_where(db, url, into, left)
+
+
+def check_other_name(into: str, collection: str) -> None:
+    """Refuse to write a collection into itself."""
+    if into == collection:
+        raise typer.BadParameter(
+            f"{into!r} is the collection that is read; name a new one", param_hint="--into"
+        )
+
+
+def student_of(source: Store) -> str:
+    """Return where the student of a collection was loaded from.
+
+    Raises:
+        BadParameter: it was never saved.
+    """
+    if not source.schema.student:
+        raise typer.BadParameter(
+            f"{source.location} was made with a student that was never saved; give one",
+            param_hint="--student",
+        )
+    return source.schema.student
+
+
+def write_anew(source: Store, target: Index, *, as_json: bool) -> None:
+    """Write every passage, showing how far that is, and what came of it."""
+    from d2llm_vdb.cli.rewriting import show_rewritten, track_rewriting
+    from d2llm_vdb.reembed import reembed as run
+
+    with track_rewriting(source.count(), errors) as (on_progress, seconds):
+        report = run(source, target, on_progress=on_progress)
+    if as_json:
+        counts = {"origin": report.origin, "passages": report.passages, "written": report.written}
+        print_json(counts | {"seconds": seconds()})
+    else:
+        show_rewritten(report, seconds(), target.store.location)
+
+
+def tell_what_is_where(db: str | None, url: str | None, into: str, left: str) -> None:
+    """Tell how to use the new collection, and that the old one, at `left`, is there still."""
+    where = f"--db {shlex.quote(db)}" if db is not None else f"--url {shlex.quote(url or '')}"
+    output.print(
+        printable(f"use it:  d2llm search {where} --collection {shlex.quote(into)}"),
+        soft_wrap=True,
+    )
+    output.print(
+        printable(f"{left} is still there, unchanged; delete it when nobody uses it"),
+        soft_wrap=True,
+    )

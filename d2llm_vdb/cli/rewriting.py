@@ -1,0 +1,76 @@
+"""What a person sees while a collection is written anew, and afterwards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from d2llm_vdb.cli.terminal import every_few_seconds, output, printable
+from d2llm_vdb.reembed import OnProgress, Origin, ReembedReport
+
+# How passages come about, said to a person.
+ORIGINS: dict[Origin, str] = {
+    "embeddings": "from embeddings",
+    "token states": "from token states",
+    "texts": "encoding the texts again",
+}
+
+
+@contextmanager
+def track_rewriting(
+    total: int, console: Console
+) -> Iterator[tuple[OnProgress, Callable[[], float]]]:
+    """Show progress on the console.
+
+    Args:
+        total: passages of the collection that is read.
+        console: to show it on.
+
+    Yields:
+        What to report to, and what tells the seconds since the start.
+    """
+    start = time.monotonic()
+
+    def seconds() -> float:
+        return time.monotonic() - start
+
+    def line(report: ReembedReport) -> str:
+        rate = report.passages / max(seconds(), 1e-3)
+        return f"{report.passages:,} of {total:,} passages, {ORIGINS[report.origin]}, {rate:,.0f}/s"
+
+    if not console.is_terminal:
+        yield every_few_seconds(console, line), seconds
+        return
+    columns = (
+        BarColumn(bar_width=20),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("looking at what is stored", total=total)
+
+        def update(report: ReembedReport) -> None:
+            progress.update(task, completed=report.passages, description=line(report))
+
+        yield update, seconds
+
+
+def show_rewritten(report: ReembedReport, seconds: float, location: str) -> None:
+    """Print what became of a collection's passages as a table."""
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row("made", ORIGINS[report.origin])
+    table.add_row("passages", f"{report.passages:,}")
+    table.add_row("written", f"{report.written:,}")
+    table.add_row("there before", f"{report.passages - report.written:,}")
+    table.add_row("seconds", f"{seconds:,.1f}")
+    output.print(printable(f"written into {location}"), soft_wrap=True)
+    output.print(table)
