@@ -74,7 +74,7 @@ ablations: install
 	$(BIN)/python recipes/ablations.py $(DATA) --work $(WORK)
 
 results: install
-	$(BIN)/python recipes/results.py $(DATA) --work $(WORK) --teacher $(WORK)/teacher
+	$(BIN)/python recipes/results.py $(DATA) --work $(WORK) $(addprefix --teacher ,$(wildcard $(WORK)/teacher))
 
 clean:
 	rm -rf $(DEMO_DB) $(API) examples-db own-student

@@ -32,8 +32,8 @@ from d2llm_vdb.teacher import Teacher, load_teacher
 BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 SEED = 0
 
-# Texts that the recall vector and the words' weights are fitted to: as many of each kind, so that
-# none of them decides what is kept.
+# Texts that the segments' projection and the words' weights are fitted to: as many of each kind, so
+# that none of them decides what is kept.
 SAMPLES = ("squad_v1.1/train", "medquad", "snli_sample", "mnli_sample", "stsb_en")
 SAMPLES_A_SIDE = 1500
 
@@ -101,6 +101,11 @@ def main() -> None:
 
 def untrained(data: Path, **options: Any) -> Student:
     """Return the student that training starts from; options as `Student.from_backbone` takes."""
+    return Student.from_backbone(BACKBONE, sample_texts=samples(data), **options)
+
+
+def samples(data: Path) -> list[str]:
+    """Draw the texts that an untrained student is fitted to."""
     draw = random.Random(SEED)
     texts: list[str] = []
     for name in SAMPLES:
@@ -112,7 +117,7 @@ def untrained(data: Path, **options: Any) -> Student:
         )
         for side in sides:
             texts += draw.sample(sorted(set(side)), SAMPLES_A_SIDE)
-    return Student.from_backbone(BACKBONE, sample_texts=texts, **options)
+    return texts
 
 
 def taught(data: Path, miner: Student, directory: Path, on_progress: OnProgress) -> Teacher:

@@ -3,7 +3,8 @@
     make results DATA=../shared/data
 
 About an hour and a half on two CPU cores. Figures are kept in WORK, a file a set, so that a
-second run with the same student measures only what is missing.
+second run with the same student measures only what is missing. Without the teacher the page shows
+what it said for version 0.1.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ PAGE = Path("docs/results.md")
 PLOT = Path("docs/results.svg")
 SEED = 0
 
+# What the teacher said when it was there, for version 0.1.
+EARLIER = Path(__file__).with_name("teacher_figures.json")
+
 
 def main() -> None:
     """Measure what is missing, and write the page."""
@@ -52,10 +56,22 @@ def main() -> None:
             few = replace(one, queries=QUERIES_BESIDE_TEACHER)
             file = figures / "beside-teacher" / file_name(one)
             add(beside, student, given.data, few, RERANKING, given.teacher, file, on_progress)
+    if not given.teacher:
+        beside = with_earlier(report)
     ablations = given.work / "ablations.json"
     rows = json.loads(ablations.read_text(encoding="utf-8")) if ablations.exists() else {}
-    PAGE.write_text(page(report, beside, rows), encoding="utf-8")
+    text = page(report, beside, rows, earlier=not given.teacher)
+    PAGE.write_text(text, encoding="utf-8")
     save_plot(part(report, ENGLISH), PLOT)
+
+
+def with_earlier(report: Report) -> Report:
+    """Add what the teacher said of pairs to a report; returns what stood beside it."""
+    figures = json.loads(EARLIER.read_text(encoding="utf-8"))
+    for name, metrics in figures["pairs"].items():
+        report.sets[name]["cross-encoder"] = metrics
+    facts = {name: SetFacts(**found) for name, found in figures["beside"]["facts"].items()}
+    return Report(figures["beside"]["sets"], facts)
 
 
 def file_name(one: Measured) -> str:
