@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -121,6 +121,7 @@ class Student:
             source, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
         dim = backbone.dim
+        texts = None if sample_texts is None else list(sample_texts)
         if iem_dim is None:
             iem_dim = min(dim, WIDEST_IEM)
         if segments is None:
@@ -135,7 +136,7 @@ class Student:
             iem=IEMConfig(hidden_dim=iem_dim, interaction=interaction),
             segments=SegmentsConfig(
                 len(backbone.tokenizer),
-                None if sample_texts is None else min(FITTED_SEGMENT_DIM, dim),
+                _segment_dim(dim, texts),
                 segments,
             )
             if segments
@@ -151,7 +152,7 @@ class Student:
                 checkpoint.add_lora(backbone, lora_rank)
         heads.mha_pma.initialise_as_mean()
         student = cls(config, backbone, heads)
-        fit(student, sample_texts)
+        fit(student, texts)
         return student
 
     @classmethod
@@ -433,3 +434,9 @@ class Student:
         if array is None:
             return None
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.backbone.device)
+
+
+def _segment_dim(dim: int, texts: Sequence[str] | None) -> int | None:
+    """Return the width to project segments to; None keeps them whole, where none can be fitted."""
+    width = min(FITTED_SEGMENT_DIM, dim)
+    return None if texts is None or len(texts) < width else width
