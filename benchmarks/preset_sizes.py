@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from d2llm_vdb import Index, Passage, Student
+from d2llm_vdb.add import stored_columns
 from d2llm_vdb.store import Columns, RecallRequest
 from d2llm_vdb.store.presets import PRESETS
 from d2llm_vdb.student import QueryVectors
@@ -36,15 +37,7 @@ def encoded(student: Student, passages: list[Passage]) -> Iterator[Columns]:
     for window in student.encode_passages((each.text for each in passages), tokens=True):
         some = passages[start : start + len(window)]
         start += len(window)
-        yield Columns(
-            [each.id for each in some],
-            [each.payload() for each in some],
-            window.recall,
-            window.iem,
-            window.pma,
-            window.segments,
-            window.tokens,
-        )
+        yield stored_columns([each.id for each in some], [each.payload() for each in some], window)
 
 
 def renamed(columns: Columns, copy: int) -> Columns:
