@@ -89,7 +89,7 @@ def convert(
             passage_prompt=passage_prompt,
         )
     made.save(out, overwrite=force, record={"converted_from": str(source.resolve())})
-    compact = texts is not None and recall_dim is not None
-    show_converted(
-        made, f"fitted to {texts.used:,} sample texts" if compact else "the whole embedding"
-    )
+    fitted = "the whole embedding"
+    if texts is not None and recall_dim is not None:
+        fitted = f"fitted to {texts.used:,} sample texts"
+    show_converted(made, fitted)
