@@ -10,7 +10,7 @@ from typing import Any
 
 from d2llm_vdb.lazy import models
 from d2llm_vdb.store.presets import PRESETS, Preset
-from d2llm_vdb.store.schema import FIRST_LAYOUT, RECALL, SEGMENTS, Schema
+from d2llm_vdb.store.schema import FIRST_LAYOUT, RECALL, SEGMENTS, TOKENS, Schema
 
 
 def as_asked(schema: Schema) -> dict[str, str]:
@@ -20,8 +20,8 @@ def as_asked(schema: Schema) -> dict[str, str]:
     preset = PRESETS[schema.preset]
     names = [*schema.vectors, *schema.multivectors]
     precisions = dict.fromkeys(names, "float16") | {RECALL: preset.recall_precision}
-    if SEGMENTS in precisions:
-        precisions[SEGMENTS] = preset.rows_precision
+    rows = {SEGMENTS: preset.rows_precision, TOKENS: preset.tokens_precision}
+    precisions |= {name: rows[name] for name in rows.keys() & precisions.keys()}
     return precisions | {RECALL: f"{preset.recall_precision}, {_searched(preset)}"}
 
 

@@ -13,12 +13,15 @@ from qdrant_client import models
 from d2llm_vdb.store.capabilities import Capabilities
 from d2llm_vdb.store.placement import held, held_quantized, held_vectors
 from d2llm_vdb.store.presets import Precision, Preset
-from d2llm_vdb.store.schema import BM25, DOCUMENT_FIELD, RECALL, SEGMENTS, FieldKind, Schema
+from d2llm_vdb.store.schema import BM25, DOCUMENT_FIELD, RECALL, SEGMENTS, TOKENS, FieldKind, Schema
 
 
 def collection(schema: Schema, preset: Preset, capabilities: Capabilities) -> dict[str, Any]:
     """Return the arguments that lay out a new collection."""
-    rows: dict[str, Precision] = {SEGMENTS: preset.rows_precision}
+    rows: dict[str, Precision] = {
+        SEGMENTS: preset.rows_precision,
+        TOKENS: preset.tokens_precision,
+    }
     maxsim = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
     vectors = {
         name: _unindexed(width, preset, "float16", capabilities)

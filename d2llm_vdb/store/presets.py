@@ -27,6 +27,7 @@ class Preset:
         rerank: where the vectors that reranking reads are held.
         recall_precision: of the recall vectors themselves.
         rows_precision: of the segments' rows. They are only compared, inside the database.
+        tokens_precision: of token states, which another student may be pooled from.
         words_precision: of the weights in BM25's index.
 
     `cold` reads from disk, `cached` leaves it to the system's page cache and warms that on
@@ -39,13 +40,21 @@ class Preset:
     rerank: Placement
     recall_precision: Precision = "float16"
     rows_precision: Precision = "turbo4"
+    tokens_precision: Precision = "float16"
     words_precision: Precision = "uint8"
 
 
 PRESETS: dict[PresetName, Preset] = {
     "balanced": Preset(2, recall="cold", graph="cached", rerank="cold"),
     "fast": Preset(4, recall="pinned", graph="pinned", rerank="cached", rows_precision="float16"),
-    "small": Preset(2, recall="cold", graph="cold", rerank="cold", recall_precision="turbo4"),
+    "small": Preset(
+        2,
+        recall="cold",
+        graph="cold",
+        rerank="cold",
+        recall_precision="turbo4",
+        tokens_precision="turbo4",
+    ),
     "exact": Preset(
         None,
         recall="pinned",
