@@ -71,6 +71,7 @@ def show_info(info: StoreInfo) -> None:
         "iem": f"{schema.iem_dim} dimensions" if schema.iem_dim else "from the recall vectors",
         "segments": f"{schema.segment_dim} a segment" if schema.segment_dim else "none",
         "tokens": f"{schema.token_dim} a token" if schema.token_dim else "not stored",
+        "indexed fields": ", ".join(info.payload_indexes or ()) or "none",
         "student": schema.student or "(never saved)",
         "fingerprint": schema.fingerprint,
     }
