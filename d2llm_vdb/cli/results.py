@@ -81,6 +81,7 @@ def show_info(info: StoreInfo) -> None:
         "tokens": _held(info, TOKENS, f"{schema.token_dim} a token")
         if schema.token_dim
         else "not stored",
+        "indexed fields": ", ".join(info.payload_indexes or ()) or "none",
         "student": schema.student or "(never saved)",
         "fingerprint": schema.fingerprint,
     }
