@@ -40,8 +40,8 @@ SIMILARITY = "stsb_en"
 WIDTHS = (256, 128, 64)
 FIRST = 100
 
-# As the library searches: see `d2llm_vdb.store.edge` and `PointQuery.ef`.
-EF, OVERSAMPLING = 256, 2.0
+# As the library searches: see `d2llm_vdb.store.edge`.
+OVERSAMPLING = 2.0
 
 Array = NDArray[np.float32]
 Cells = dict[tuple[str, str], str]
@@ -67,11 +67,18 @@ PRECISIONS: dict[str, tuple[Any, Any]] = {
 
 @dataclass(frozen=True)
 class Embedded:
-    """Whole recall vectors of a collection, float32, and which rows answer each query."""
+    """Whole recall vectors of a collection, float32.
+
+    Args:
+        documents, queries: the vectors.
+        relevant: rows of the documents that answer each query.
+        nearest: rows of the documents nearest to each query, by an exact search.
+    """
 
     documents: Array
     queries: Array
     relevant: list[list[int]]
+    nearest: NDArray[np.intp]
 
 
 class Shard:
@@ -88,7 +95,7 @@ class Shard:
                     quantization_config=quantisation,
                 )
             },
-            hnsw_config=edge.HnswIndexConfig(m=16, ef_construct=100, full_scan_threshold=10_000),
+            hnsw_config=edge.HnswIndexConfig(m=0, ef_construct=100, full_scan_threshold=10_000),
             optimizers=edge.EdgeOptimizersConfig(indexing_threshold=1),
         )
         self._shard: Any = edge.EdgeShard.create(str(directory), config)
@@ -97,11 +104,10 @@ class Shard:
         self._shard.update(edge.UpdateOperation.upsert_points(points))
         self._shard.flush()
         self._shard.optimize()
-        kind = "quantized.data" if quantisation else "*.mmap"
-        self._files = [path for path in directory.rglob(kind) if "vector_storage" in str(path)]
         self.bytes = vectors.shape[1] * 4.0
         if quantisation:
-            self.bytes = max(path.stat().st_size for path in self._files) / len(vectors)
+            files = directory.rglob("quantized.data*")
+            self.bytes = sum(path.stat().st_size for path in files if path.is_file()) / len(vectors)
 
     def search(
         self, vectors: Array, limit: int, *, rescore: bool, among: Sequence[int] | None = None
@@ -115,7 +121,6 @@ class Shard:
                 if among is None
                 else edge.Filter(must=[edge.HasIdCondition({among[row]})]),
                 params=edge.SearchParams(
-                    hnsw_ef=EF,
                     quantization=edge.QuantizationSearchParams(
                         rescore=rescore, oversampling=OVERSAMPLING if rescore else None
                     ),
@@ -178,11 +183,10 @@ def embedded(data: Path, work: Path, student: Student, name: str) -> Embedded:
         for qrels in loaded.qrels.values()
     ]
     texts, asked = list(loaded.documents.values()), [loaded.queries[key] for key in loaded.qrels]
-    return Embedded(
-        kept(work / f"{name}-documents.npy", lambda: student.encode_document(texts)),
-        kept(work / f"{name}-queries.npy", lambda: student.encode_query(asked)),
-        relevant,
-    )
+    documents = kept(work / f"{name}-documents.npy", lambda: student.encode_document(texts))
+    queries = kept(work / f"{name}-queries.npy", lambda: student.encode_query(asked))
+    nearest = np.argsort(-cosines(queries, documents), axis=1)[:, :FIRST]
+    return Embedded(documents, queries, relevant, nearest)
 
 
 def projections(own: Array, others: Array) -> Iterator[tuple[str, Callable[[Array], Array]]]:
@@ -216,18 +220,13 @@ def measured(one: Embedded, shard: Shard, queries: Array, *, rescore: bool) -> s
 
 def shares(one: Embedded, found: Sequence[Sequence[int]]) -> str:
     """Format both recalls of what was found."""
-    nearest = exact(one)
     recall = np.mean(
         [np.isin(rows, own).mean() for rows, own in zip(one.relevant, found, strict=True) if rows]
     )
-    same = np.mean([np.isin(rows, own).mean() for rows, own in zip(nearest, found, strict=True)])
+    same = np.mean(
+        [np.isin(rows, own).mean() for rows, own in zip(one.nearest, found, strict=True)]
+    )
     return f"{recall:.3f} / {same:.3f}"
-
-
-def exact(one: Embedded) -> NDArray[np.intp]:
-    """Return the rows of each query's nearest documents by the whole vectors."""
-    order: NDArray[np.intp] = np.argsort(-cosines(one.queries, one.documents), axis=1)
-    return order[:, :FIRST]
 
 
 def section(
@@ -237,7 +236,7 @@ def section(
     plain: Cells,
 ) -> str:
     """Write one collection's tables."""
-    whole = shares(one, exact(one).tolist()).partition(" ")[0]
+    whole = shares(one, one.nearest.tolist()).partition(" ")[0]
     return (
         f"## {name}\n\n{len(one.documents):,} documents, {len(one.queries)} queries; recall@100 of "
         f"an exact search by the whole vectors is {whole}. Rescored by float16 vectors of the "
@@ -278,9 +277,9 @@ def head(sizes: Cells) -> str:
         "The default student's recall vectors, whole and projected as `Index.compact` projects "
         "them: fitted to the collection's own embeddings, or to 15,000 texts of SQuAD, MedQuAD, "
         "SNLI, MNLI and STS-B (the training parts; the samples of `recipes/default_student.py`, "
-        "which have nothing of Cranfield). Searched in Qdrant Edge as the library searches, not "
-        f"exactly (ef {EF}, twice as many candidates before rescoring), but with the threshold "
-        "lowered from which vectors are indexed and quantised. int8 is Qdrant's scalar "
+        "which have nothing of Cranfield). Searched in Qdrant Edge as the library searches "
+        "collections of this size: all quantised vectors, and rescored are twice as many as are "
+        "asked for. int8 is Qdrant's scalar "
         "quantisation, bits are TurboQuant's; the library's presets take 2 and 4 bits of whole "
         "vectors, rescored. The student was trained on the training parts of SQuAD and MedQuAD."
         "\n\nEach cell: recall@100 of the relevant documents / share of the first hundred by exact "
