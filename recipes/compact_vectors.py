@@ -200,7 +200,7 @@ def projections(own: Array, others: Array) -> Iterator[tuple[str, Callable[[Arra
 def fitted(texts: Array, width: int) -> Callable[[Array], Array]:
     """Return the projection that `Index.compact` fits to some embeddings."""
     projection = CompactProjection(texts.shape[1], width)
-    projection.fit(torch.from_numpy(texts))
+    projection.fit(torch.from_numpy(texts), evened=0.0)
 
     @torch.inference_mode()
     def project(vectors: Array) -> Array:

@@ -38,12 +38,14 @@ class CompactProjection(nn.Module):
         return functional.normalize(embeddings, dim=-1)
 
     @torch.no_grad()
-    def fit(self, samples: Tensor | None) -> None:
+    def fit(self, samples: Tensor | None, evened: float = WHITENING) -> None:
         """Set the weights to the best linear approximation of the samples' cosines, evened out.
 
         Args:
             samples: embeddings of sample texts, float32 (n, d) with n >= r; None will do where
                 there are no weights.
+            evened: the power of its strength that each direction is divided by; 0 keeps the
+                cosines best, for samples that are the very collection.
 
         Raises:
             InputError: too few samples for r, or none.
@@ -62,7 +64,7 @@ class CompactProjection(nn.Module):
                 f"{width}, better a few thousand"
             )
         directions, strengths = principal_directions(samples, width)
-        self.weight.copy_(directions * strengths.clamp_min(1e-9).pow(-WHITENING).unsqueeze(1))
+        self.weight.copy_(directions * strengths.clamp_min(1e-9).pow(-evened).unsqueeze(1))
 
 
 def principal_directions(samples: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -70,7 +70,7 @@ def with_compact_recall(student: Student, dim: int, embeddings: Float32) -> Stud
     config = replace(student.config, recall_dim=dim)
     heads = StudentHeads(config)
     heads.load_state_dict(student.heads.state_dict(), strict=False)
-    heads.recall.fit(torch.from_numpy(embeddings))
+    heads.recall.fit(torch.from_numpy(embeddings), evened=0.0)
     return Student(config, student.backbone, heads)
 
 
