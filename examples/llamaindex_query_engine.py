@@ -25,7 +25,7 @@ from smollm2 import ANSWER_FROM_PASSAGES, SmolLM2
 from d2llm_vdb import Index
 
 QUESTIONS = (
-    "What is the null object called?",
+    "What is the null object named?",
     "What is the value of an empty string as a truth value?",
 )
 
