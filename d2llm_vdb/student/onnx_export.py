@@ -84,7 +84,9 @@ def prepare(model: nn.Module, identity: str, unchanged: Callable[[], bool]) -> I
 
 def merged_copy(model: nn.Module) -> nn.Module:
     """Return a float32 copy of a backbone with its adapter merged into the weights."""
-    copy: Any = deepcopy(model).float()
+    copy: Any = deepcopy(model)
+    if any(weight.dtype != torch.float32 for weight in copy.parameters()):
+        copy = copy.float()  # which transformers refuses for one read from GGUF
     if isinstance(copy, PeftModel):
         copy = copy.merge_and_unload()
     copy.config.use_cache = False  # a decoder would return keys and values beside the states

@@ -144,7 +144,7 @@ def test_only_neighbours_that_were_asked_for_replace_the_users_keys(student: Stu
 
 
 async def test_none_for_one_call_lifts_a_filter_and_a_threshold(index: Index) -> None:
-    strict = D2LLMRetriever(index, k=5, filter=about("break"), score_threshold=0.01)
+    strict = D2LLMRetriever(index, k=5, filter=about("break"), score_threshold=0.001)
     assert [document.id for document in strict.invoke(LOOP)] == ["break#0"]
     for documents in (
         strict.invoke(LOOP, filter=None, score_threshold=None),

@@ -27,7 +27,7 @@ def test_the_readme_runs_from_top_to_bottom(
 ) -> None:
     shown = run(README, tmp_path, monkeypatch)
     assert shown["result"].node_id == "1"
-    assert len(shown["vector"]) == 128
+    assert len(shown["vector"]) == 384
     assert shown["best"].text == "Qdrant is written in Rust."
     assert "Maple syrup is boiled sap." in capsys.readouterr().out
 

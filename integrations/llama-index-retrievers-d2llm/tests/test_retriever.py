@@ -160,7 +160,7 @@ def test_the_options_of_a_retriever_may_be_replaced(index: Index) -> None:
 
 
 def test_none_in_a_copy_lifts_a_filter_and_a_threshold(index: Index) -> None:
-    strict = D2LLMRetriever(index, k=5, filter=about("break"), score_threshold=0.01)
+    strict = D2LLMRetriever(index, k=5, filter=about("break"), score_threshold=0.001)
     assert [node.node_id for node in strict.retrieve(LOOP)] == ["break#0"]
     assert len(strict.with_options(filter=None, score_threshold=None).retrieve(LOOP)) == 5
 
