@@ -70,6 +70,6 @@ def index(
 ) -> Iterator[Index]:
     """Open an embedded index with the passages and their token states in it."""
     directory = tmp_path_factory.mktemp("topics")
-    with Index.open(directory, student, tokens="raw") as index:
+    with Index.open(directory, student, tokens="raw", preset="exact") as index:
         index.add(passages.values())
         yield index

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from pydoc_data.topics import topics as documentation
+from typing import Any
 
 import pytest
 from qdrant_server import NoServerError, Server, any_server
@@ -152,14 +153,15 @@ def index(
     request: pytest.FixtureRequest, tmp_path: Path, student: Student, encoded: Columns
 ) -> Iterator[Index]:
     """The first forty passages indexed with token states, in a store of each kind."""
-    location, options = ":memory:", {}
+    location: str = ":memory:"
+    options: dict[str, Any] = {"preset": "exact"}  # scores are compared with computed ones
     if request.param == "edge":
         location = str(tmp_path / "db")
     elif "server" in request.param:
         server = request.getfixturevalue("server")
         location = server.url
         grpc = request.param.endswith("gRPC")
-        options = {"prefer_grpc": grpc, "grpc_port": server.grpc_port}
+        options |= {"prefer_grpc": grpc, "grpc_port": server.grpc_port}
     name = f"test-{uuid.uuid4().hex[:12]}"
     with Index.open(location, student, collection=name, tokens="raw", **options) as opened:
         opened.store.upsert(encoded)
