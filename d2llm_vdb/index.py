@@ -383,7 +383,8 @@ class Index:
                 self._unindexed.see(store.tenant, store.info())
             self._unindexed.check(store.tenant, condition)
         watch = Stopwatch()
-        hits = store.run(searching(self.student, options, texts, store.schema, watch))
+        size = store.size() if options.counts_words else 0
+        hits = store.run(searching(self.student, options, texts, store.schema, size, watch))
         if options.neighbours and (wanted := neighbour_filter(hits, options.neighbours)):
             with watch.stage("recall"):
                 points = list(store.scroll(wanted, fields=NEIGHBOUR_FIELDS))
@@ -400,7 +401,9 @@ class Index:
                 self._unindexed.see(store.tenant, await store.ainfo())
             self._unindexed.check(store.tenant, condition)
         watch = Stopwatch()
-        hits = await store.arun(searching(self.student, options, texts, store.schema, watch))
+        size = await store.asize() if options.counts_words else 0
+        steps = searching(self.student, options, texts, store.schema, size, watch)
+        hits = await store.arun(steps)
         if options.neighbours and (wanted := neighbour_filter(hits, options.neighbours)):
             with watch.stage("recall"):
                 points = [each async for each in store.ascroll(wanted, fields=NEIGHBOUR_FIELDS)]

@@ -142,6 +142,11 @@ class SearchOptions:
         return self.hybrid
 
     @property
+    def counts_words(self) -> bool:
+        """Whether the words in common count in what reorders the candidates."""
+        return self.rerank != "none" and self.bm25_weight > 0
+
+    @property
     def recalls_hits(self) -> bool:
         """Whether what the recall vectors find is shown as it is found."""
         return self.score_kind == "cosine" and self.mmr_lambda is None and not self.group_by

@@ -19,6 +19,7 @@ from d2llm_vdb.store.columns import Array, Payload
 from d2llm_vdb.store.recall import Steps, reading, recalling
 from d2llm_vdb.store.schema import IEM, RECALL, SEGMENTS, TOKENS
 from d2llm_vdb.student.columns import QueryVectors
+from d2llm_vdb.student.terms import shared_words
 
 if TYPE_CHECKING:
     from d2llm_vdb.explain import Explainer, Explanation
@@ -40,6 +41,8 @@ class Hit:
         doc_id, chunk, start, end, source: where the passage comes from.
         bm25: of its text, where recall is hybrid; 0 where it shares no term with the query.
         match: of its best segment, as it counted; None without a rerank or segments.
+        words: what the words that it shares with the query counted; None where recall is not
+            hybrid.
         before, after: texts of its neighbours in the document, in order, where asked for.
         previous_id, next_id: ids of the nearest of them.
     """
@@ -57,6 +60,7 @@ class Hit:
     source: str | None = None
     bm25: float | None = None
     match: float | None = None
+    words: float | None = None
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     previous_id: str | None = None
@@ -81,8 +85,8 @@ class Hit:
             score=self.score,
             recall_score=self.recall_score,
             recall_rank=self.recall_rank,
-            bm25=self.bm25,
             match=self.match,
+            words=self.words,
         )
 
 
@@ -166,6 +170,7 @@ def searching(
     options: SearchOptions,
     texts: Sequence[str],
     schema: Schema,
+    passages: int,
     watch: Stopwatch,
 ) -> Steps[list[list[Hit]]]:
     """Search for some queries: encode, recall, rerank, and read what is shown alone.
@@ -174,6 +179,7 @@ def searching(
         student, options: how to search.
         texts: of the queries, one at least.
         schema: of the collection.
+        passages: how many it has.
         watch: told where the time goes.
 
     Raises:
@@ -185,8 +191,9 @@ def searching(
     with watch.stage("recall"):
         found = yield from recalling(_request(options, queries, schema))
     with watch.stage("rerank"):
+        words = _words(options, queries, found, passages)
         scores = [
-            _scores(student, options, queries.iem[row], candidates)
+            _scores(student, options, queries.iem[row], candidates, words[row])
             for row, candidates in enumerate(found)
         ]
         rows = [_rows(*each, options) for each in zip(found, scores, strict=True)]
@@ -197,7 +204,7 @@ def searching(
         else:
             answers = yield reading(queries.recall, shown)
             payloads = [{point.id: point.payload for point in answer} for answer in answers]
-    return [_hits(*each) for each in zip(found, scores, rows, payloads, strict=True)]
+    return [_hits(*each) for each in zip(found, scores, words, rows, payloads, strict=True)]
 
 
 def check_tokens(options: SearchOptions, schema: Schema) -> None:
@@ -235,12 +242,29 @@ def _request(options: SearchOptions, queries: QueryVectors, schema: Schema) -> R
     )
 
 
+def _words(
+    options: SearchOptions, queries: QueryVectors, found: Sequence[Candidates], passages: int
+) -> list[Array | None]:
+    """Return what the words in common count, for each query's candidates."""
+    weights = queries.words_weights.tolist()
+    return [
+        shared_words(each.bm25, weight, passages)
+        if options.counts_words and each.bm25 is not None
+        else None
+        for each, weight in zip(found, weights, strict=True)
+    ]
+
+
 def _scores(
-    student: Student, options: SearchOptions, query_half: Array, candidates: Candidates
+    student: Student,
+    options: SearchOptions,
+    query_half: Array,
+    candidates: Candidates,
+    words: Array | None,
 ) -> Array:
     if not candidates.ids:
         return candidates.scores
-    others = candidates.maxsim.get(SEGMENTS), candidates.bm25
+    others = candidates.maxsim.get(SEGMENTS), words
     if options.rerank == "iem":
         halves = candidates.vectors.get(IEM)
         if halves is None:
@@ -269,17 +293,23 @@ def _rows(candidates: Candidates, scores: Array, options: SearchOptions) -> list
 
 
 def _hits(
-    candidates: Candidates, scores: Array, rows: Sequence[int], payloads: Mapping[Any, Payload]
+    candidates: Candidates,
+    scores: Array,
+    words: Array | None,
+    rows: Sequence[int],
+    payloads: Mapping[Any, Payload],
 ) -> list[Hit]:
     """Make hits of rows; one whose payload is missing was deleted meanwhile, and is left out."""
     return [
-        _hit(candidates, row, float(scores[row]), payloads[candidates.ids[row]])
+        _hit(candidates, row, float(scores[row]), words, payloads[candidates.ids[row]])
         for row in rows
         if candidates.ids[row] in payloads
     ]
 
 
-def _hit(candidates: Candidates, row: int, score: float, payload: Payload) -> Hit:
+def _hit(
+    candidates: Candidates, row: int, score: float, words: Array | None, payload: Payload
+) -> Hit:
     match = candidates.maxsim.get(SEGMENTS)
     return Hit(
         id=payload["id"],
@@ -295,4 +325,5 @@ def _hit(candidates: Candidates, row: int, score: float, payload: Payload) -> Hi
         source=payload.get("source"),
         bm25=None if candidates.bm25 is None else float(candidates.bm25[row]),
         match=None if match is None else float(match[row]),
+        words=None if words is None else float(words[row]),
     )

@@ -25,7 +25,7 @@ def test_token_states_come_from_disk_as_the_backbone_gives_them(
     assert len(list(tmp_path.iterdir())) == 1
     assert done == [5]
     model = DistillationModel(student.heads, LABELS, backbone.model)
-    ids = TokenIds(some, backbone, max_tokens=64)
+    ids = TokenIds.of(some, backbone, tmp_path, max_tokens=64)
     with torch.inference_mode():
         live = model.encode(ids.batch([3, 0]))
     cached = again.batch([3, 0])

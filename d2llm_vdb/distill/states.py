@@ -32,18 +32,20 @@ class TextBatch:
     Args:
         token_ids: int64 (B, L).
         mask: bool (B, L), true where there is a token.
+        anchor: mean-pooled states of the backbone as it was before it learns, float32 (B, d).
         states: token states, float32 (B, L, d); None where the backbone is to run.
     """
 
     token_ids: Tensor
     mask: Tensor
+    anchor: Tensor
     states: Tensor | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> TextBatch:
         """Return the batch on another device."""
         move = partial(Tensor.to, device=device, non_blocking=non_blocking)
         states = None if self.states is None else move(self.states)
-        return TextBatch(move(self.token_ids), move(self.mask), states)
+        return TextBatch(move(self.token_ids), move(self.mask), move(self.anchor), states)
 
 
 class Texts(ABC):
@@ -58,27 +60,59 @@ class Texts(ABC):
 
 
 class TokenIds(Texts):
-    """Token ids of texts; the backbone runs when they are used.
+    """Token ids of texts, whose states a backbone computes that learns, and their anchors.
 
     Args:
-        texts: none of them blank.
-        backbone: whose tokenizer reads them.
-        max_tokens: longest text.
-        prompt: put before every text.
+        token_ids: of each text.
+        anchors: float16 (n, d).
+        padding_id: what short ones are filled up with.
     """
 
     def __init__(
-        self, texts: Sequence[str], backbone: Backbone, *, max_tokens: int, prompt: str = ""
+        self, token_ids: Sequence[Sequence[int]], anchors: Float16, padding_id: int
     ) -> None:
-        self._ids, _ = backbone.tokenize([prompt + text for text in texts], max_tokens)
-        self._padding_id = backbone.padding_id
+        self._ids = token_ids
+        self._anchors = anchors
+        self._padding_id = padding_id
+
+    @classmethod
+    def of(
+        cls,
+        texts: Sequence[str],
+        backbone: Backbone,
+        directory: Path,
+        *,
+        max_tokens: int,
+        prompt: str = "",
+        on_progress: Callable[[int], None] | None = None,
+    ) -> TokenIds:
+        """Tokenise texts, and pool the states that the backbone gives without its adapters.
+
+        Arguments as `TokenStates.of` takes them.
+        """
+        path = directory / f"{_key(texts, backbone, max_tokens, prompt)}-anchors.npy"
+        ids, _ = backbone.tokenize([prompt + text for text in texts], max_tokens)
+        if not path.exists():
+            with backbone.without_adapter():
+                anchors = np.concatenate(
+                    [_anchors(window, backbone) for window in batched(ids, WINDOW_TEXTS)]
+                )
+            directory.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_suffix(".unfinished.npy")
+            np.save(unfinished, anchors)
+            unfinished.rename(path)
+        if on_progress:
+            on_progress(len(texts))
+        return cls(ids, np.load(path, mmap_mode="r"), backbone.padding_id)
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def batch(self, rows: Sequence[int]) -> TextBatch:
         """Return the token ids of some texts, int64 (B, L)."""
-        return _padded([self._ids[row] for row in rows], self._padding_id)
+        token_ids, mask = _padded([self._ids[row] for row in rows], self._padding_id)
+        anchors = torch.from_numpy(self._anchors[list(rows)].astype(np.float32))
+        return TextBatch(token_ids, mask, anchors)
 
 
 class TokenStates(Texts):
@@ -144,19 +178,36 @@ class TokenStates(Texts):
 
     def batch(self, rows: Sequence[int]) -> TextBatch:
         """Return the token states of some texts, float32 (B, L, d)."""
-        batch = _padded([self._ids[row] for row in rows])
-        states = np.zeros((*batch.mask.shape, self._states.shape[1]), np.float32)
+        token_ids, mask = _padded([self._ids[row] for row in rows])
+        padded = np.zeros((*mask.shape, self._states.shape[1]), np.float32)
         for place, row in enumerate(rows):
             own = self[row]
-            states[place, : len(own)] = own
-        return TextBatch(batch.token_ids, batch.mask, torch.from_numpy(states))
+            padded[place, : len(own)] = own
+        states = torch.from_numpy(padded)
+        return TextBatch(token_ids, mask, mean_pooled(states, mask), states)
 
 
-def _padded(ids: Sequence[Sequence[int]], padding_id: int = 0) -> TextBatch:
+def mean_pooled(states: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of each text's token states, float32 (B, d)."""
+    count = mask.sum(dim=1, keepdim=True)
+    return (states * mask.unsqueeze(-1)).sum(dim=1) / count
+
+
+def _padded(ids: Sequence[Sequence[int]], padding_id: int = 0) -> tuple[Tensor, Tensor]:
+    """Return token ids, int64 (B, L), and which of them are a text's own, bool (B, L)."""
     length = max(map(len, ids))
     values = [[*own, *[padding_id] * (length - len(own))] for own in ids]
     lengths = torch.tensor([len(own) for own in ids])
-    return TextBatch(torch.tensor(values), torch.arange(length) < lengths.unsqueeze(1))
+    return torch.tensor(values), torch.arange(length) < lengths.unsqueeze(1)
+
+
+@torch.inference_mode()
+def _anchors(ids: Sequence[Sequence[int]], backbone: Backbone) -> Float16:
+    """Pool the states of some texts, float16 (n, d)."""
+    pooled = np.empty((len(ids), backbone.dim), np.float16)
+    for batch in backbone.batches(ids):
+        pooled[batch.positions] = mean_pooled(batch.states, batch.mask).half().cpu().numpy()
+    return pooled
 
 
 @torch.inference_mode()

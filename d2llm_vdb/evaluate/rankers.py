@@ -17,6 +17,7 @@ from d2llm_vdb.store.recall import PointQuery
 from d2llm_vdb.store.schema import BM25, IEM, RECALL, SEGMENTS
 from d2llm_vdb.student import QueryVectors
 from d2llm_vdb.student.columns import Float32
+from d2llm_vdb.student.terms import shared_words
 
 # Documents in a ranking: as far as recall@100 looks.
 DEPTH = 100
@@ -100,25 +101,25 @@ class ExactRanker:
         with watch.stage("encode"):
             [vectors] = self._student.encode_queries([query])
         with watch.stage("recall"):
-            bm25 = self._bm25(vectors)
+            words = self._words(vectors)
         with watch.stage("rerank"):
             match = None
             if self._segments is not None and vectors.segments is not None:
                 match = self._segments.match(vectors.segments[0])
             scores = self._student.iem_scores(
-                vectors.iem[0], self._halves, "asymmetric", match, bm25
+                vectors.iem[0], self._halves, "asymmetric", match, words
             )
             rows = best_rows(scores, DEPTH, self._rows.get(leave_out))
         return Ranking(names(self._ids, rows), watch.timings(1))
 
-    def _bm25(self, vectors: QueryVectors) -> Float32:
+    def _words(self, vectors: QueryVectors) -> Float32:
         every = PointQuery(BM25, vectors.terms[0], len(self._ids), fields=["id"])
         [points] = self._store.query([every])
         scores = np.zeros(len(self._ids), np.float32)
         scores[[self._rows[point.payload["id"]] for point in points]] = [
             point.score for point in points
         ]
-        return scores
+        return shared_words(scores, float(vectors.words_weights[0]), len(self._ids))
 
 
 class StackedSegments:

@@ -55,15 +55,15 @@ class Explainer:
         score: float,
         recall_score: float,
         recall_rank: int,
-        bm25: float | None,
         match: float | None,
+        words: float | None,
     ) -> Explanation:
         """Explain a passage; query and passage are encoded again.
 
         Args:
             id: the passage's.
             passage: its text.
-            score, recall_score, recall_rank, bm25, match: what the search found, as `Hit` has
+            score, recall_score, recall_rank, match, words: what the search found, as `Hit` has
                 them.
         """
         student, config = self.student, self.student.config
@@ -83,7 +83,7 @@ class Explainer:
             recall_rank=recall_rank,
             recall_score=recall_score,
             scorer=self.scorer,
-            parts=self._parts(query, stored, similarities, recall_score, match, bm25),
+            parts=self._parts(query, stored, similarities, recall_score, match, words),
             alignment=_alignment(query_read, passage_read, similarities),
             segments=segments,
         )
@@ -95,18 +95,18 @@ class Explainer:
         similarities: Float32,
         recall_score: float,
         match: float | None,
-        bm25: float | None,
+        words: float | None,
     ) -> tuple[Part, ...]:
         heads, scorer = self.student.heads, self.scorer
         if scorer is None:
             return ()
         if scorer == "late":
             maxsim = float(similarities.max(axis=1).sum())
-            return late_parts(heads, maxsim, recall_score, match, bm25)
+            return late_parts(heads, maxsim, recall_score, match, words)
         device = self.student.backbone.device
         query_half = torch.from_numpy(query.iem[0]).to(device)
         passage_half = torch.from_numpy(passage_halves(self.student, stored)[0]).to(device)
-        return iem_parts(heads, query_half, passage_half, scorer, match, bm25)
+        return iem_parts(heads, query_half, passage_half, scorer, match, words)
 
 
 def _similarities(query: QueryVectors, stored: PassageVectors) -> Float32:

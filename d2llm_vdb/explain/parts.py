@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -20,7 +18,7 @@ def iem_parts(
     passage_half: Tensor,
     task: Task,
     match: float | None,
-    bm25: float | None,
+    words: float | None,
 ) -> tuple[Part, ...]:
     """Return the parts of the logit of `IEM.combine`.
 
@@ -29,10 +27,10 @@ def iem_parts(
         query_half, passage_half: float32 (h,).
         task: which branch answers.
         match: of the segments; None for a student without them.
-        bm25: of the passage's text; None where it is not known.
+        words: in common, as they counted; None where they are not known.
     """
     iem, own = heads.iem, TASKS.index(task)
-    scorer = scorer_of(task, words=bm25 is not None)
+    scorer = scorer_of(task, words=words is not None)
     _, feature = iem.combine(query_half, passage_half, task)
     terms = [Part("learned", float(iem.linear2(feature)), 1.0)]
     if iem.interaction == "concat":
@@ -41,14 +39,14 @@ def iem_parts(
     terms.insert(0, Part("cosine", cosine, float(iem.scale[own])))
     if match is not None:
         terms.insert(1, Part("match", match, float(iem.match_scale[own])))
-    if bm25 is not None:
-        terms.insert(-1, Part("words", math.log1p(bm25), float(iem.words_scale[own])))
+    if words is not None:
+        terms.insert(-1, Part("words", words, float(iem.words_scale[own])))
     return _calibrated(heads, scorer, float(iem.bias[own]), terms)
 
 
 @torch.inference_mode()
 def late_parts(
-    heads: StudentHeads, maxsim: float, recall: float, match: float | None, bm25: float | None
+    heads: StudentHeads, maxsim: float, recall: float, match: float | None, words: float | None
 ) -> tuple[Part, ...]:
     """Return the parts of the logit of `LateInteraction`, of one passage's numbers."""
     late = heads.late
@@ -58,9 +56,9 @@ def late_parts(
     ]
     if match is not None:
         terms.append(Part("match", match, float(late.match_scale)))
-    if bm25 is not None:
-        terms.append(Part("words", math.log1p(bm25), float(late.words_scale)))
-    scorer = scorer_of("late", words=bm25 is not None)
+    if words is not None:
+        terms.append(Part("words", words, float(late.words_scale)))
+    scorer = scorer_of("late", words=words is not None)
     return _calibrated(heads, scorer, float(late.bias), terms)
 
 

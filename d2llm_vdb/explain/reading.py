@@ -28,8 +28,8 @@ class Reading:
     word_of: list[int]
 
     def segments(self, count: int) -> list[str]:
-        """Return the text of each of at most `count` segments."""
-        pieces = Pieces(torch.ones(1, len(self.word_of), dtype=torch.bool), count)
+        """Return the text of each of `count` segments."""
+        pieces = Pieces(torch.ones(1, len(self.word_of), dtype=torch.bool), count, tokens=1)
         bounds = zip(pieces.starts[pieces.present], pieces.ends[pieces.present], strict=True)
         return [self._between(int(start), int(end)) for start, end in bounds]
 

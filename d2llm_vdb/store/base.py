@@ -8,6 +8,7 @@ payload is text, ids, offsets and the user's metadata.
 from __future__ import annotations
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,9 @@ from d2llm_vdb.store.recall import (
 from d2llm_vdb.store.schema import INDEXED_FIELDS, FieldKind, Schema
 
 T = TypeVar("T")
+
+# How long a count is taken for the size of a collection that others may write to.
+SIZE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,7 @@ class Store(ABC):
     capabilities: Capabilities = EMBEDDED
     tenant: str | None = None  # whose part of a collection this is; None for the whole
     _closed = False
+    _size: tuple[float, int] | None = None  # when it was counted, and the count
 
     def check_open(self) -> None:
         """Raise `StoreError` where the store has been closed."""
@@ -180,6 +185,32 @@ class Store(ABC):
         while not isinstance(asked, _Done):
             asked = await asyncio.to_thread(_advance, steps, await self.aquery(asked))
         return asked.result
+
+    def size(self) -> int:
+        """Return how many passages the collection has, all tenants together, for BM25's scale.
+
+        Counted again after each write of this store, and after a minute for those of others.
+        """
+        known = self._known_size()
+        return self._counted(self.count()) if known is None else known
+
+    async def asize(self) -> int:
+        """Async twin of `size`."""
+        known = self._known_size()
+        return self._counted(await self.acount()) if known is None else known
+
+    def _known_size(self) -> int | None:
+        if self._size is None or time.monotonic() - self._size[0] > SIZE_SECONDS:
+            return None
+        return self._size[1]
+
+    def _counted(self, size: int) -> int:
+        self._size = time.monotonic(), size
+        return size
+
+    def _wrote(self) -> None:
+        """Forget the size."""
+        self._size = None
 
     def recall(self, request: RecallRequest) -> list[Candidates]:
         """Return the candidates of each query, and what is asked for of them."""

@@ -90,6 +90,7 @@ class EdgeStore(Store):
         columns.check(self.schema)
         for part in columns.split():
             self._run(self._upsert_points, part)
+            self._wrote()
             self._unflushed += len(part)
             self._unoptimized += len(part)
             if self._unoptimized >= OPTIMIZE_POINTS:
@@ -146,10 +147,12 @@ class EdgeStore(Store):
     def delete(self, ids: Sequence[str]) -> None:
         points: list[int | UUID | str] = [point_id(each) for each in distinct_ids(ids)]
         self._run(self._shard.update, edge.UpdateOperation.delete_points(points))
+        self._wrote()
 
     def delete_where(self, filter: models.Filter) -> None:
         condition = _filter(filter)
         self._run(self._shard.update, edge.UpdateOperation.delete_points_by_filter(condition))
+        self._wrote()
 
     def count(self, filter: models.Filter | None = None) -> int:
         return int(self._run(self._shard.count, edge.CountRequest(filter=_filter(filter))))

@@ -121,6 +121,7 @@ class ClientStore(Store):
     def upsert(self, columns: Columns) -> None:
         columns.check(self.schema)
         self._call_all(batches.upsert(self._collection, columns, self._wire))
+        self._wrote()
 
     def _plan(self, queries: Sequence[PointQuery]) -> Call[list[Sequence[Point]]]:
         return requests.query(self._collection, queries, self._wire, indexed=self._indexed)
@@ -149,9 +150,11 @@ class ClientStore(Store):
 
     def delete(self, ids: Sequence[str]) -> None:
         self._call(requests.delete(self._collection, ids))
+        self._wrote()
 
     def delete_where(self, filter: models.Filter) -> None:
         self._call(requests.delete_where(self._collection, filter))
+        self._wrote()
 
     def count(self, filter: models.Filter | None = None) -> int:
         return self._call(requests.count(self._collection, filter))
@@ -181,6 +184,7 @@ class ClientStore(Store):
     async def aupsert(self, columns: Columns) -> None:
         columns.check(self.schema)
         await self._acall_all(batches.upsert(self._collection, columns, self._wire))
+        self._wrote()
 
     async def aquery(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
         asked = batches.query(queries, self._wire, self._plan)
@@ -206,9 +210,11 @@ class ClientStore(Store):
 
     async def adelete(self, ids: Sequence[str]) -> None:
         await self._acall(requests.delete(self._collection, ids))
+        self._wrote()
 
     async def adelete_where(self, filter: models.Filter) -> None:
         await self._acall(requests.delete_where(self._collection, filter))
+        self._wrote()
 
     async def acount(self, filter: models.Filter | None = None) -> int:
         return await self._acall(requests.count(self._collection, filter))

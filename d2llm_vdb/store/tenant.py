@@ -114,6 +114,12 @@ class TenantStore(Store):
     async def acount(self, filter: models.Filter | None = None) -> int:
         return await self.whole.acount(self._filter(filter))
 
+    def size(self) -> int:
+        return self.whole.size()
+
+    async def asize(self) -> int:
+        return await self.whole.asize()
+
     def index_payload(self, fields: Mapping[str, FieldKind] = INDEXED_FIELDS) -> None:
         self.whole.index_payload(fields)
 

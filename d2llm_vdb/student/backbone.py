@@ -6,13 +6,14 @@ import hashlib
 import importlib.util
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from peft import PeftModel
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -43,13 +44,11 @@ class TokenBatch:
         positions: where the texts stood in the input.
         states: float32 (B, L, d), on the backbone's device.
         mask: bool (B, L), true where there is a token.
-        token_ids: int64 (B, L).
     """
 
     positions: list[int]
     states: Tensor
     mask: Tensor
-    token_ids: Tensor
 
 
 class Backbone:
@@ -230,7 +229,13 @@ class Backbone:
             if states is None:
                 output = self.model(input_ids=padded, attention_mask=mask.long())
                 states = output.last_hidden_state.float()
-            yield TokenBatch(positions, states, mask, padded)
+            yield TokenBatch(positions, states, mask)
+
+    def without_adapter(self) -> AbstractContextManager[None]:
+        """Return a context in which the model is as it was before it had an adapter."""
+        if isinstance(self.model, PeftModel):
+            return self.model.disable_adapter()
+        return nullcontext()
 
     @property
     def padding_id(self) -> int:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from d2llm_vdb.errors import CheckpointError
 from d2llm_vdb.student.backbone import Backbone
 from d2llm_vdb.student.config import StudentConfig
+from d2llm_vdb.student.iem import IEM_WORDS, LATE_WORDS
 
 CONFIG_FILE = "config.json"
 HEADS_FILE = "heads.safetensors"
@@ -63,11 +64,27 @@ def read(path: Path) -> tuple[StudentConfig, dict[str, Tensor]]:
 
 
 def _upgrade(config: Any, weights: dict[str, Tensor]) -> None:
-    """Bring what 0.1 saved to today's form: its segments shared the recall vector's projection."""
+    """Bring what older versions saved to today's form.
+
+    In 0.1 segments shared the recall vector's projection. Until 0.2 their rows ended in a sketch of
+    the piece's words, and what words in common count was by the logarithm of BM25.
+    """
     segments = config.get("segments") if isinstance(config, dict) else None
-    if isinstance(segments, dict) and "dim" not in segments and "recall.weight" in weights:
+    if not isinstance(segments, dict) or "vocabulary" not in segments:
+        return
+    if "dim" not in segments and "recall.weight" in weights:
         segments["dim"] = config.get("recall_dim")
         weights["segments.projection.weight"] = weights["recall.weight"].clone()
+    for name in ("vocabulary", "words_dim"):
+        segments.pop(name, None)
+    segments["piece_tokens"] = 1
+    for name in ("words.weight", "word_scale"):
+        weights.pop(f"segments.{name}", None)
+    if "segments.projection.weight" in weights:
+        weights["segments.weight"] = weights.pop("segments.projection.weight")
+    if "iem.words_scale" in weights:  # zero where words do not count
+        weights["iem.words_scale"] = weights["iem.words_scale"].sign() * IEM_WORDS
+        weights["late.words_scale"] = torch.tensor(LATE_WORDS)
 
 
 def load_weights(heads: nn.Module, weights: dict[str, Tensor], path: Path) -> None:

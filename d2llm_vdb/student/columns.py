@@ -28,8 +28,8 @@ class PassageVectors:
         tokens: for each passage its unit-length token states with their norms as the last
             column, float16 (L, d + 1); None where they were not asked for. The norm makes the
             raw states recoverable.
-        segments: for each passage the rows of its pieces, float16 (k, s + w), fewer for a text
-            of few tokens; None for a student without segments.
+        segments: for each passage the rows of its pieces, float16 (k, s), fewer for a text of
+            few tokens; None for a student without segments.
         truncated: how many of the passages were cut at the student's `max_tokens`.
     """
 
@@ -53,16 +53,18 @@ class QueryVectors:
         recall: unit-length recall vectors, float32 (m, r).
         iem: query halves of the IEM, float32 (m, h).
         terms: how often each query uses pieces of the vocabulary.
+        words_weights: what the words that it shares with a passage count, float32 (m,).
         tokens: for each query its unit-length token states, mapped by the late interaction and
             scaled by the attention PMA pays them, float32 (L, d + 1): the inner-product MaxSim
             with a passage's stored tokens is the weighted sum.
-        segments: for each query the row that passages' pieces are matched with, float32
-            (m, s + w); None for a student without segments.
+        segments: for each query the row that passages' pieces are matched with, float32 (m, s);
+            None for a student without segments.
     """
 
     recall: Float32
     iem: Float32
     terms: SparseRows
+    words_weights: Float32
     tokens: list[Float32]
     segments: Float32 | None
 
@@ -77,6 +79,7 @@ class QueryVectors:
             np.concatenate([part.recall for part in parts]),
             np.concatenate([part.iem for part in parts]),
             SparseRows.concatenate([part.terms for part in parts]),
+            np.concatenate([part.words_weights for part in parts]),
             [states for part in parts for states in part.tokens],
             np.concatenate(segments) if segments else None,
         )

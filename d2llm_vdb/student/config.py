@@ -15,9 +15,6 @@ Task = Literal["asymmetric", "symmetric"]
 # Fewer leave no room for a text between the special tokens.
 MIN_TOKENS = 8
 
-# A sketch's signs are the bits of one hash.
-MAX_WORDS_DIM = 512
-
 
 @dataclass(frozen=True, slots=True)
 class PMAConfig:
@@ -68,28 +65,20 @@ class SegmentsConfig:
     """Shape of the segments.
 
     Args:
-        vocabulary: number of the backbone's token ids.
         dim: width s that each piece's embedding is projected to; None keeps it whole.
-        count: pieces k that a passage is cut into.
-        words_dim: width w of each piece's word sketch; a multiple of 8, 512 at most.
+        count: pieces k that a passage is cut into at most.
+        piece_tokens: a shorter passage is cut into fewer, of this many tokens at least.
     """
 
-    vocabulary: int
     dim: int | None = None
     count: int = 8
-    words_dim: int = 128
+    piece_tokens: int = 16
 
     def __post_init__(self) -> None:
-        check_whole_number("segments.vocabulary", self.vocabulary)
         if self.dim is not None:
             check_whole_number("segments.dim", self.dim)
         check_whole_number("segments.count", self.count)
-        check_whole_number("segments.words_dim", self.words_dim, least=8)
-        if self.words_dim % 8 or self.words_dim > MAX_WORDS_DIM:
-            raise InputError(
-                f"segments.words_dim={self.words_dim} must be a multiple of 8, {MAX_WORDS_DIM} "
-                f"at most"
-            )
+        check_whole_number("segments.piece_tokens", self.piece_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +132,7 @@ class StudentConfig:
         """Width of a segment's row; None without segments."""
         if self.segments is None:
             return None
-        return (self.segments.dim or self.embedding_dim) + self.segments.words_dim
+        return self.segments.dim or self.embedding_dim
 
     @property
     def stored_half_dim(self) -> int | None:

@@ -18,7 +18,7 @@ from d2llm_vdb.student.columns import PassageVectors, QueryVectors
 from d2llm_vdb.student.config import StudentConfig
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.iem import stored_tokens
-from d2llm_vdb.student.terms import TermIds, passage_terms, query_terms
+from d2llm_vdb.student.terms import TextTerms, passage_terms, query_terms, words_weights
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class TokenWindow:
     """
 
     token_ids: list[list[int]]
-    terms: list[TermIds]
+    terms: list[TextTerms]
     truncated: int
 
 
@@ -53,7 +53,7 @@ def token_windows(
     """
     window_tokens = WINDOW_BATCHES * backbone.batch_tokens
     token_ids: list[list[int]] = []
-    terms: list[TermIds] = []
+    terms: list[TextTerms] = []
     cut = tokens = 0
     for some in batched(_checked(texts), 64):
         new_ids, new_cut = backbone.tokenize([prompt + text for text in some], max_tokens)
@@ -102,7 +102,7 @@ def passage_vectors(
             norms[batch.positions] = to_numpy(embedding.norm(dim=-1))
         if tokens:
             _scatter(states, batch.positions, stored_tokens(batch.states).half(), batch.mask)
-        rows = heads.passage_rows(batch.states, batch.token_ids, batch.mask)
+        rows = heads.passage_rows(batch.states, batch.mask)
         if rows is not None:
             _scatter(segments, batch.positions, rows[0].half(), rows[1])
     return PassageVectors(
@@ -141,10 +141,11 @@ def query_vectors(
         iem[batch.positions] = to_numpy(heads.iem.query_half(embedding))
         mapped = heads.late.query_tokens(batch.states, attention)
         _scatter(tokens, batch.positions, mapped, batch.mask)
-        rows = heads.query_rows(embedding, batch.token_ids, batch.mask)
+        rows = heads.query_rows(embedding)
         if segments is not None and rows is not None:
             segments[batch.positions] = to_numpy(rows)
-    return QueryVectors(recall, iem, query_terms(window.terms), tokens, segments)
+    counted, weights = query_terms(window.terms), words_weights(window.terms)
+    return QueryVectors(recall, iem, counted, weights, tokens, segments)
 
 
 def _scatter(rows: list[Any], positions: list[int], values: Tensor, mask: Tensor) -> None:

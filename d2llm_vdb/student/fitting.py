@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def fit(student: Student, sample_texts: Iterable[str] | None) -> None:
-    """Set compact projections, a `product` IEM and the segments' words; PMA stays as it is.
+    """Set compact projections and a `product` IEM; PMA stays as it is.
 
     Args:
         student: changed in place.
@@ -26,7 +26,7 @@ def fit(student: Student, sample_texts: Iterable[str] | None) -> None:
         InputError: they are empty, too few for a compact vector, or left out where it needs
             them.
     """
-    heads, backbone = student.heads, student.backbone
+    heads = student.heads
     texts = None if sample_texts is None else list(sample_texts)
     if texts is not None and not texts:
         raise InputError("sample_texts is empty; pass texts or leave it out")
@@ -34,10 +34,8 @@ def fit(student: Student, sample_texts: Iterable[str] | None) -> None:
     heads.recall.fit(samples)
     heads.iem.initialise(samples, segments=heads.segments is not None)
     if heads.segments is not None:
-        heads.segments.projection.fit(samples)
-        ids, _ = backbone.tokenize(texts, student.config.max_tokens) if texts else ([], 0)
-        heads.segments.words.weigh(ids, unweighted=backbone.tokenizer.all_special_ids)
-    heads.to(backbone.device)
+        heads.segments.fit(samples)
+    heads.to(student.backbone.device)
 
 
 def check_fit(config: StudentConfig, backbone: Backbone) -> None:

@@ -9,7 +9,7 @@ from d2llm_vdb.student.config import StudentConfig
 from d2llm_vdb.student.iem import IEM, LateInteraction
 from d2llm_vdb.student.pma import PMA
 from d2llm_vdb.student.projection import CompactProjection
-from d2llm_vdb.student.segments import Pieces, Segments
+from d2llm_vdb.student.segments import Pieces
 
 
 class StudentHeads(nn.Module):
@@ -23,39 +23,34 @@ class StudentHeads(nn.Module):
         self.late = LateInteraction(config.token_dim, segments=shape is not None)
         self.recall = CompactProjection(config.embedding_dim, config.recall_dim)
         self.calibration = Calibration()
-        self.segments = None if shape is None else Segments(config.embedding_dim, shape)
+        self.segments = (
+            None if shape is None else CompactProjection(config.embedding_dim, shape.dim)
+        )
+        self._shape = shape
 
-    def query_rows(self, embedding: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor | None:
+    def query_rows(self, embedding: Tensor) -> Tensor | None:
         """Return the rows that queries are matched by; None for a student without segments.
 
         Args:
             embedding: PMA embeddings of the queries, float32 (B, d).
-            token_ids: int64 (B, L).
-            mask: bool (B, L), true where there is a token.
 
         Returns:
-            float32 (B, s + w).
+            float32 (B, s).
         """
-        if self.segments is None:
-            return None
-        return self.segments.query_rows(embedding, token_ids, mask)
+        return None if self.segments is None else self.segments(embedding)
 
-    def passage_rows(
-        self, states: Tensor, token_ids: Tensor, mask: Tensor
-    ) -> tuple[Tensor, Tensor] | None:
+    def passage_rows(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return the rows of passages' pieces; None for a student without segments.
 
         Args:
             states: token states, float32 (B, L, token_dim).
-            token_ids: int64 (B, L).
             mask: bool (B, L), true where there is a token.
 
         Returns:
-            float32 (B, k, s + w), and which of them there are, bool (B, k).
+            float32 (B, k, s), and which of them there are, bool (B, k).
         """
-        if self.segments is None:
+        if self.segments is None or self._shape is None:
             return None
-        pieces = Pieces(mask, self.segments.count)
+        pieces = Pieces(mask, self._shape.count, self._shape.piece_tokens)
         embedding, _ = self.mha_pma(pieces.of(states), pieces.mask)
-        rows = self.segments.passage_rows(embedding, pieces.of(token_ids), pieces.mask)
-        return pieces.padded(rows), pieces.present
+        return pieces.padded(self.segments(embedding)), pieces.present

@@ -19,19 +19,15 @@ from d2llm_vdb.student.projection import principal_directions
 INITIAL_SCALE = 10.0
 INITIAL_BIAS = -4.0
 
-# What the segments' match counts beside the cosine in the IEM, and what match and recall score
-# count beside MaxSim. Over seven collections these gain 0.022 nDCG@10 on the cosine and 0.005 on
-# MaxSim, and lose on none of them more than 0.002.
-IEM_MATCH = 0.75
-LATE_MATCH = 0.2
-LATE_RECALL = 0.1
-
-# What the words in common count, in logits per log(1 + BM25): of 1.75 to 3 and 0.2 to 0.4 the pair
-# with which the default student's `iem` and `tokens` fall below version 0.1's by more than 0.002
-# nDCG@10 on none of the eight sets of docs/results.md. Those sets chose them, so that their figures
-# flatter a little: over these ranges English ones change by 0.016 (`iem` on SQuAD) or 0.004.
-IEM_WORDS = 2.5
-LATE_WORDS = 0.4
+# What the segments' match counts beside the cosine in the IEM, what match and recall score count
+# beside MaxSim, and what the words in common count, in logits per word that one passage alone uses
+# (`terms.shared_words`). Chosen by `recipes/fusion.py`, which says what they gain on collections
+# that had no part in choosing them (docs/tried.md).
+IEM_MATCH = 1.0
+IEM_WORDS = 0.7
+LATE_MATCH = 0.3
+LATE_RECALL = 0.5
+LATE_WORDS = 0.35
 
 
 class IEM(nn.Module):
@@ -46,7 +42,7 @@ class IEM(nn.Module):
     Then f2_t = ReLU(A_t f1 + c_t) for the task t, and the logit is one shared linear map of
     f2_t. `product` adds
 
-        scale_t * sum(q * p) + match_scale_t * match + words_scale_t * log(1 + bm25) + bias_t:
+        scale_t * sum(q * p) + match_scale_t * match + words_scale_t * words + bias_t:
 
     a cosine until training changes it, how well the best segment of the passage matches the
     query, and the words they share. So a student starts from these and can only improve on them.
@@ -121,7 +117,7 @@ class IEM(nn.Module):
         passage_half: Tensor,
         task: Task,
         match: Tensor | None = None,
-        bm25: Tensor | None = None,
+        words: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Score halves that broadcast against each other.
 
@@ -130,8 +126,8 @@ class IEM(nn.Module):
             passage_half: float32 (..., h) from `passage_half`, fresh or read from the store.
             task: which branch answers.
             match: of the segments, float32 (...); None for a student without segments.
-            bm25: of the passages' texts, float32 (...), 0 or more; None where there is no
-                collection to weigh words by. `concat` makes no use of either.
+            words: in common, from `terms.shared_words`, float32 (...), 0 or more; None where there
+                is no collection to weigh words by. `concat` makes no use of either.
 
         Returns:
             The logit, float32 (...), and the feature f2 that feature imitation compares,
@@ -149,8 +145,8 @@ class IEM(nn.Module):
             logit = logit + self.scale[own] * cosine + self.bias[own]
             if match is not None:
                 logit = logit + self.match_scale[own] * match
-            if bm25 is not None:
-                logit = logit + self.words_scale[own] * bm25.log1p()
+            if words is not None:
+                logit = logit + self.words_scale[own] * words
         return logit, feature
 
     def forward(
@@ -159,10 +155,10 @@ class IEM(nn.Module):
         passage: Tensor,
         task: Task,
         match: Tensor | None = None,
-        bm25: Tensor | None = None,
+        words: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Score PMA embeddings (..., d) that broadcast; otherwise as `combine`."""
-        return self.combine(self.query_half(query), self.passage_half(passage), task, match, bm25)
+        return self.combine(self.query_half(query), self.passage_half(passage), task, match, words)
 
     def _input(self, embeddings: Tensor) -> Tensor:
         if self.interaction == "concat":
@@ -190,13 +186,13 @@ class LateInteraction(nn.Module):
     """Score token states by weighted, learned MaxSim, mixed with recall score, match and words.
 
     logit = scale * sum_i w_i max_j (M q_i) . p_j + recall_scale * recall + match_scale * match
-            + words_scale * log(1 + bm25) + bias
+            + words_scale * words + bias
 
     w is the attention that PMA pays to the query's tokens; it sums to one. q_i is a unit-length
     token state, p_j a stored one: unit length, and its norm in one more column, which M can weigh
     in. M works on the query alone, so that what is stored serves any student on the same
     backbone. An untrained student pays all the same and M leaves tokens as they are; without
-    segments and BM25 it ranks exactly as MaxSim.
+    segments and words it ranks exactly as MaxSim.
 
     Source: Khattab and Zaharia (SIGIR 2020), equation 3, for the MaxSim sum.
 
@@ -236,13 +232,13 @@ class LateInteraction(nn.Module):
         maxsim: Tensor,
         recall: Tensor,
         match: Tensor | None = None,
-        bm25: Tensor | None = None,
+        words: Tensor | None = None,
     ) -> Tensor:
-        """Return logits of weighted MaxSim sums, recall scores, matches and BM25, float32 (n,)."""
+        """Return logits of weighted MaxSim sums, recall scores, matches and words, float32 (n,)."""
         logit = self.scale * maxsim + self.recall_scale * recall + self.bias
         if match is not None:
             logit = logit + self.match_scale * match
-        return logit if bm25 is None else logit + self.words_scale * bm25.log1p()
+        return logit if words is None else logit + self.words_scale * words
 
 
 def stored_tokens(states: Tensor) -> Tensor:

@@ -136,7 +136,7 @@ def from_tokens(
                     f"text {text[:40]!r} has {len(ids)} tokens, and states of {len(rows)} are "
                     f"stored; add it again"
                 )
-        batches = _batches(student, window.token_ids, own)
+        batches = _batches(student, own)
         found.append(
             passage_vectors(
                 config, backbone, student.heads, window, tokens=keep_tokens, batches=batches
@@ -146,20 +146,17 @@ def from_tokens(
     return found
 
 
-def _batches(
-    student: Student, token_ids: Sequence[Sequence[int]], tokens: Sequence[Float32]
-) -> list[TokenBatch]:
+def _batches(student: Student, tokens: Sequence[Float32]) -> list[TokenBatch]:
     batches = []
     device = student.backbone.device
-    for positions, length in length_batches([len(ids) for ids in token_ids], 2**16):
+    for positions, length in length_batches([len(rows) for rows in tokens], 2**16):
         shape = (len(positions), length)
         states = np.zeros((*shape, tokens[0].shape[1] - 1), np.float32)
-        ids, mask = np.zeros(shape, np.int64), np.zeros(shape, bool)
+        mask = np.zeros(shape, bool)
         for row, position in enumerate(positions):
             own = tokens[position]
             states[row, : len(own)] = own[:, :-1] * own[:, -1:]
-            ids[row, : len(own)] = token_ids[position]
             mask[row, : len(own)] = True
-        arrays: tuple[Any, ...] = (states, mask, ids)
+        arrays: tuple[Any, ...] = (states, mask)
         batches.append(TokenBatch(positions, *(torch.from_numpy(one).to(device) for one in arrays)))
     return batches

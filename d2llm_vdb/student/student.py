@@ -97,13 +97,14 @@ class Student:
         Args:
             source: the backbone, as `Backbone.load` takes it.
             sample_texts: texts like those to be searched; what makes vectors compact is fitted
-                to them (PCA), and words weigh by their rarity in them. A few thousand are plenty.
+                to them (PCA). A few thousand are plenty.
             recall_dim: width r that recall vectors are made compact to, which needs
                 `sample_texts`; None takes the whole embedding, of which nothing is lost.
             interaction: "product" starts from the cosine; "concat" is the paper's and ranks at
                 random until it is trained or loaded.
             iem_dim: width h of the IEM; the smaller of d and 512.
-            segments: pieces that a passage is cut into, 0 for none; 8, or none for "concat".
+            segments: pieces that a passage is cut into at most, 0 for none; 8, or none for
+                "concat".
             layer_norm: normalise inside PMA, as the reference code can.
             max_tokens: longest text in tokens; 256, or what the backbone takes where that is less.
             query_prompt, passage_prompt: text put before every query or passage.
@@ -134,13 +135,7 @@ class Student:
             recall_dim=recall_dim,
             pma=PMAConfig(num_heads=math.gcd(dim, 32), layer_norm=layer_norm),
             iem=IEMConfig(hidden_dim=iem_dim, interaction=interaction),
-            segments=SegmentsConfig(
-                len(backbone.tokenizer),
-                _segment_dim(dim, texts),
-                segments,
-            )
-            if segments
-            else None,
+            segments=SegmentsConfig(_segment_dim(dim, texts), segments) if segments else None,
             max_tokens=max_tokens,
             query_prompt=query_prompt,
             passage_prompt=passage_prompt,
@@ -354,7 +349,7 @@ class Student:
         passage_halves: Float32,
         task: Task,
         match: Float32 | None = None,
-        bm25: Float32 | None = None,
+        words: Float32 | None = None,
     ) -> Float32:
         """Score passages by their stored halves.
 
@@ -363,15 +358,15 @@ class Student:
             passage_halves: stored, or from `passage_halves`, float32 (n, h).
             task: "asymmetric" (does the passage answer?) or "symmetric" (same meaning?).
             match: of the passages' segments, float32 (n,); None for a student without segments.
-            bm25: of the passages' texts, float32 (n,); None where it is not known.
+            words: in common, from `terms.shared_words`, float32 (n,); None where not known.
 
         Returns:
             Probabilities, float32 (n,).
         """
         query, passages = self._to_device(query_half), self._to_device(passage_halves)
-        others = (self._to_device(match), self._to_device(bm25))
+        others = (self._to_device(match), self._to_device(words))
         logits, _ = self.heads.iem.combine(query, passages, task, *others)
-        scorer = scorer_of(task, words=bm25 is not None)
+        scorer = scorer_of(task, words=words is not None)
         scores: Float32 = self.heads.calibration(logits, scorer).cpu().numpy()
         return scores
 
@@ -390,11 +385,11 @@ class Student:
         maxsim: Float32,
         recall: Float32,
         match: Float32 | None = None,
-        bm25: Float32 | None = None,
+        words: Float32 | None = None,
     ) -> Float32:
-        """Turn MaxSim sums, recall scores, matches and BM25 into probabilities, float32 (n,)."""
-        logits = self.heads.late(*map(self._to_device, (maxsim, recall, match, bm25)))
-        scorer = scorer_of("late", words=bm25 is not None)
+        """Turn MaxSim sums, recall scores, matches and words into probabilities, float32 (n,)."""
+        logits = self.heads.late(*map(self._to_device, (maxsim, recall, match, words)))
+        scorer = scorer_of("late", words=words is not None)
         scores: Float32 = self.heads.calibration(logits, scorer).cpu().numpy()
         return scores
 
