@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 
 import numpy as np
 import pytest
+import torch
 from conftest import hit_ids
 from qdrant_client import models
 
-from d2llm_vdb import Index, Passage, SearchOptions
+from d2llm_vdb import Index, Passage, SearchOptions, Student
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.rankers import StackedSegments
 
@@ -117,11 +119,18 @@ def test_filters_thresholds_and_small_k(index: Index) -> None:
 
 
 def test_tasks_use_their_own_branch(index: Index) -> None:
+    heads = deepcopy(index.student.heads)
+    torch.nn.init.constant_(heads.iem.proj0.bias, torch.nan)  # the symmetric task's
+    spoilt = Index(Student(index.student.config, index.student.backbone, heads), index.store)
     answers, same = (
-        {hit.id: hit.score for hit in index.search(QUESTION, task=task).hits}
+        [hit.score for hit in spoilt.search(QUESTION, task=task).hits]
         for task in ("asymmetric", "symmetric")
     )
-    assert answers != same
+    assert answers == [hit.score for hit in index.search(QUESTION).hits]
+    assert np.isnan(same).all()
+    different = [hit.score for hit in index.search(QUESTION, task="symmetric").hits]
+    assert np.isfinite(different).all()
+    assert different != answers
 
 
 @pytest.mark.parametrize(

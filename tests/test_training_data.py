@@ -86,6 +86,12 @@ def test_mined_negatives_are_hard_new_and_the_same_for_a_seed(
         assert mined.candidates[row][:1] == topics.candidates[row]
         assert len(set(mined.candidates[row])) == 4
         assert mined.labels[row] == [1.0, 0.0, 0.0, 0.0]
+    # Two come from the ten nearest, by quantised vectors, and the third by its words.
+    cosines = student.encode_query(topics.queries) @ student.encode_document(topics.passages).T
+    ranks = (-cosines).argsort(axis=1).argsort(axis=1)
+    worst = [sorted(ranks[row, mined.candidates[row][1:]]) for row in range(len(topics))]
+    assert max(second for _, second, _ in worst) < 15
+    assert sum(first < 10 and second < 10 for first, second, _ in worst) >= 38
     told: list[int] = []
     again = mine(topics, student, count=3, depth=10, work=tmp_path, on_progress=told.append)
     assert again.candidates == mined.candidates
