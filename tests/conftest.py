@@ -9,6 +9,7 @@ from pathlib import Path
 from pydoc_data.topics import topics as documentation
 from typing import Any
 
+import numpy as np
 import pytest
 from qdrant_server import NoServerError, Server, any_server
 from stub_server import Stub
@@ -170,6 +171,12 @@ def index(
 
 def hit_ids(result: SearchResult) -> list[str]:
     return [hit.id for hit in result.hits]
+
+
+def log_odds(probability: Any) -> Any:
+    """What probabilities are compared by: nearly all are so small that any would do for another."""
+    probability = np.asarray(probability, np.float64)
+    return np.log(probability) - np.log1p(-probability)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from d2llm_vdb.store import (
     edge_filters,
     recall,
 )
-from d2llm_vdb.student import Student, iem, pairs, segments, terms
+from d2llm_vdb.student import Student, calibration, iem, pairs, segments, terms
 from d2llm_vdb.student.calibration import Calibration
 from d2llm_vdb.student.iem import IEM, LateInteraction
 
@@ -277,10 +277,20 @@ def search_without_segments() -> None:
     swap(search, "_request", request)
 
 
-@mutant("test_predict.py::test_a_pair_without_a_collection_is_as_likely_a_match_as_one_found_in_it")
+@mutant(
+    "test_predict.py::test_scores_are_made_probabilities_by_the_students_own_calibration",
+    "test_calibration.py::test_fitting_finds_the_odds_that_made_the_labels",
+)
 def calibration_ignored() -> None:
     """Scores are sigmoids of the logits as they are."""
     swap(Calibration, "forward", lambda self, logits, scorer: logits.sigmoid())
+
+
+@mutant("test_predict.py::test_a_pair_without_a_collection_is_as_likely_a_match_as_one_found_in_it")
+def calibration_of_words_without_words() -> None:
+    """Pairs without a collection are calibrated as if BM25 had counted."""
+    whole = calibration.scorer_of
+    swap(calibration, "scorer_of", lambda head, words: whole(head, words=True))
 
 
 @mutant("test_student.py::test_token_states_are_recovered_from_what_is_stored")
@@ -297,10 +307,10 @@ def norms_of_tokens_lost() -> None:
 
 
 @mutant(
-    "test_store.py::test_nan_and_infinity_never_reach_the_database[nan-recall-edge]",
-    "test_store.py::test_nan_and_infinity_never_reach_the_database[nan-iem-edge]",
-    "test_store.py::test_nan_and_infinity_never_reach_the_database[nan-bm25-edge]",
-    "test_store.py::test_nan_and_infinity_never_reach_the_database[nan-tokens-edge]",
+    "test_store.py::test_nan_and_infinity_never_reach_the_database[edge-nan-recall]",
+    "test_store.py::test_nan_and_infinity_never_reach_the_database[edge-nan-iem]",
+    "test_store.py::test_nan_and_infinity_never_reach_the_database[edge-nan-bm25]",
+    "test_store.py::test_nan_and_infinity_never_reach_the_database[edge-nan-tokens]",
     "test_add.py::test_a_vector_of_nan_is_rejected_alone",
 )
 def nan_stored() -> None:
@@ -309,10 +319,10 @@ def nan_stored() -> None:
 
 
 @mutant(
-    "test_store.py::test_nan_and_infinity_never_reach_the_database[inf-recall-edge]",
-    "test_store.py::test_nan_and_infinity_never_reach_the_database[inf-iem-edge]",
-    "test_store.py::test_nan_and_infinity_never_reach_the_database[inf-bm25-edge]",
-    "test_store.py::test_nan_and_infinity_never_reach_the_database[inf-tokens-edge]",
+    "test_store.py::test_nan_and_infinity_never_reach_the_database[edge-inf-recall]",
+    "test_store.py::test_nan_and_infinity_never_reach_the_database[edge-inf-iem]",
+    "test_store.py::test_nan_and_infinity_never_reach_the_database[edge-inf-bm25]",
+    "test_store.py::test_nan_and_infinity_never_reach_the_database[edge-inf-tokens]",
 )
 def infinity_stored() -> None:
     """What overflowed where it was made float16 is written."""
