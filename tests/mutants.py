@@ -14,10 +14,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import mutants_of_search  # noqa: F401 — they enter themselves into the table
+import mutants_of_lessons  # noqa: F401 — they enter themselves into the table
+import mutants_of_scores  # noqa: F401
+import mutants_of_stores  # noqa: F401
 import mutants_of_training  # noqa: F401
 from mutation import MUTANTS, ROOT, Mutant, run
 from rich.console import Console
@@ -29,7 +32,9 @@ LONGEST_SECONDS = 600
 
 # Each process is a fork of one that has loaded torch, and the code, and run nothing.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["mutants_of_search", "mutants_of_training"])
+processes.set_forkserver_preload(
+    [f"mutants_of_{part}" for part in ("lessons", "scores", "stores", "training")]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +79,12 @@ def tested(name: str | None, tests: Sequence[str]) -> Run:
         process = processes.Process(target=run, args=(name, nodes, output, sender))
         process.start()
         sender.close()
-        try:
-            code, failed = receiver.recv() if receiver.poll(LONGEST_SECONDS) else (None, {})
-        except EOFError:
-            code, failed = None, {}
-        process.kill()
+        code, failed = None, {}
+        with suppress(EOFError):
+            if receiver.poll(LONGEST_SECONDS):
+                code, failed = receiver.recv()
+            else:
+                process.kill()
         process.join()
         return Run(code, failed, output.read_text(errors="replace"))
 

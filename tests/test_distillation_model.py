@@ -21,12 +21,14 @@ from d2llm_vdb.evaluate.rankers import StackedSegments
 
 
 def test_token_states_come_from_disk_as_the_backbone_gives_them(
-    tmp_path: Path, student: Student, texts: list[str]
+    tmp_path: Path, student: Student, texts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone, some = student.backbone, texts[:5]
     states = TokenStates.of(some, backbone, tmp_path, max_tokens=64)
     done: list[int] = []
-    again = TokenStates.of(some, backbone, tmp_path, max_tokens=64, on_progress=done.append)
+    with monkeypatch.context() as without:
+        without.delattr(type(backbone), "batches")  # what runs it
+        again = TokenStates.of(some, backbone, tmp_path, max_tokens=64, on_progress=done.append)
     assert len(list(tmp_path.iterdir())) == 1
     assert done == [5]
     model = DistillationModel(student.heads, LABELS, backbone.model)
