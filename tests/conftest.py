@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from pydoc_data.topics import topics as documentation
@@ -171,6 +171,12 @@ def index(
 
 def hit_ids(result: SearchResult) -> list[str]:
     return [hit.id for hit in result.hits]
+
+
+def nothing_to_encode(texts: Iterable[str], *, tokens: bool = False) -> Iterator[Any]:
+    """In the place of a student's `encode_passages`, where all there is has been encoded."""
+    assert list(texts) == []
+    return iter(())
 
 
 def log_odds(probability: Any) -> Any:

@@ -1,26 +1,22 @@
-"""Mutants of what is learnt from: labels, negatives, teachers, caches, losses: see `mutants.py`."""
+"""Mutants of what is learnt from: labels, negatives, teachers, losses: see `mutants.py`."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from mutation import mutant, swap
 
-from d2llm_vdb.distill import asking, batches, losses, model, negatives, objective, states
+from d2llm_vdb.distill import asking, batches, losses, model, negatives, objective
 from d2llm_vdb.distill.data import TrainingSet
-from d2llm_vdb.distill.states import TokenStates
 from d2llm_vdb.evaluate import pair_set
-from d2llm_vdb.teacher import ScoreCache, Teacher, TeacherScores, cache
+from d2llm_vdb.teacher import Teacher, TeacherScores
 
 IMITATES = "test_distill.py::test_a_student_imitates_its_teacher_and_not_the_labels"
 TAUGHT = "test_teach.py::test_a_teacher_learns_labels_and_is_loaded_as_any_other"
 ONE_LOSS = "test_distillation_model.py::test_each_loss_by_itself_teaches_the_heads_it_is_for"
-CACHED = "test_teacher.py::test_cached_pairs_are_never_asked_again"
-STATES = "test_distillation_model.py::test_token_states_come_from_disk_as_the_backbone_gives_them"
 MINED = "test_training_data.py::test_mined_negatives_are_hard_new_and_the_same_for_a_seed"
 
 
@@ -122,62 +118,6 @@ def _constant(pairs: Any) -> TeacherScores:
 def teacher_of_one_opinion() -> None:
     """A teacher gives every pair the same score."""
     swap(Teacher, "score", lambda self, pairs, *_: _constant(pairs))
-
-
-@mutant(IMITATES, CACHED, TAUGHT)
-def score_cache_of_zeros() -> None:
-    """The teacher's scores come back as zeros."""
-    swap(ScoreCache, "score", lambda self, teacher, pairs, *_: _constant(pairs))
-
-
-@mutant(CACHED)
-def stored_scores_of_zeros() -> None:
-    """Scores that were stored come back as zeros."""
-    whole = ScoreCache._read
-
-    def zeros(self: ScoreCache, keys: Any) -> Any:
-        return {key: (0.0, feature) for key, (_, feature) in whole(self, keys).items()}
-
-    swap(ScoreCache, "_read", zeros)
-
-
-@mutant(CACHED)
-def score_cache_forgets() -> None:
-    """Every pair is asked again."""
-    swap(ScoreCache, "_read", lambda self, keys: {})
-
-
-@mutant("test_teacher.py::test_scores_of_other_tasks_and_prompts_are_kept_apart")
-def scores_of_other_tasks() -> None:
-    """A teacher's score for one question passes for that of another."""
-    whole = cache._key
-    swap(cache, "_key", lambda _, pair: whole("", pair))
-
-
-@mutant(STATES)
-def state_cache_of_zeros() -> None:
-    """Token states on disk are zeros."""
-    swap(states, "_fill", lambda *_: None)
-
-
-@mutant(STATES)
-def state_cache_forgets() -> None:
-    """Token states on disk are computed again."""
-    whole = TokenStates.of.__func__
-
-    def of(cls: Any, texts: Any, backbone: Any, directory: Path, **options: Any) -> TokenStates:
-        for path in directory.glob("*.npy"):
-            path.unlink()
-        return whole(cls, texts, backbone, directory, **options)
-
-    swap(TokenStates, "of", classmethod(of))
-
-
-@mutant("test_distillation_model.py::test_other_texts_prompts_and_lengths_have_other_states")
-def states_of_other_prompts() -> None:
-    """Token states behind one prompt pass for those behind another."""
-    whole = states._key
-    swap(states, "_key", lambda texts, backbone, length, _: whole(texts, backbone, length, ""))
 
 
 @mutant("test_distillation_model.py::test_training_scores_pairs_as_search_does")

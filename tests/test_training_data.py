@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import nothing_to_encode
 from hypothesis import given
 from hypothesis import strategies as st
 from training_examples import LABELS, PAIRS
@@ -80,7 +81,11 @@ def test_fewer_passages_keep_every_candidate(mined: TrainingSet) -> None:
 
 
 def test_mined_negatives_are_hard_new_and_the_same_for_a_seed(
-    tmp_path: Path, topics: TrainingSet, mined: TrainingSet, student: Student
+    tmp_path: Path,
+    topics: TrainingSet,
+    mined: TrainingSet,
+    student: Student,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for row in range(len(topics)):
         assert mined.candidates[row][:1] == topics.candidates[row]
@@ -95,10 +100,15 @@ def test_mined_negatives_are_hard_new_and_the_same_for_a_seed(
     told: list[int] = []
     again = mine(topics, student, count=3, depth=10, work=tmp_path, on_progress=told.append)
     assert again.candidates == mined.candidates
-    other = mine(topics, student, count=3, depth=10, work=tmp_path, seed=1)
+    with monkeypatch.context() as without:
+        without.setattr(student, "encode_passages", nothing_to_encode)
+        other = mine(topics, student, count=3, depth=10, work=tmp_path, seed=1)
     assert other.candidates != mined.candidates
     assert sum(told) == len(topics.passages)
     assert len(list(tmp_path.iterdir())) == 1
+    few = topics.sample(3, seed=0).with_passages(12, seed=0)
+    alone, beside = (mine(few, student, count=3, depth=10, work=one) for one in (None, tmp_path))
+    assert alone.candidates == beside.candidates
 
 
 class Judge:
