@@ -126,11 +126,12 @@ def test_tasks_use_their_own_branch(index: Index) -> None:
         [hit.score for hit in spoilt.search(QUESTION, task=task).hits]
         for task in ("asymmetric", "symmetric")
     )
-    assert answers == [hit.score for hit in index.search(QUESTION).hits]
+    whole = [hit.score for hit in index.search(QUESTION).hits]
+    assert answers == pytest.approx(whole, rel=1e-4)
     assert np.isnan(same).all()
     different = [hit.score for hit in index.search(QUESTION, task="symmetric").hits]
     assert np.isfinite(different).all()
-    assert different != answers
+    assert different != pytest.approx(answers, rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from d2llm_vdb.errors import InputError
 from d2llm_vdb.teacher import ScoreCache, Teacher, TeacherScores, load_teacher
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("lora_rank", [None, 4])
 def test_a_teacher_learns_labels_and_is_loaded_as_any_other(
     tmp_path: Path, texts: list[str], lora_rank: int | None
@@ -55,7 +54,6 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("lora_rank", [None, 4])
 def test_a_teacher_whose_training_was_killed_learns_what_one_that_was_not_does(
     tmp_path: Path, texts: list[str], lora_rank: int | None
