@@ -6,18 +6,20 @@ BIN := $(VENV)/bin
 DEMO_DB := demo-db
 DATA ?= ../shared/data
 WORK ?= student-work
+JOBS ?= 1
 API := api-reference
 API_MODULES := index options search passages filters student.student evaluate.runner \
 	evaluate.sets evaluate.metrics distill.distiller distill.config teacher.base errors
 STUDENT := d2llm_vdb/students/minilm
 INTEGRATIONS := integrations/langchain-d2llm integrations/llama-index-retrievers-d2llm
 
-.PHONY: help install demo test lint types unit format docs student ablations results clean
+.PHONY: help install demo test lint types unit mutants format docs student ablations results clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     ingest Python's own documentation and ask it questions"
 	@echo "make test     lint, types and the whole test suite"
+	@echo "make mutants  break the code in many ways, and see that tests fail (MUTANTS=names, JOBS=1)"
 	@echo "make format   put the code into its form"
 	@echo "make docs     build the API reference as HTML, in $(API)"
 	@echo "make student  train the default student again (DATA=collections, WORK=what is kept)"
@@ -56,6 +58,9 @@ types: install
 
 unit: install
 	$(BIN)/pytest
+
+mutants: install
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py --jobs $(JOBS) $(MUTANTS)
 
 format: install
 	$(BIN)/ruff format .

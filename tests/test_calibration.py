@@ -24,6 +24,9 @@ def test_fitting_finds_the_odds_that_made_the_labels() -> None:
     assert calibration.log_slope[own].exp().item() == pytest.approx(0.5, abs=0.05)
     assert calibration.offset[own].item() == pytest.approx(-2, abs=0.1)
     assert calibration.offset.count_nonzero() == 1  # the other scorers stay as they are
+    sure = logits > 2
+    probabilities = calibration(logits, "symmetric")
+    assert probabilities[sure].mean().item() == pytest.approx(labels[sure].mean().item(), abs=0.02)
 
 
 def test_calibrated_scores_keep_their_order_even_where_labels_oppose_it() -> None:

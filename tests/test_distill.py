@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_models import save_decoder
-from training_examples import LABELS, PAIRS
+from torch import Tensor
+from training_examples import BY_HEART, LABELS, PAIRS, Oracle, crossed
 
 from d2llm_vdb import Passage, Student
+from d2llm_vdb.distill import distiller
 from d2llm_vdb.distill.config import DistillConfig, LossWeights
 from d2llm_vdb.distill.data import TrainingSet
-from d2llm_vdb.distill.distiller import distill
+from d2llm_vdb.distill.distiller import Distilled, distill
+from d2llm_vdb.distill.lessons import training_set
 from d2llm_vdb.distill.plot import save_losses_plot
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.sets import RetrievalSet
@@ -24,13 +31,22 @@ from d2llm_vdb.student.calibration import SCORERS
 
 @pytest.fixture(scope="module")
 def dev(passages: list[Passage]) -> RetrievalSet:
-    some = passages[40:60]
-    return RetrievalSet(
-        "dev",
-        "dev",
-        {passage.id: passage.text for passage in some},
-        {passage.id: f"what is {passage.id}?" for passage in some},
-        {passage.id: {passage.id: 1} for passage in some},
+    """What no student knows, to learn by heart."""
+    return crossed(passages[:12])
+
+
+@pytest.fixture(scope="module")
+def train(dev: RetrievalSet) -> TrainingSet:
+    return training_set(dev)
+
+
+def shortened(dev: RetrievalSet) -> RetrievalSet:
+    """A set of two queries, for where it matters little how they are answered."""
+    names = list(dev.queries)[:2]
+    return replace(
+        dev,
+        queries={name: dev.queries[name] for name in names},
+        qrels={name: dev.qrels[name] for name in names},
     )
 
 
@@ -40,22 +56,70 @@ def fresh(student: Student) -> Student:
     return Student.load(student.path, dtype="float32")
 
 
-def losses_of(record: list[Progress]) -> int:
-    return sum(one.step == "training" for one in record)
+def moved(before: dict[str, Tensor], after: Student) -> set[str]:
+    """The heads whose weights are others than before."""
+    weights = after.heads.state_dict()
+    return {
+        name.split(".")[0] for name, old in before.items() if not torch.equal(old, weights[name])
+    }
 
 
-@pytest.mark.slow
-def test_a_student_learns_from_labels_and_keeps_its_best_step(
+def rows_of(losses: Path) -> list[dict[str, str]]:
+    with losses.open() as file:
+        return list(csv.DictReader(file))
+
+
+class KilledError(Exception):
+    pass
+
+
+class Watch:
+    """Notes the steps of a training, and kills it while it tells of one.
+
+    Args:
+        kill_at: that step; None lets it live.
+    """
+
+    def __init__(self, kill_at: int | None = None) -> None:
+        self.steps: list[int] = []
+        self._kill_at = kill_at
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.step == "training":
+            self.steps.append(progress.done)
+            if progress.done == self._kill_at:
+                raise KilledError
+
+
+def test_a_student_learns_what_it_could_not_know(
+    tmp_path: Path, student: Student, train: TrainingSet, dev: RetrievalSet
+) -> None:
+    watch = Watch()
+    done = distill(
+        fresh(student), [train], [dev], teacher=None, work=tmp_path, config=BY_HEART,
+        on_progress=watch,
+    )  # fmt: skip
+    assert watch.steps == [*range(1, BY_HEART.steps + 1)]
+    before, after = done.record["dev_before"], done.record["dev_after"]
+    for measure in ("none", "iem", "tokens"):
+        name = f"crossed {measure}_ndcg@10"
+        assert before[name] < 0.6 < 0.75 < after[name], measure
+    heads = {"mha_pma", "iem", "late", "segments", "calibration"}
+    assert moved(student.heads.state_dict(), done.student) == heads
+    # What it learnt is what a search of its own scores by.
+    own = [(text, dev.documents[key]) for key, text in dev.queries.items()]
+    right = [(text, dev.documents[next(iter(dev.qrels[key]))]) for key, text in dev.queries.items()]
+    assert (student.predict(own) > student.predict(right)).mean() > 0.75
+    assert (done.student.predict(own) < done.student.predict(right)).mean() > 0.75
+
+
+def test_a_student_learns_from_questions_and_pairs_and_is_calibrated(
     tmp_path: Path, student: Student, topics: TrainingSet, dev: RetrievalSet
 ) -> None:
-    told: list[Progress] = []
-    start = fresh(student)
+    start, config = fresh(student), replace(LABELS, steps=2)
     done = distill(
-        start, [topics, PAIRS], [dev], teacher=None, work=tmp_path / "work", config=LABELS,
-        on_progress=told.append,
-    )  # fmt: skip
-    assert losses_of(told) == LABELS.steps
-    assert done.record["dev_after"]["dev"] >= done.record["dev_before"]["dev"]
+        start, [topics, PAIRS], [dev], teacher=None, work=tmp_path / "work", config=config
+    )
     assert done.record["sets"] == {"topics": 40, "pairs": 4}
     before, after = student.heads.calibration, done.student.heads.calibration
     changed = dict(zip(SCORERS, (before.log_slope != after.log_slope).tolist(), strict=True))
@@ -69,35 +133,39 @@ def test_a_student_learns_from_labels_and_keeps_its_best_step(
     assert (tmp_path / "losses.png").stat().st_size > 10_000
 
 
-@pytest.mark.slow
-def test_frozen_heads_stay_as_they_are(
-    tmp_path: Path, student: Student, topics: TrainingSet, dev: RetrievalSet
+def test_a_student_imitates_its_teacher_and_not_the_labels(
+    tmp_path: Path, student: Student, dev: RetrievalSet
 ) -> None:
-    frozen = ("mha_pma", "recall", "segments")
+    labels = replace(dev, name="labels", qrels={key: {key: 1} for key in dev.queries})
+    config = replace(BY_HEART, label_weight=0.0, negatives=11, mining_depth=12, false_negative=1e9)
+    oracle: Any = Oracle(dev)
     done = distill(
-        fresh(student), [topics], [dev], teacher=None, work=tmp_path,
-        config=replace(LABELS, frozen=frozen),
+        fresh(student), [training_set(labels)], [dev], teacher=oracle, work=tmp_path, config=config
+    )
+    before, after = done.record["dev_before"], done.record["dev_after"]
+    for measure in ("iem", "tokens"):
+        name = f"crossed {measure}_ndcg@10"
+        assert before[name] < 0.6 < 0.75 < after[name], measure
+    assert done.record["teacher"] == "oracle of crossed"
+
+
+def test_frozen_heads_stay_as_they_are_and_the_others_learn(
+    tmp_path: Path, student: Student, train: TrainingSet, dev: RetrievalSet
+) -> None:
+    start = fresh(student)
+    done = distill(
+        start, [train], [dev], teacher=None, work=tmp_path,
+        config=replace(BY_HEART, frozen=("mha_pma", "recall", "segments")),
     )  # fmt: skip
-    trained = dict(done.student.heads.named_parameters())
-    for name, weight in student.heads.named_parameters():
-        if name.startswith(frozen):
-            assert torch.equal(weight, trained[name]), name
+    assert moved(student.heads.state_dict(), done.student) == {"iem", "late", "calibration"}
+    assert done.record["dev_after"]["dev"] > done.record["dev_before"]["dev"] + 0.1
 
 
-class KilledError(Exception):
-    pass
-
-
-@pytest.mark.slow
 def test_frozen_heads_can_be_trained_again_even_after_a_failure(
-    tmp_path: Path, student: Student, topics: TrainingSet, dev: RetrievalSet
+    tmp_path: Path, student: Student, train: TrainingSet, dev: RetrievalSet
 ) -> None:
     def trainable(of: Student) -> dict[str, bool]:
         return {name: weight.requires_grad for name, weight in of.heads.named_parameters()}
-
-    def kill(progress: Progress) -> None:
-        if progress.step == "training":
-            raise KilledError
 
     start, before = fresh(student), trainable(student)
     assert before["mha_pma.S"]
@@ -105,55 +173,136 @@ def test_frozen_heads_can_be_trained_again_even_after_a_failure(
     config = replace(LABELS, frozen=("mha_pma", "segments"), steps=2, evaluate_steps=1)
     with pytest.raises(KilledError):
         distill(
-            start, [topics], [dev], teacher=None, work=tmp_path, config=config, on_progress=kill
+            start, [train], [dev], teacher=None, work=tmp_path, config=config, on_progress=Watch(1)
         )
     assert trainable(start) == before
-    done = distill(fresh(student), [topics], [dev], teacher=None, work=tmp_path, config=config)
+    done = distill(fresh(student), [train], [dev], teacher=None, work=tmp_path, config=config)
     assert trainable(done.student) == before
 
 
-@pytest.mark.slow
 def test_a_training_killed_half_way_ends_as_one_that_was_not(
-    tmp_path: Path, student: Student, topics: TrainingSet, dev: RetrievalSet
+    tmp_path: Path, student: Student, train: TrainingSet, dev: RetrievalSet
 ) -> None:
-    def run(work: Path, stop_after: int | None) -> dict[str, torch.Tensor]:
-        def tell(progress: Progress) -> None:
-            if progress.step == "training" and progress.done == stop_after:
-                raise KilledError
-
-        done = distill(
-            fresh(student), [topics], [dev], teacher=None, work=work, config=LABELS,
-            on_progress=tell,
+    def run(work: Path, watch: Watch) -> Distilled:
+        return distill(
+            fresh(student), [train], [dev], teacher=None, work=work, config=BY_HEART,
+            on_progress=watch,
         )  # fmt: skip
-        steps = [line.split(",") for line in done.losses.read_text().splitlines()]
-        assert len(steps) > 3
-        return done.student.heads.state_dict()
 
-    whole = run(tmp_path / "whole", None)
+    whole = run(tmp_path / "whole", Watch())
     with pytest.raises(KilledError):
-        run(tmp_path / "killed", 5)
-    resumed = run(tmp_path / "killed", None)
-    for name, weight in whole.items():
-        assert torch.allclose(resumed[name], weight, atol=1e-6), name
+        run(tmp_path / "killed", Watch(5))
+    watch = Watch()
+    resumed = run(tmp_path / "killed", watch)
+    assert watch.steps == [5, 6]  # the last checkpoint is of step 4
+    weights = resumed.student.heads.state_dict()
+    for name, weight in whole.student.heads.state_dict().items():
+        assert torch.allclose(weights[name], weight, atol=1e-6), name
+    assert len(moved(student.heads.state_dict(), resumed.student)) == 5
+    whole_rows, rows = (rows_of(done.losses)[:-1] for done in (whole, resumed))  # the last: times
+    steps = [[row["step"] for row in own] for own in (whole_rows, rows)]
+    assert steps == [["1", "2", "4", "6"]] * 2
+    for name in ("loss", "eval_dev"):
+        logged, expected = ([float(row[name]) for row in own if row[name]] for own in
+                            (rows, whole_rows))  # fmt: skip
+        assert logged == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.slow
+def test_only_the_very_same_training_is_gone_on_with(
+    tmp_path: Path, student: Student, train: TrainingSet, dev: RetrievalSet
+) -> None:
+    """Sets that were mended are other sets, though they have their names and sizes."""
+
+    def steps(train: TrainingSet, dev: RetrievalSet) -> list[int]:
+        watch = Watch()
+        config = replace(LABELS, steps=1, evaluate_steps=1)
+        distill(
+            fresh(student), [train], [dev], teacher=None, work=tmp_path, config=config,
+            on_progress=watch,
+        )  # fmt: skip
+        return watch.steps
+
+    few = shortened(dev)
+    assert steps(train, few) == [1]
+    assert steps(train, replace(few, qrels={key: {"assert": 1} for key in few.qrels})) == [1]
+    assert steps(replace(train, candidates=train.candidates[::-1]), few) == [1]
+
+
+def test_training_stops_when_it_makes_nothing_better(
+    tmp_path: Path, student: Student, train: TrainingSet, dev: RetrievalSet
+) -> None:
+    """The first look is the best there is, and two more are waited for, before a kill or after."""
+    config = replace(LABELS, learning_rate=0.0, steps=8, evaluate_steps=1, patience=2)
+    few = shortened(dev)
+
+    def steps(work: Path, kill_at: int | None) -> list[int]:
+        watch = Watch(kill_at)
+        distill(
+            fresh(student), [train], [few], teacher=None, work=work, config=config,
+            on_progress=watch,
+        )  # fmt: skip
+        return watch.steps
+
+    assert steps(tmp_path / "whole", None) == [1, 2, 3]
+    with pytest.raises(KilledError):
+        steps(tmp_path / "killed", 3)
+    assert steps(tmp_path / "killed", None) == [3]
+
+
+def judged(monkeypatch: pytest.MonkeyPatch, looks: Sequence[float]) -> None:
+    """Let the dev sets say this, one look after the other."""
+    said = iter(looks)
+    monkeypatch.setattr(distiller, "overall", lambda _: next(said))
+
+
+def test_the_best_step_is_kept(
+    tmp_path: Path,
+    student: Student,
+    train: TrainingSet,
+    dev: RetrievalSet,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judged(monkeypatch, [0.1, 0.2, 0.5, 0.3, 0.5, 0.5])  # untrained, steps 2, 4, 6, best, returned
+    done = distill(fresh(student), [train], [dev], teacher=None, work=tmp_path, config=BY_HEART)
+    kept = done.student.heads.state_dict()
+    best, last = (
+        load_file(done.losses.parent / f"checkpoint-{step}" / "model.safetensors")
+        for step in (4, 6)
+    )
+    trained = [name for name in best if not torch.equal(best[name], last[name])]
+    assert {name.split(".")[1] for name in trained} == {"mha_pma", "iem", "late", "segments"}
+    for name in trained:
+        assert torch.equal(kept[name.removeprefix("heads.")], best[name]), name
+
+
+def test_a_student_that_training_made_no_better_stays_as_it_was(
+    tmp_path: Path,
+    student: Student,
+    train: TrainingSet,
+    dev: RetrievalSet,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judged(monkeypatch, [0.5, 0.2, 0.4, 0.3, 0.4, 0.5])
+    done = distill(fresh(student), [train], [dev], teacher=None, work=tmp_path, config=BY_HEART)
+    assert moved(student.heads.state_dict(), done.student) == {"calibration"}
+
+
 def test_adapters_of_a_decoder_learn_with_the_heads(
-    tmp_path: Path, texts: list[str], topics: TrainingSet, dev: RetrievalSet
+    tmp_path: Path, texts: list[str], train: TrainingSet, dev: RetrievalSet
 ) -> None:
     backbone = save_decoder(tmp_path / "llama", "llama", texts)
     start = Student.from_backbone(str(backbone), lora_rank=2, max_tokens=64, dtype="float32")
-    before = {
-        name: weight.clone()
-        for name, weight in start.backbone.model.named_parameters()
-        if "lora" in name
-    }
-    config = replace(LABELS, lora_rank=2, steps=2, lora_learning_rate=1e-2, evaluate_steps=1)
-    distill(start, [topics], [dev], teacher=None, work=tmp_path / "work", config=config)
+    heads = {name: weight.clone() for name, weight in start.heads.state_dict().items()}
+    before = {name: weight.clone() for name, weight in start.backbone.model.named_parameters()}
+    config = replace(BY_HEART, lora_rank=2, steps=4, lora_learning_rate=1e-2)
+    done = distill(start, [train], [dev], teacher=None, work=tmp_path / "work", config=config)
+    assert done.record["dev_after"]["dev"] > done.record["dev_before"]["dev"] + 0.1
+    for name, weight in done.student.backbone.model.named_parameters():
+        assert torch.equal(weight, before[name]) != ("lora" in name), name
+    assert moved(heads, done.student) >= {"mha_pma", "iem", "late"}
     [checkpoints] = (tmp_path / "work").glob("training-*")
     saved = max(checkpoints.glob("checkpoint-*/model.safetensors"))
     assert saved.stat().st_size < (backbone / "model.safetensors").stat().st_size
-    assert before
 
 
 @pytest.mark.parametrize(
@@ -166,15 +315,15 @@ def test_adapters_of_a_decoder_learn_with_the_heads(
 def test_a_training_that_cannot_work_is_refused_before_it_starts(
     tmp_path: Path,
     student: Student,
-    topics: TrainingSet,
+    train: TrainingSet,
     dev: RetrievalSet,
     config: DistillConfig,
     message: str,
 ) -> None:
     with pytest.raises(InputError, match=message):
-        distill(student, [topics], [dev], teacher=None, work=tmp_path, config=config)
+        distill(student, [train], [dev], teacher=None, work=tmp_path, config=config)
     with pytest.raises(InputError, match="0 dev sets"):
-        distill(student, [topics], [], teacher=None, work=tmp_path, config=LABELS)
+        distill(student, [train], [], teacher=None, work=tmp_path, config=LABELS)
 
 
 def test_a_configuration_is_read_from_json_and_unknown_fields_are_named(tmp_path: Path) -> None:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from training_examples import LABELS
+from conftest import log_odds
+from training_examples import LABELS, PAIRS
 
 from d2llm_vdb import Student
+from d2llm_vdb.distill.batches import Taught, gather
+from d2llm_vdb.distill.config import DistillConfig, LossWeights
 from d2llm_vdb.distill.model import DistillationModel
 from d2llm_vdb.distill.states import TokenIds, TokenStates
 from d2llm_vdb.evaluate.rankers import StackedSegments
 
 
 def test_token_states_come_from_disk_as_the_backbone_gives_them(
-    tmp_path: Path, student: Student, texts: list[str]
+    tmp_path: Path, student: Student, texts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone, some = student.backbone, texts[:5]
     states = TokenStates.of(some, backbone, tmp_path, max_tokens=64)
     done: list[int] = []
-    again = TokenStates.of(some, backbone, tmp_path, max_tokens=64, on_progress=done.append)
+    with monkeypatch.context() as without:
+        without.delattr(type(backbone), "batches")  # what runs it
+        again = TokenStates.of(some, backbone, tmp_path, max_tokens=64, on_progress=done.append)
     assert len(list(tmp_path.iterdir())) == 1
     assert done == [5]
     model = DistillationModel(student.heads, LABELS, backbone.model)
@@ -52,6 +59,11 @@ def test_training_scores_pairs_as_search_does(
     tmp_path: Path, student: Student, texts: list[str]
 ) -> None:
     """The model trains the very functions that are searched with."""
+    student = Student(student.config, student.backbone, deepcopy(student.heads))
+    torch.manual_seed(0)
+    with torch.no_grad():  # so that no head, nor half of one, could do another's work
+        for weight in (*student.heads.iem.parameters(), *student.heads.late.parameters()):
+            weight += 0.03 * torch.randn_like(weight)
     queries, passages = ["what is a lambda?", "how do loops end?"], texts[:6]
     read = [TokenStates.of(own, student.backbone, tmp_path, max_tokens=256) for own in
             (queries, passages)]  # fmt: skip
@@ -70,7 +82,7 @@ def test_training_scores_pairs_as_search_does(
         iem = student.iem_scores(vectors.iem[row], halves, "asymmetric", match)
         calibration = student.heads.calibration
         fresh = calibration(scores.iem[row], "asymmetric_wordless").detach().numpy()
-        assert fresh == pytest.approx(iem, abs=2e-3)
+        assert log_odds(fresh) == pytest.approx(log_odds(iem), abs=0.05)
         recall = stored.recall @ vectors.recall[row]
         assert scores.recall[row].numpy() == pytest.approx(recall, abs=2e-3)
         maxsim = np.array(
@@ -79,4 +91,46 @@ def test_training_scores_pairs_as_search_does(
         )  # fmt: skip
         late = student.late_scores(maxsim, recall.astype(np.float32), match)
         fresh = calibration(scores.tokens[row], "late_wordless").detach().numpy()
-        assert fresh == pytest.approx(late, abs=2e-3)
+        assert log_odds(fresh) == pytest.approx(log_odds(late), abs=0.05)
+
+
+SCORED = {"mha_pma", "iem", "late", "segments"}
+TAUGHT_BY = {
+    "contrastive": SCORED,
+    "rank_in_list": SCORED,
+    "rank_in_batch": SCORED,
+    "feature": {"mha_pma", "iem"},
+    "probability": SCORED,
+    "geometry": {"mha_pma", "segments"},
+    "recall": {"mha_pma"},
+}
+
+
+@pytest.mark.parametrize("name", [one.name for one in fields(LossWeights)])
+def test_each_loss_by_itself_teaches_the_heads_it_is_for(
+    tmp_path: Path, student: Student, name: str
+) -> None:
+    alone = {one.name: float(one.name == name) for one in fields(LossWeights)}
+    model = DistillationModel(
+        deepcopy(student.heads), DistillConfig(weights=LossWeights(**alone)), None
+    )
+    random = np.random.default_rng(0)
+    candidates = [[2 * row, 2 * row + 1, (2 * row + 2) % 8, (2 * row + 4) % 8] for row in range(4)]
+    data = replace(PAIRS, candidates=candidates, labels=[[1.0, 0.0, 0.0, 0.0]] * 4)
+    logit = random.standard_normal(16).astype(np.float32)
+    feature = random.standard_normal((16, 5)).astype(np.float16)
+    taught = Taught(data, 1 / (1 + np.exp(-logit)), logit, feature)
+    lists = gather(taught, [0, 1, 2, 3])
+    queries, passages = (
+        TokenStates.of(own, student.backbone, tmp_path, max_tokens=32).batch(rows)
+        for own, rows in ((PAIRS.queries, lists.queries), (PAIRS.passages, lists.passages))
+    )
+    loss = model(queries, passages, lists, "asymmetric")["loss"]
+    assert loss.item() > 1e-4
+    loss.backward()
+    reached = {
+        weight_name.split(".")[0]
+        for weight_name, weight in model.heads.named_parameters()
+        if weight.grad is not None and weight.grad.abs().max() > 1e-4
+    }
+    assert reached == TAUGHT_BY[name]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import nothing_to_encode
 from tiny_sets import QUERIES, pair_set, retrieval
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -120,11 +121,13 @@ def test_scores_of_pairs_do_not_depend_on_their_order(student: Student, pairs: P
 
 
 def test_kept_indexes_are_used_again_and_not_for_other_documents(
-    student: Student, kitchen: Path, tmp_path: Path
+    student: Student, kitchen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, db = retrieval(kitchen), tmp_path / "db"
     first = evaluate(student, [one], modes=["none"], db=db)
-    again = evaluate(student, [one], modes=["none"], db=db)
+    with monkeypatch.context() as without:
+        without.setattr(student, "encode_passages", nothing_to_encode)
+        again = evaluate(student, [one], modes=["none"], db=db)
     assert (db / "kitchen").is_dir()
     assert first.sets["kitchen"]["none"]["map"] == again.sets["kitchen"]["none"]["map"]
     fewer = replace(one, documents={"tide": one.documents["tide"]})

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from d2llm_vdb.student.config import IEMConfig, Interaction, Task
 from d2llm_vdb.student.iem import IEM, LateInteraction
@@ -73,12 +74,14 @@ def test_untrained_late_interaction_orders_as_maxsim() -> None:
 def test_product_is_the_four_features_through_one_layer_written_out() -> None:
     torch.manual_seed(0)
     iem = IEM(16, IEMConfig(8, "product"))
+    torch.nn.init.normal_(iem.linear1.bias)
     queries, passages = torch.randn(3, 1, 16), torch.randn(1, 5, 16)
     logits, features = iem(queries, passages, "symmetric")
     for row in range(3):
         for column in range(5):
-            query = iem.query_half(queries[row, 0])
-            passage = iem.passage_half(passages[0, column])
+            own, other = iem.linear1.weight.chunk(2, dim=1)
+            query = own @ normalize(queries[row, 0], dim=0)
+            passage = other @ normalize(passages[0, column], dim=0) + iem.linear1.bias
             size = 8**0.5
             first = torch.cat(
                 [query * passage * 8, (query - passage).abs() * size, query * size, passage * size]
@@ -100,3 +103,15 @@ def test_words_in_common_raise_the_score_of_an_answer_and_not_of_a_paraphrase() 
     assert same.diff().abs().max() == 0
     late = LateInteraction(16, segments=False)
     assert late(torch.ones(3), torch.ones(3), None, bm25).diff().min() > 0
+
+
+def test_a_better_match_of_the_segments_raises_the_score_by_what_it_counts() -> None:
+    iem = IEM(16, IEMConfig(8, "product"))
+    iem.initialise(None, segments=True)
+    query, passages = torch.randn(16), torch.randn(1, 16).expand(3, 16)
+    match = torch.tensor([0.0, 0.5, 1.0])
+    answers, _ = iem(query, passages, "asymmetric", match)
+    torch.testing.assert_close(answers.diff() / iem.match_scale[0], torch.tensor([0.5, 0.5]))
+    late = LateInteraction(16, segments=True)
+    scores = late(torch.ones(3), torch.ones(3), match)
+    torch.testing.assert_close(scores.diff() / late.match_scale, torch.tensor([0.5, 0.5]))

@@ -16,6 +16,7 @@ from d2llm_vdb.distill.losses import (
     rank_imitation_in_batch,
     rank_imitation_in_list,
 )
+from d2llm_vdb.distill.objective import _imitate_choice as choice_imitation
 
 
 def row(*values: float) -> Tensor:
@@ -109,6 +110,14 @@ def test_projective_distillation_is_the_mean_squared_difference_of_cosines() -> 
     expected = (1.0 + 2 * (1 - cosine) ** 2) / 3
     assert projective_distillation(compact, wide).item() == pytest.approx(expected)
     assert projective_distillation(3 * wide, wide).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_the_recall_vectors_choice_is_to_be_the_iems() -> None:
+    iem = torch.log(row(0.5, 0.25, 0.25)) + 3
+    assert choice_imitation(iem - 1, iem).item() == pytest.approx(0)
+    expected = 0.5 * math.log(0.5 / 0.25) + 0.25 * math.log(0.25 / 0.5) + 0.25 * math.log(1)
+    loss = choice_imitation(torch.log(row(0.25, 0.5, 0.25)), iem)
+    assert loss.item() == pytest.approx(expected)
 
 
 def test_every_loss_has_the_gradient_that_finite_differences_give() -> None:

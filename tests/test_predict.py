@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,17 @@ def test_similarity_is_the_cosine_whatever_the_lengths(student: Student) -> None
 def test_what_cannot_be_scored_is_refused(student: Student, call: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call(student)
+
+
+def test_scores_are_made_probabilities_by_the_students_own_calibration(student: Student) -> None:
+    heads = deepcopy(student.heads)
+    heads.calibration.offset += 1  # a logit, of every scorer
+    other = Student(student.config, student.backbone, heads)
+    pairs = [("What is Qdrant?", "Qdrant is a vector database.")]
+    options: list[dict[str, Any]] = [{}, {"task": "symmetric"}, {"rerank": "tokens"}]
+    for chosen in options:
+        before, after = (each.predict(pairs, **chosen) for each in (student, other))
+        assert after / (1 - after) * (1 - before) / before == pytest.approx(np.e, rel=1e-3)
 
 
 def test_a_pair_without_a_collection_is_as_likely_a_match_as_one_found_in_it(

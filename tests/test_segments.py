@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from conftest import log_odds
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,7 +72,7 @@ def test_the_database_computes_the_match_of_the_stored_segments(
         match = (own["segments"] @ vectors.segments[0]).max(keepdims=True)
         half = student.passage_halves(own["recall"][None])
         [score] = student.iem_scores(vectors.iem[0], half, "asymmetric", match.astype(np.float32))
-        assert hit.score == pytest.approx(float(score), abs=2e-3)
+        assert log_odds(hit.score) == pytest.approx(log_odds(score), abs=0.05)
 
 
 def test_a_student_without_segments_stores_none_and_searches(student: Student) -> None:

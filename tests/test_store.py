@@ -284,6 +284,11 @@ def test_has_id_takes_the_callers_own_ids(store: Store) -> None:
     assert set(some_columns(20).ids) - set(ids(list(found))) == {"passage 3", "passage 4"}
 
 
+def test_a_points_id_is_the_uuid5_that_collections_were_written_with() -> None:
+    """Another one would make every passage of theirs a new one."""
+    assert point_id("passage 1") == "febe115c-e5ec-5b6f-a6db-ac0af1e84bff"
+
+
 def test_a_closed_store_says_so(store: Store) -> None:
     store.close()
     store.close()

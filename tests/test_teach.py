@@ -14,10 +14,9 @@ from d2llm_vdb.distill.config import DistillConfig
 from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.distill.teach import TeachConfig, teach
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.teacher import ScoreCache, TeacherScores, load_teacher
+from d2llm_vdb.teacher import ScoreCache, Teacher, TeacherScores, load_teacher
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("lora_rank", [None, 4])
 def test_a_teacher_learns_labels_and_is_loaded_as_any_other(
     tmp_path: Path, texts: list[str], lora_rank: int | None
@@ -49,3 +48,41 @@ def test_a_teacher_is_not_taught_from_positives_alone(
     teacher = load_teacher(str(save_causal_lm(tmp_path / "llm", texts)), dtype="float32")
     with pytest.raises(InputError, match="mine negatives first"):
         teach(teacher, [topics], tmp_path / "out", TeachConfig(), work=tmp_path / "work")
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("lora_rank", [None, 4])
+def test_a_teacher_whose_training_was_killed_learns_what_one_that_was_not_does(
+    tmp_path: Path, texts: list[str], lora_rank: int | None
+) -> None:
+    model = save_causal_lm(tmp_path / "llm", texts)
+    config = TeachConfig(
+        epochs=2, batch_size=2, learning_rate=1e-2, lora_rank=lora_rank, save_steps=3
+    )
+    pairs = [(query, passage) for query in PAIRS.queries for passage in PAIRS.passages[:2]]
+
+    def taught(work: Path, kill_at: int | None) -> tuple[list[int], Teacher]:
+        steps: list[int] = []
+
+        def tell(done: int, of: int, _: dict[str, float]) -> None:
+            steps.append(done)
+            if done == kill_at:
+                raise KilledError
+
+        teacher = load_teacher(str(model), dtype="float32")
+        teach(teacher, [PAIRS], work / "out", config, work=work, on_step=tell)
+        return steps, teacher
+
+    before = load_teacher(str(model), dtype="float32").score(pairs, "symmetric").logit
+    steps, whole = taught(tmp_path / "whole", None)
+    with pytest.raises(KilledError):
+        taught(tmp_path / "killed", 5)
+    rest, resumed = taught(tmp_path / "killed", None)
+    assert steps == [*range(1, 9)]
+    assert rest == [*range(4, 9)]  # the last checkpoint is of step 3
+    after = whole.score(pairs, "symmetric").logit
+    assert np.abs(after - before).max() > 0.1
+    np.testing.assert_allclose(resumed.score(pairs, "symmetric").logit, after, atol=1e-4)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import nothing_to_encode
 from hypothesis import given
 from hypothesis import strategies as st
 from training_examples import LABELS, PAIRS
@@ -80,19 +81,34 @@ def test_fewer_passages_keep_every_candidate(mined: TrainingSet) -> None:
 
 
 def test_mined_negatives_are_hard_new_and_the_same_for_a_seed(
-    tmp_path: Path, topics: TrainingSet, mined: TrainingSet, student: Student
+    tmp_path: Path,
+    topics: TrainingSet,
+    mined: TrainingSet,
+    student: Student,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for row in range(len(topics)):
         assert mined.candidates[row][:1] == topics.candidates[row]
         assert len(set(mined.candidates[row])) == 4
         assert mined.labels[row] == [1.0, 0.0, 0.0, 0.0]
+    # Two come from the ten nearest, by quantised vectors, and the third by its words.
+    cosines = student.encode_query(topics.queries) @ student.encode_document(topics.passages).T
+    ranks = (-cosines).argsort(axis=1).argsort(axis=1)
+    worst = [sorted(ranks[row, mined.candidates[row][1:]]) for row in range(len(topics))]
+    assert max(second for _, second, _ in worst) < 15
+    assert sum(first < 10 and second < 10 for first, second, _ in worst) >= 38
     told: list[int] = []
     again = mine(topics, student, count=3, depth=10, work=tmp_path, on_progress=told.append)
     assert again.candidates == mined.candidates
-    other = mine(topics, student, count=3, depth=10, work=tmp_path, seed=1)
+    with monkeypatch.context() as without:
+        without.setattr(student, "encode_passages", nothing_to_encode)
+        other = mine(topics, student, count=3, depth=10, work=tmp_path, seed=1)
     assert other.candidates != mined.candidates
     assert sum(told) == len(topics.passages)
     assert len(list(tmp_path.iterdir())) == 1
+    few = topics.sample(3, seed=0).with_passages(12, seed=0)
+    alone, beside = (mine(few, student, count=3, depth=10, work=one) for one in (None, tmp_path))
+    assert alone.candidates == beside.candidates
 
 
 class Judge:

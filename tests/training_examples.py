@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from d2llm_vdb import Passage
 from d2llm_vdb.distill.config import DistillConfig
 from d2llm_vdb.distill.data import TrainingSet
+from d2llm_vdb.evaluate.sets import RetrievalSet
+from d2llm_vdb.student import Task
+from d2llm_vdb.teacher import TeacherScores
 
 LABELS = DistillConfig(
     label_weight=1.0, steps=6, batch_queries=4, evaluate_steps=2, negatives=3, mining_depth=10
 )
+
+# Enough to learn by heart what `crossed` asks.
+BY_HEART = replace(LABELS, learning_rate=5e-3)
 
 PAIRS = TrainingSet.from_pairs(
     "pairs",
@@ -22,3 +34,36 @@ PAIRS = TrainingSet.from_pairs(
         ("she reads", "she swims", 0.0),
     ],
 )
+
+
+def crossed(passages: Sequence[Passage]) -> RetrievalSet:
+    """Return a set whose questions are answered by the passage after the one that they are about.
+
+    No student knows that, and any that learns at all learns it by heart: nDCG@10 of the default
+    one rises from 0.47 to 0.9 in six steps.
+    """
+    names = [passage.id for passage in passages]
+    return RetrievalSet(
+        "crossed",
+        "dev",
+        {passage.id: passage.text[:120].strip() for passage in passages},
+        {name: f"what is {name}?" for name in names},
+        {name: {after: 1} for name, after in zip(names, names[1:] + names[:1], strict=True)},
+    )
+
+
+class Oracle:
+    """A teacher that is sure of everything: what a set judges to match does, and nothing else."""
+
+    def __init__(self, data: RetrievalSet) -> None:
+        self.identity = f"oracle of {data.name}"
+        self._matching = {
+            (data.queries[query], data.documents[document])
+            for query, judged in data.qrels.items()
+            for document in judged
+        }
+
+    def score(self, pairs: Sequence[tuple[str, str]], task: Task) -> TeacherScores:
+        matches = np.array([pair in self._matching for pair in pairs])
+        logit = np.where(matches, 3, -3).astype(np.float32)
+        return TeacherScores(logit, np.stack([matches, ~matches], axis=1).astype(np.float16))

@@ -8,10 +8,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from torch import Tensor
@@ -90,7 +91,7 @@ def distill(
         lessons = prepare(train, student, teacher, work, config, on_progress)
         dev_sets = [dev_set(one, student, work, config, on_progress) for one in dev]
     backbone = None if config.lora_rank is None else student.backbone.model
-    directory = work / f"training-{_key(student, train, teacher, config)}"
+    directory = work / f"training-{_key(student, train, dev, teacher, config)}"
     arguments = training_arguments(
         directory,
         per_device_train_batch_size=1,  # the plan's items are whole batches
@@ -176,16 +177,31 @@ def _check(
 
 
 def _key(
-    student: Student, train: Sequence[TrainingSet], teacher: Teacher | None, config: DistillConfig
+    student: Student,
+    train: Sequence[TrainingSet],
+    dev: Sequence[RetrievalSet | PairSet],
+    teacher: Teacher | None,
+    config: DistillConfig,
 ) -> str:
     """Name a training by all that goes into it, so that only the very same is resumed."""
     parts = [
         student.fingerprint,
         None if teacher is None else teacher.identity,
         config.to_dict(),
-        [[one.name, len(one), len(one.passages)] for one in train],
+        [_content(one) for one in (*train, *dev)],
     ]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=6).hexdigest()
+
+
+def _content(data: TrainingSet | RetrievalSet | PairSet) -> str:
+    """Hash a set: texts, labels and all, since one may be mended and keep its size."""
+    digest = hashlib.blake2b(digest_size=8)
+    for one in fields(data):
+        value = getattr(data, one.name)
+        plain = value.tolist() if isinstance(value, np.ndarray) else value
+        plain = sorted(plain) if isinstance(plain, frozenset) else plain
+        digest.update(json.dumps([one.name, plain]).encode())
+    return digest.hexdigest()
 
 
 class _StudentTrainer(Trainer):

@@ -82,7 +82,9 @@ def teach(
             f"from pairs that match and pairs that do not: mine negatives first"
         )
     if config.lora_rank is not None:
-        teacher.model = get_peft_model(teacher.model, _lora(teacher, config.lora_rank))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)  # the Trainer sets it once the weights are there
+            teacher.model = get_peft_model(teacher.model, _lora(teacher, config.lora_rank))
     arguments = training_arguments(
         work,
         num_train_epochs=config.epochs,

@@ -47,6 +47,7 @@ def training_arguments(work: Path, **options: Any) -> TrainingArguments:
         "logging_steps": 10,
         "logging_first_step": True,
         "save_total_limit": 2,
+        "restore_callback_states_from_checkpoint": True,  # how long nothing has been better
         "disable_tqdm": True,
         "report_to": "none",
         "ddp_find_unused_parameters": True,  # a batch trains one branch of the IEM

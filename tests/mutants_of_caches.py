@@ -1,0 +1,109 @@
+"""Mutants of what is kept to be used again: scores, states, indexes, verdicts: see `mutants.py`."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mutation import mutant, swap
+
+from d2llm_vdb import Passage
+from d2llm_vdb.distill import negatives, states
+from d2llm_vdb.distill.states import TokenStates
+from d2llm_vdb.student import precision
+from d2llm_vdb.teacher import ScoreCache, TeacherScores, cache
+
+CACHED = "test_teacher.py::test_cached_pairs_are_never_asked_again"
+IMITATES = "test_distill.py::test_a_student_imitates_its_teacher_and_not_the_labels"
+MINED = "test_training_data.py::test_mined_negatives_are_hard_new_and_the_same_for_a_seed"
+STATES = "test_distillation_model.py::test_token_states_come_from_disk_as_the_backbone_gives_them"
+TAUGHT = "test_teach.py::test_a_teacher_learns_labels_and_is_loaded_as_any_other"
+
+
+@mutant(IMITATES, CACHED, TAUGHT)
+def score_cache_of_zeros() -> None:
+    """The teacher's scores come back as zeros."""
+
+    def zeros(self: ScoreCache, teacher: Any, pairs: Any, *_: Any) -> TeacherScores:
+        return TeacherScores(np.zeros(len(pairs), np.float32), np.ones((len(pairs), 4), np.float16))
+
+    swap(ScoreCache, "score", zeros)
+
+
+@mutant(CACHED)
+def stored_scores_of_zeros() -> None:
+    """Scores that were stored come back as zeros."""
+    whole = ScoreCache._read
+
+    def zeros(self: ScoreCache, keys: Any) -> Any:
+        return {key: (0.0, feature) for key, (_, feature) in whole(self, keys).items()}
+
+    swap(ScoreCache, "_read", zeros)
+
+
+@mutant(CACHED)
+def score_cache_forgets() -> None:
+    """Every pair is asked again."""
+    swap(ScoreCache, "_read", lambda self, keys: {})
+
+
+@mutant("test_teacher.py::test_scores_of_other_tasks_and_prompts_are_kept_apart")
+def scores_of_other_tasks() -> None:
+    """A teacher's score for one question passes for that of another."""
+    whole = cache._key
+    swap(cache, "_key", lambda _, pair: whole("", pair))
+
+
+@mutant(STATES)
+def state_cache_of_zeros() -> None:
+    """Token states on disk are zeros."""
+    swap(states, "_fill", lambda *_: None)
+
+
+@mutant(STATES)
+def state_cache_forgets() -> None:
+    """Token states on disk are computed again."""
+    whole = TokenStates.of.__func__
+
+    def of(cls: Any, texts: Any, backbone: Any, directory: Path, **options: Any) -> TokenStates:
+        for path in directory.glob("*.npy"):
+            path.unlink()
+        return whole(cls, texts, backbone, directory, **options)
+
+    swap(TokenStates, "of", classmethod(of))
+
+
+@mutant("test_distillation_model.py::test_other_texts_prompts_and_lengths_have_other_states")
+def states_of_other_prompts() -> None:
+    """Token states behind one prompt pass for those behind another."""
+    whole = states._key
+    swap(states, "_key", lambda texts, backbone, length, _: whole(texts, backbone, length, ""))
+
+
+@mutant(MINED)
+def mining_index_of_other_passages() -> None:
+    """Negatives are mined from an index of other passages."""
+    swap(negatives, "_name", lambda *_: "mined")
+
+
+@mutant(
+    MINED,
+    "test_evaluate.py::test_kept_indexes_are_used_again_and_not_for_other_documents",
+    "test_mteb.py::test_what_lies_there_is_used_again_and_not_for_other_documents",
+)
+def indexes_filled_again() -> None:
+    """What an index holds is encoded again."""
+    whole = Passage.payload
+    swap(
+        Passage,
+        "payload",
+        lambda self: whole(self) | {"content_hash": uuid.uuid4().hex},
+    )
+
+
+@mutant("test_precision.py::test_the_verdict_is_kept_for_the_process_and_for_the_machine")
+def verdicts_forgotten() -> None:
+    """Which precision is faster is measured in every process."""
+    swap(precision, "write_whole", lambda *_: None)

@@ -1,0 +1,253 @@
+"""Mutants of stores: filters, tenants, ids, what is written and awaited: see `mutants.py`."""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import qdrant_edge
+from mutation import mutant, swap
+from qdrant_client import models
+
+from d2llm_vdb import Index, Passage, reembed
+from d2llm_vdb.add import Adder
+from d2llm_vdb.store import EdgeStore, Store, TenantStore, columns, edge_filters, recall
+from d2llm_vdb.store.batches import Batches
+
+
+@mutant(
+    "test_store.py::test_recall_honours_filters[edge]",
+    "test_recall.py::test_a_filter_bounds_both_rankings[edge]",
+)
+def filter_dropped_from_vectors() -> None:
+    """Recall by vectors finds what the filter excludes."""
+    whole = recall._nearest
+    swap(
+        recall,
+        "_nearest",
+        lambda request, **reads: whole(replace(request, filter=None), **reads),
+    )
+
+
+def _without_filter_where_bm25(queries: Any) -> Any:
+    return [replace(each, filter=None) if each.using == "bm25" else each for each in queries]
+
+
+@mutant("test_recall.py::test_a_filter_bounds_both_rankings[edge]")
+def filter_dropped_from_bm25() -> None:
+    """BM25 finds what the filter excludes."""
+    whole = EdgeStore.query
+    swap(EdgeStore, "query", lambda self, queries: whole(self, _without_filter_where_bm25(queries)))
+
+
+@mutant("test_filters.py::test_both_stores_select_the_same_points")
+def must_not_dropped() -> None:
+    """The embedded store leaves `must_not` out of filters."""
+    whole = edge_filters.to_edge
+    swap(
+        edge_filters,
+        "to_edge",
+        lambda given: whole(given.model_copy(update={"must_not": None})),
+    )
+
+
+@mutant("test_store.py::test_delete_by_id_and_by_filter[edge]")
+def count_without_filter() -> None:
+    """Counting counts everything."""
+    whole = EdgeStore.count
+    swap(EdgeStore, "count", lambda self, *_: whole(self))
+
+
+@mutant("test_store.py::test_scroll_reads_everything_once_across_pages[edge]")
+def scroll_of_one_page() -> None:
+    """Scrolling ends with the first page."""
+
+    def scroll(self: Any, *arguments: Any, **options: Any) -> Any:
+        return iter(self.scroll_page(None, 256, *arguments, **options).points)
+
+    swap(Store, "scroll", scroll)
+
+
+@mutant(
+    "test_tenants.py::test_a_tenant_finds_its_own_passages_alone[edge]",
+    "test_tenants.py::test_a_tenant_cannot_reach_others_by_filter_or_id[edge]",
+)
+def tenant_dropped_from_filters() -> None:
+    """A tenant's requests are not filtered by it."""
+    swap(TenantStore, "_filter", lambda self, given: given or models.Filter())
+
+
+@mutant("test_tenants.py::test_the_same_id_is_another_passage_for_each_tenant[edge]")
+def tenant_dropped_from_ids() -> None:
+    """Tenants share ids."""
+    swap(TenantStore, "_id", lambda self, passage_id: passage_id)
+
+
+@mutant("test_tenants.py::test_async_twins_keep_tenants_apart_too[edge]")
+def tenant_dropped_from_awaited_queries() -> None:
+    """A tenant's awaited searches find everybody's passages."""
+
+    async def aquery(self: TenantStore, queries: Any) -> Any:
+        return await self.whole.aquery(queries)
+
+    swap(TenantStore, "aquery", aquery)
+
+
+@mutant(
+    "test_recall.py::test_bm25_is_the_saturated_frequency_times_the_rarity_in_the_collection[edge]"
+)
+def idf_dropped() -> None:
+    """Every term is as rare as any other."""
+    whole = qdrant_edge.EdgeSparseVectorParams
+    swap(
+        qdrant_edge,
+        "EdgeSparseVectorParams",
+        lambda modifier, **options: whole(**options),
+    )
+
+
+@mutant(
+    "test_store.py::test_nan_and_infinity_never_reach_the_database[edge-nan-recall]",
+    "test_store.py::test_nan_and_infinity_never_reach_the_database[edge-nan-iem]",
+    "test_store.py::test_nan_and_infinity_never_reach_the_database[edge-nan-bm25]",
+    "test_store.py::test_nan_and_infinity_never_reach_the_database[edge-nan-tokens]",
+    "test_add.py::test_a_vector_of_nan_is_rejected_alone",
+)
+def nan_stored() -> None:
+    """Vectors of NaN are written."""
+    swap(columns.Columns, "problems", lambda self: {})
+
+
+@mutant(
+    "test_store.py::test_nan_and_infinity_never_reach_the_database[edge-inf-recall]",
+    "test_store.py::test_nan_and_infinity_never_reach_the_database[edge-inf-iem]",
+    "test_store.py::test_nan_and_infinity_never_reach_the_database[edge-inf-bm25]",
+    "test_store.py::test_nan_and_infinity_never_reach_the_database[edge-inf-tokens]",
+)
+def infinity_stored() -> None:
+    """What overflowed where it was made float16 is written."""
+    lenient = vars(np) | {"isfinite": lambda values: ~np.isnan(values)}
+    swap(columns, "np", SimpleNamespace(**lenient))
+
+
+@mutant("test_store.py::test_writing_an_id_again_replaces_it[edge]")
+def point_ids_random() -> None:
+    """A passage gets another point id each time that it is written."""
+    swap(columns, "point_id", lambda passage_id: str(uuid.uuid4()))
+
+
+@mutant("test_store.py::test_a_points_id_is_the_uuid5_that_collections_were_written_with")
+def point_ids_of_another_kind() -> None:
+    """Point ids are made another way than those of collections that there are."""
+    swap(
+        columns,
+        "point_id",
+        lambda passage_id: str(uuid.uuid3(columns.POINT_NAMESPACE, passage_id)),
+    )
+
+
+@mutant("test_add.py::test_adding_again_encodes_nothing_and_changes_replace[edge]")
+def content_taken_as_unchanged() -> None:
+    """A passage whose id is stored is left as it is, whatever it says now."""
+    whole = Passage.payload
+    swap(Passage, "payload", lambda self: whole(self) | {"content_hash": "same"})
+
+
+@mutant("test_add.py::test_adding_again_encodes_nothing_and_changes_replace[edge]")
+def content_taken_as_changed() -> None:
+    """What is stored with the same content is encoded again."""
+    whole = Passage.payload
+    swap(
+        Passage,
+        "payload",
+        lambda self: whole(self) | {"content_hash": uuid.uuid4().hex},
+    )
+
+
+@mutant("test_add.py::test_replacing_a_document_leaves_no_stale_passages[edge]")
+def stale_passages_stay() -> None:
+    """Passages that a document has no longer stay."""
+    whole = Adder._stored
+
+    def given_alone(self: Adder, payloads: Any) -> Any:
+        ids = {payload["id"] for payload in payloads}
+        return {key: known for key, known in whole(self, payloads).items() if key in ids}
+
+    swap(Adder, "_stored", given_alone)
+
+
+@mutant(
+    "test_reembed.py::test_another_student_is_rolled_out_from_what_is_stored"
+    "[another pooling, token states stored]",
+    "test_reembed.py::test_another_student_is_rolled_out_from_what_is_stored[another pooling]",
+)
+def reembed_keeps_old_vectors() -> None:
+    """A collection is written anew with the embeddings that it had."""
+    whole = reembed._vectors
+    swap(reembed, "_wanted", lambda old, new, origin: [old.embedding, *new.multivectors])
+    swap(
+        reembed,
+        "_vectors",
+        lambda student, old, new, origin, points: whole(student, old, new, "embeddings", points),
+    )
+
+
+@mutant("test_reembed.py::test_a_run_that_was_broken_off_goes_on_where_it_was")
+def reembed_starts_over() -> None:
+    """What was written before a kill is written again."""
+    swap(reembed, "_not_in", lambda store, points: list(points))
+
+
+@mutant(
+    "test_wire.py::test_a_write_that_is_too_large_is_halved_until_it_fits",
+    "test_wire.py::test_queries_are_cut_by_bytes_and_halved_too",
+    "test_wire.py::test_a_write_over_grpc_that_is_too_large_is_halved",
+)
+def requests_not_halved() -> None:
+    """A request that is too large is an error."""
+    swap(Batches, "halving", lambda self: nullcontext())
+
+
+@mutant("test_wire.py::test_a_write_that_is_too_large_is_halved_until_it_fits")
+def second_halves_lost() -> None:
+    """Of a request that is too large the first half is sent."""
+    whole = Batches.halving
+
+    def halving(self: Any) -> Any:
+        waiting = self._waiting
+
+        class First(list[Any]):
+            def __iadd__(self, both: Any) -> Any:
+                self.append(both[-1])
+                return self
+
+        self._waiting = waiting if isinstance(waiting, First) else First(waiting)
+        return whole(self)
+
+    swap(Batches, "halving", halving)
+
+
+@mutant("test_store.py::test_async_gives_what_sync_gives[edge]")
+def awaited_answers_in_another_order() -> None:
+    """An awaited query returns its points the other way round."""
+    whole = Store.aquery
+
+    async def aquery(self: Any, queries: Any) -> Any:
+        return [points[::-1] for points in await whole(self, queries)]
+
+    swap(Store, "aquery", aquery)
+
+
+@mutant("test_search.py::test_many_queries_and_async_give_what_single_searches_give[memory]")
+def awaited_searches_without_words() -> None:
+    """An awaited search recalls by vectors alone."""
+    whole = Index.asearch
+
+    async def asearch(self: Index, query: str, *rest: Any, **options: Any) -> Any:
+        return await whole(self, query, *rest, **(options | {"hybrid": 0.0}))
+
+    swap(Index, "asearch", asearch)

@@ -1,0 +1,195 @@
+"""Mutants of training: what learns, what is kept, stopped and gone on with: see `mutants.py`."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from mutation import mutant, swap
+from transformers import EarlyStoppingCallback, Trainer
+
+from d2llm_vdb.distill import distiller, teach, training
+
+LEARNS = "test_distill.py::test_a_student_learns_what_it_could_not_know"
+IMITATES = "test_distill.py::test_a_student_imitates_its_teacher_and_not_the_labels"
+FROZEN = "test_distill.py::test_frozen_heads_stay_as_they_are_and_the_others_learn"
+RESUMED = "test_distill.py::test_a_training_killed_half_way_ends_as_one_that_was_not"
+ADAPTERS = "test_distill.py::test_adapters_of_a_decoder_learn_with_the_heads"
+BEST = "test_distill.py::test_the_best_step_is_kept"
+STOPS = "test_distill.py::test_training_stops_when_it_makes_nothing_better"
+TAUGHT = "test_teach.py::test_a_teacher_learns_labels_and_is_loaded_as_any_other"
+KILLED = "test_teach.py::test_a_teacher_whose_training_was_killed_learns_what_one_that_was_not_does"
+GOES_ON = "test_training.py::test_a_training_goes_on_from_its_last_checkpoint"
+RATE = "test_training.py::test_the_learning_rate_rises_over_a_tenth_of_the_steps_and_then_falls"
+
+
+@mutant(LEARNS, IMITATES, FROZEN, RESUMED, ADAPTERS, TAUGHT)
+def optimiser_never_steps() -> None:
+    """The optimiser changes nothing."""
+    swap(torch.optim.AdamW, "step", lambda self, closure=None: None)
+
+
+@mutant(ADAPTERS)
+def adapters_left_out() -> None:
+    """LoRA adapters are not given to the optimiser."""
+    whole = distiller._groups
+    swap(distiller, "_groups", lambda *arguments: whole(*arguments)[:1])
+
+
+@mutant(LEARNS, FROZEN, ADAPTERS)
+def heads_left_out() -> None:
+    """Heads learn at a rate of zero."""
+    whole = distiller._groups
+
+    def groups(*arguments: Any) -> Any:
+        heads, *rest = whole(*arguments)
+        return [heads | {"lr": 0.0}, *rest]
+
+    swap(distiller, "_groups", groups)
+
+
+@mutant(FROZEN)
+def frozen_ignored() -> None:
+    """Heads that should stay as they are learn."""
+    swap(distiller, "_frozen", lambda heads, names: nullcontext())
+
+
+@mutant("test_distill.py::test_frozen_heads_can_be_trained_again_even_after_a_failure")
+def frozen_for_good() -> None:
+    """Heads that were frozen once stay so."""
+
+    def frozen(heads: Any, names: Any) -> Any:
+        for name in names:
+            getattr(heads, name).requires_grad_(False)
+        return nullcontext()
+
+    swap(distiller, "_frozen", frozen)
+
+
+@mutant(LEARNS)
+def batches_of_nobody() -> None:
+    """Each query of a batch is trained on the candidates of the next."""
+    whole = distiller.gather
+
+    def gather(taught: Any, rows: list[int]) -> Any:
+        lists = whole(taught, rows)
+        return replace(lists, places=lists.places.roll(1, 0))
+
+    swap(distiller, "gather", gather)
+
+
+@mutant(GOES_ON, RESUMED, KILLED)
+def resuming_from_scratch() -> None:
+    """A training that was killed starts anew."""
+    swap(training, "get_last_checkpoint", lambda _: None)
+
+
+@mutant(GOES_ON, RESUMED)
+def saved_weights_ignored() -> None:
+    """A training that was killed goes on with the weights it began with."""
+    swap(Trainer, "_load_from_checkpoint", lambda *_, **__: None)
+
+
+@mutant(GOES_ON, RESUMED, KILLED)
+def saved_optimiser_ignored() -> None:
+    """A training that was killed goes on with a new optimiser and schedule."""
+    swap(Trainer, "_load_optimizer_and_scheduler", lambda *_: None)
+
+
+@mutant(GOES_ON, RESUMED, KILLED)
+def saved_step_ignored() -> None:
+    """A training that was killed does all steps again, from the weights it had."""
+    whole = Trainer._init_training_state
+
+    def from_the_first_step(self: Trainer, *arguments: Any, **options: Any) -> Any:
+        whole(self, *arguments, **options)
+        self.state.global_step = 0
+        return 0, 0
+
+    swap(Trainer, "_init_training_state", from_the_first_step)
+
+
+@mutant("test_distill.py::test_only_the_very_same_training_is_gone_on_with")
+def other_sets_gone_on_with() -> None:
+    """A training goes on with sets of other labels as if they were the same."""
+    swap(distiller, "_content", lambda one: one.name)
+
+
+@mutant(f"{KILLED}[4]")
+def teachers_adapters_without_seed() -> None:
+    """New adapters of a teacher are others each time."""
+    whole = teach.get_peft_model
+
+    def unseeded(*arguments: Any) -> Any:
+        torch.seed()
+        return whole(*arguments)
+
+    swap(teach, "get_peft_model", unseeded)
+
+
+@mutant(STOPS)
+def never_stops_early() -> None:
+    """A training goes on however long it makes nothing better."""
+    swap(EarlyStoppingCallback, "on_evaluate", lambda *_, **__: None)
+
+
+@mutant(STOPS)
+def patience_anew_after_a_kill() -> None:
+    """A training that was killed forgets how long it has made nothing better."""
+    swap(Trainer, "_load_callback_state", lambda self: None)
+
+
+@mutant(BEST)
+def last_step_kept() -> None:
+    """The last step is kept, not the best."""
+    swap(Trainer, "_load_best_model", lambda self: None)
+
+
+@mutant("test_distill.py::test_a_student_that_training_made_no_better_stays_as_it_was")
+def worse_student_kept() -> None:
+    """The weights to go back to are the very ones that training changes."""
+    swap(distiller, "deepcopy", lambda weights: weights)
+
+
+@mutant(LEARNS)
+def dev_sets_ignored() -> None:
+    """Every step is as good as any other."""
+    swap(distiller, "overall", lambda _: 0.5)
+
+
+@mutant(RATE)
+def no_warm_up() -> None:
+    """The learning rate is highest from the first step."""
+    swap(training, "WARMUP", 0.0)
+
+
+@mutant(RATE)
+def learning_rate_stays() -> None:
+    """The learning rate does not fall."""
+    whole = training.training_arguments
+    swap(
+        training,
+        "training_arguments",
+        lambda work, **options: whole(
+            work, **(options | {"lr_scheduler_type": "constant_with_warmup"})
+        ),
+    )
+
+
+@mutant("test_training.py::test_gradients_longer_than_one_are_clipped")
+def gradients_not_clipped() -> None:
+    """Gradients are taken at any length."""
+    whole = training.training_arguments
+    swap(
+        training,
+        "training_arguments",
+        lambda work, **options: whole(work, **(options | {"max_grad_norm": 0.0})),
+    )
+
+
+@mutant("test_distill.py::test_a_student_learns_from_questions_and_pairs_and_is_calibrated")
+def calibration_skipped() -> None:
+    """A trained student's scores are not made probabilities."""
+    swap(distiller, "calibrate", lambda *_: None)

@@ -1,0 +1,104 @@
+"""What both trainings share, over a model of three numbers: rates, clipping, resuming, losses."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+
+from d2llm_vdb.distill.training import LOSSES_FILE, run, training_arguments
+
+STEPS = 20
+
+
+class Line(nn.Module):
+    """Learns to give `steepness` for every one."""
+
+    def __init__(self, steepness: float) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.zeros(3))
+        self._steepness = steepness
+
+    def forward(self, one: Tensor) -> dict[str, Tensor]:
+        return {"loss": (self.slope * one.mean() - self._steepness).square().sum()}
+
+
+def trained(
+    work: Path,
+    steepness: float = 1.0,
+    on_step: Callable[..., None] | None = None,
+    **options: Any,
+) -> Line:
+    line = Line(steepness)
+    arguments = training_arguments(
+        work, max_steps=STEPS, save_steps=4, logging_steps=1, learning_rate=0.1
+    )
+    ones = [{"one": 1.0 + row} for row in range(40)]
+    run(Trainer(line, arguments, train_dataset=ones, **options), work, on_step)
+    return line
+
+
+def logged(work: Path, name: str) -> list[float]:
+    with (work / LOSSES_FILE).open() as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row[name]]
+
+
+def test_the_learning_rate_rises_over_a_tenth_of_the_steps_and_then_falls(tmp_path: Path) -> None:
+    trained(tmp_path)
+    rates = logged(tmp_path, "learning_rate")
+    assert len(rates) == STEPS
+    assert rates[:3] == pytest.approx([0.0, 0.05, 0.1])
+    assert all(later < rate for rate, later in pairwise(rates[2:]))
+    assert rates[-1] < 0.002
+
+
+def test_gradients_longer_than_one_are_clipped(tmp_path: Path) -> None:
+    """By plain descent, whose steps are as long as the gradients."""
+    positions: list[Tensor] = []
+
+    class Noted(torch.optim.SGD):
+        def step(self, *arguments: Any, **keywords: Any) -> Any:
+            done = super().step(*arguments, **keywords)
+            positions.append(self.param_groups[0]["params"][0].detach().clone())
+            return done
+
+    line = Line(1000.0)
+    descent = Noted(line.parameters(), lr=1.0)
+    steady = torch.optim.lr_scheduler.ConstantLR(descent, factor=1.0)
+    arguments = training_arguments(tmp_path, max_steps=STEPS, logging_steps=1)
+    ones = [{"one": 1.0}] * 40
+    run(Trainer(line, arguments, train_dataset=ones, optimizers=(descent, steady)), tmp_path, None)
+    lengths = torch.stack(positions).diff(dim=0).norm(dim=1)
+    assert min(logged(tmp_path, "grad_norm")) > 1000
+    assert lengths.tolist() == pytest.approx([1.0] * (STEPS - 1), abs=1e-3)
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_a_training_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+    told: list[int] = []
+
+    def kill_at_15(done: int, of: int, _: dict[str, float]) -> None:
+        if done == 15:
+            raise KilledError
+
+    whole = trained(tmp_path / "whole")
+    with pytest.raises(KilledError):
+        trained(tmp_path / "killed", on_step=kill_at_15)
+    resumed = trained(tmp_path / "killed", on_step=lambda done, *_: told.append(done))
+    assert told == [*range(13, STEPS + 1)]  # the last checkpoint is of step 12
+    torch.testing.assert_close(resumed.slope, whole.slope)
+    assert not torch.equal(whole.slope, Line(1.0).slope)
+    assert logged(tmp_path / "killed", "step") == logged(tmp_path / "whole", "step")
+    losses = logged(tmp_path / "killed", "loss")
+    assert losses == pytest.approx(logged(tmp_path / "whole", "loss"), rel=1e-4)
+    assert len(losses) == STEPS
