@@ -96,7 +96,7 @@ def iem_match_ignored() -> None:
     swap(
         IEM,
         "combine",
-        lambda self, q, p, task, match=None, bm25=None: whole(self, q, p, task, None, bm25),
+        lambda self, q, p, task, match=None, words=None: whole(self, q, p, task, None, words),
     )
 
 
@@ -107,7 +107,7 @@ def late_match_ignored() -> None:
     swap(
         LateInteraction,
         "forward",
-        lambda self, maxsim, recall, match=None, bm25=None: whole(self, maxsim, recall, None, bm25),
+        lambda self, maxsim, recall, match=None, words=None: whole(self, maxsim, recall, None, words),
     )
 
 
@@ -137,7 +137,7 @@ def iem_words_ignored() -> None:
     swap(
         IEM,
         "combine",
-        lambda self, q, p, task, match=None, bm25=None: whole(self, q, p, task, match),
+        lambda self, q, p, task, match=None, words=None: whole(self, q, p, task, match),
     )
 
 
@@ -148,7 +148,7 @@ def late_words_ignored() -> None:
     swap(
         LateInteraction,
         "forward",
-        lambda self, maxsim, recall, match=None, bm25=None: whole(self, maxsim, recall, match),
+        lambda self, maxsim, recall, match=None, words=None: whole(self, maxsim, recall, match),
     )
 
 

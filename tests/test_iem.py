@@ -96,13 +96,13 @@ def test_words_in_common_raise_the_score_of_an_answer_and_not_of_a_paraphrase() 
     iem = IEM(16, IEMConfig(8, "product"))
     iem.initialise(None, segments=False)
     query, passages = torch.randn(16), torch.randn(1, 16).expand(3, 16)
-    bm25 = torch.tensor([0.0, 5.0, 10.0])
-    answers, _ = iem(query, passages, "asymmetric", None, bm25)
+    words = torch.tensor([0.0, 5.0, 10.0])
+    answers, _ = iem(query, passages, "asymmetric", None, words)
     assert answers.diff().min() > 0
-    same, _ = iem(query, passages, "symmetric", None, bm25)
+    same, _ = iem(query, passages, "symmetric", None, words)
     assert same.diff().abs().max() == 0
     late = LateInteraction(16, segments=False)
-    assert late(torch.ones(3), torch.ones(3), None, bm25).diff().min() > 0
+    assert late(torch.ones(3), torch.ones(3), None, words).diff().min() > 0
 
 
 def test_a_better_match_of_the_segments_raises_the_score_by_what_it_counts() -> None:

@@ -88,7 +88,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, Origin]] = {
     ),
     "no segments": ((), {"segments": None}, "raw", "embeddings"),
     "another pooling, token states stored": (("mha_pma",), {}, "raw", "token states"),
-    "other segments, token states stored": (("segments.projection",), {}, "raw", "token states"),
+    "other segments, token states stored": (("segments",), {}, "raw", "token states"),
     "another pooling": (("mha_pma",), {}, "none", "texts"),
     "shorter texts": ((), {"max_tokens": 32}, "raw", "texts"),
 }

@@ -53,9 +53,9 @@ def test_a_stored_passage_scores_as_a_fresh_one(index: Index, passages: list[Pas
     assert fresh.segments is not None
     assert query.segments is not None
     match = StackedSegments(fresh.segments).match(query.segments[0])
-    bm25 = np.array([hits[passage.id].bm25 for passage in given], np.float32)
+    words = np.array([hits[passage.id].words for passage in given], np.float32)
     halves = student.passage_halves(fresh.recall)
-    scores = student.iem_scores(query.iem[0], halves, "asymmetric", match, bm25)
+    scores = student.iem_scores(query.iem[0], halves, "asymmetric", match, words)
     found = [hits[passage.id].score for passage in given]
     assert log_odds(found) == pytest.approx(log_odds(scores), abs=0.05)
 
@@ -76,8 +76,8 @@ def test_maxsim_reranking_equals_maxsim_computed_here(
     ]
     match = StackedSegments(fresh.segments).match(query.segments[0])
     recall = fresh.recall @ query.recall[0]
-    bm25 = np.array([hits[passage.id].bm25 for passage in given], np.float32)
-    scores = student.late_scores(np.array(maxsim, np.float32), recall, match, bm25)
+    words = np.array([hits[passage.id].words for passage in given], np.float32)
+    scores = student.late_scores(np.array(maxsim, np.float32), recall, match, words)
     found = [hits[passage.id].score for passage in given]
     assert log_odds(found) == pytest.approx(log_odds(scores), abs=0.05)
 
