@@ -150,7 +150,9 @@ def overall(measures: Sequence[dict[str, float]]) -> float:
 def calibrate(model: DistillationModel, dev_sets: Sequence[DevSet]) -> None:
     """Make the scores probabilities of matching; every set counts the same.
 
-    A scorer that no set judges stays as it is.
+    So do matches and others within a set: of a hundred that were recalled one or two match, and a
+    probability that knew this would call hardly anything a match. A scorer that no set judges stays
+    as it is.
     """
     judged = [one.judged(model) for one in dev_sets]
     for scorer in SCORERS:
@@ -158,8 +160,15 @@ def calibrate(model: DistillationModel, dev_sets: Sequence[DevSet]) -> None:
         if not own:
             continue
         logits, labels = (torch.cat(some) for some in zip(*own, strict=True))
-        weights = torch.cat([torch.full_like(known, 1 / len(known)) for _, known in own])
+        weights = torch.cat([_balanced(known) for _, known in own])
         model.heads.calibration.fit(scorer, logits, labels, weights)
+
+
+def _balanced(labels: Tensor) -> Tensor:
+    """Return weights of labels, 1 or 0, float32 (n,): as much for all of 1 as for all of 0."""
+    matches = labels.sum().clamp_min(1)
+    others = (1 - labels).sum().clamp_min(1)
+    return torch.where(labels > 0, 1 / matches, 1 / others)
 
 
 def _both_ways(model: DistillationModel, first: Encoded, second: Encoded) -> Tensor:
