@@ -97,7 +97,7 @@ def origin_of(source: Store, target: Index) -> Origin:
     wanted = parts(target.student)
     known = old.parts
     if old.version == FIRST_LAYOUT and _is_theirs(source, target.student):
-        known = wanted
+        known = {name: wanted[name] for name in ("states", "embedding")}  # segments have changed
     same = {name for name, digest in wanted.items() if known.get(name) == digest}
     states = "states" in same and old.token_dim is not None
     whole = "embedding" in same and old.recall_dim == target.student.config.embedding_dim
@@ -120,7 +120,7 @@ def _is_theirs(source: Store, student: Student) -> bool:
     """Tell whether a student encodes some of the passages as they are stored."""
     schema = source.schema
     page = source.scroll_page(limit=CHECKED_PASSAGES, vectors=[schema.embedding])
-    if schema.segment_dim != student.config.segment_dim or not page.points:
+    if not page.points:
         return False
     texts = [point.payload["text"] for point in page.points]
     stored = np.stack([point.vectors[schema.embedding] for point in page.points])

@@ -208,7 +208,7 @@ def first_layout(directory: Path, columns: Columns, student: Student) -> None:
                 "recall": columns.recall[row, :128],
                 "iem": columns.recall[row],
                 "pma": 3 * columns.recall[row],
-                "segments": columns.segments[row].astype(np.float32),
+                "segments": np.repeat(columns.segments[row].astype(np.float32), 2, axis=1),
                 "tokens": columns.tokens[row].astype(np.float32),
             },
             columns.payloads[row],
@@ -236,13 +236,13 @@ def test_a_collection_of_the_first_layout_is_converted_and_loses_nothing(
         Index.open(tmp_path, collection="old")
     with (
         closing(EdgeStore.open(tmp_path / "old", any_layout=True)) as old,
-        Index.open(tmp_path / "fresh", student, tokens="raw") as fresh,
+        Index.open(tmp_path / "fresh", student, tokens="raw", preset="exact") as fresh,
     ):
         fresh.store.upsert(encoded)
         other = student if theirs else changed(student, "mha_pma")
-        with Index.open(tmp_path, other, collection="new", tokens="raw") as new:
+        with Index.open(tmp_path, other, collection="new", tokens="raw", preset="exact") as new:
             report = reembed(old, new)
-            assert report.origin == ("embeddings" if theirs else "texts")
+            assert report.origin == ("token states" if theirs else "texts")
             assert report.written == len(encoded)
             if theirs:
                 assert_same(new, fresh)
