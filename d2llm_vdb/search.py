@@ -19,7 +19,7 @@ from d2llm_vdb.store.columns import Array, Payload
 from d2llm_vdb.store.recall import Steps, reading, recalling
 from d2llm_vdb.store.schema import IEM, RECALL, SEGMENTS, TOKENS
 from d2llm_vdb.student.columns import QueryVectors
-from d2llm_vdb.student.terms import shared_words
+from d2llm_vdb.student.words import shared_words
 
 if TYPE_CHECKING:
     from d2llm_vdb.explain import Explainer, Explanation

@@ -130,12 +130,21 @@ def test_similar_words_find_each_other_and_their_contributions_are_maxsim(small:
     assert total == pytest.approx(maxsim.value, abs=1e-5)
 
 
-def test_the_best_segment_is_the_match_that_counts(small: Index) -> None:
-    explanation = small.search("what happens to the old key?").hits[0].explain()
+def test_the_best_segment_is_the_match_that_counts(student: Student) -> None:
+    sentences = (
+        "Qdrant keeps vectors and what belongs to them in collections on disk.",
+        "To rotate an API key, open the settings of your account and press the button Rotate.",
+        "The old key expires after a day, and whoever still uses it is told so.",
+    )
+    with Index.open(":memory:", student) as index:
+        index.add([Passage("keys", " ".join(sentences))])
+        explanation = index.search("what happens to the old key?").hits[0].explain()
     [best] = [segment for segment in explanation.segments if segment.best]
     match = next(part for part in explanation.parts if part.name == "match")
-    assert best.match == match.value == max(segment.match for segment in explanation.segments)
-    assert len(explanation.segments) == 8
+    assert best.match == pytest.approx(match.value, abs=1e-4)
+    assert best.match == max(segment.match for segment in explanation.segments)
+    assert best == explanation.segments[-1]
+    assert len(explanation.segments) == 3  # of sixteen tokens at least
     places = [explanation.passage.text.find(segment.text) for segment in explanation.segments]
     assert places == sorted(places)
     assert min(places) == 0

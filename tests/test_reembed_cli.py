@@ -79,7 +79,7 @@ def test_a_collection_of_the_first_layout_is_converted_by_one_command(
     made = d2llm("reembed", "--db", "db", "--into", "new")
     assert made.exit_code == 0, made.stderr
     assert "written into db/new" in made.stdout
-    assert "from embeddings" in made.stdout
+    assert "from token states" in made.stdout
     assert "use it:  d2llm search --db db --collection new" in made.stdout
     assert "db/d2llm is still there, unchanged" in made.stdout
     assert (in_tmp / "db" / "d2llm" / "d2llm.json").exists()
@@ -237,5 +237,5 @@ def test_a_server_tells_how_it_holds_what_was_rewritten(
     assert made.exit_code == 0, made.stderr
     assert f"use it:  d2llm search --url {server.url} --collection {name}-2" in made.stdout
     shown = " ".join(d2llm("info", *where, "-c", f"{name}-2").stdout.split())
-    for part in ("Qdrant 1.", "fast", "float16, TurboQuant at 4 bits", "256 a segment, float16"):
+    for part in ("Qdrant 1.", "fast", "float16, TurboQuant at 4 bits", "128 a segment, float16"):
         assert part in shown

@@ -19,9 +19,9 @@ from d2llm_vdb.student.terms import (
     TextTerms,
     passage_terms,
     query_terms,
-    shared_words,
     words_weights,
 )
+from d2llm_vdb.student.words import shared_words
 
 
 @pytest.fixture(scope="module")

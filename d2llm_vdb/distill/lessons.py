@@ -20,7 +20,8 @@ from d2llm_vdb.evaluate.bm25 import collection_bm25
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
 from d2llm_vdb.progress import OnProgress, Progress
 from d2llm_vdb.student import Student
-from d2llm_vdb.student.terms import passage_terms, query_terms, shared_words, words_weights
+from d2llm_vdb.student.terms import passage_terms, query_terms, words_weights
+from d2llm_vdb.student.words import shared_words
 from d2llm_vdb.teacher import ScoreCache, Teacher
 
 SCORES_FILE = "scores.db"

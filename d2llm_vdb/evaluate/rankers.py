@@ -17,7 +17,7 @@ from d2llm_vdb.store.recall import PointQuery
 from d2llm_vdb.store.schema import BM25, IEM, RECALL, SEGMENTS
 from d2llm_vdb.student import QueryVectors
 from d2llm_vdb.student.columns import Float32
-from d2llm_vdb.student.terms import shared_words
+from d2llm_vdb.student.words import shared_words
 
 # Documents in a ranking: as far as recall@100 looks.
 DEPTH = 100

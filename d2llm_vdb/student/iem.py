@@ -21,7 +21,7 @@ INITIAL_BIAS = -4.0
 
 # What the segments' match counts beside the cosine in the IEM, what match and recall score count
 # beside MaxSim, and what the words in common count, in logits per word that one passage alone uses
-# (`terms.shared_words`). Chosen by `recipes/fusion.py`, which says what they gain on collections
+# (`words.shared_words`). Chosen by `recipes/fusion.py`, which says what they gain on collections
 # that had no part in choosing them (docs/tried.md).
 IEM_MATCH = 1.0
 IEM_WORDS = 0.7
@@ -126,7 +126,7 @@ class IEM(nn.Module):
             passage_half: float32 (..., h) from `passage_half`, fresh or read from the store.
             task: which branch answers.
             match: of the segments, float32 (...); None for a student without segments.
-            words: in common, from `terms.shared_words`, float32 (...), 0 or more; None where there
+            words: in common, from `words.shared_words`, float32 (...), 0 or more; None where there
                 is no collection to weigh words by. `concat` makes no use of either.
 
         Returns:

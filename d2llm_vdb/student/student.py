@@ -358,7 +358,7 @@ class Student:
             passage_halves: stored, or from `passage_halves`, float32 (n, h).
             task: "asymmetric" (does the passage answer?) or "symmetric" (same meaning?).
             match: of the passages' segments, float32 (n,); None for a student without segments.
-            words: in common, from `terms.shared_words`, float32 (n,); None where not known.
+            words: in common, from `words.shared_words`, float32 (n,); None where not known.
 
         Returns:
             Probabilities, float32 (n,).
