@@ -107,7 +107,9 @@ def late_match_ignored() -> None:
     swap(
         LateInteraction,
         "forward",
-        lambda self, maxsim, recall, match=None, words=None: whole(self, maxsim, recall, None, words),
+        lambda self, maxsim, recall, match=None, words=None: whole(
+            self, maxsim, recall, None, words
+        ),
     )
 
 
