@@ -38,8 +38,8 @@ def page(
         "[tried](tried.md) besides. `cosine`, `maxsim` and `bm25` are baselines: the bare "
         "backbone's mean-pooled cosine, MaxSim over its first 100, and BM25. `hybrid` is the "
         "recall vectors fused with BM25, which `iem` and `tokens` rerank, with BM25 in their "
-        "scores; [design](design.md) has what they reach without words. What words count in them "
-        "was chosen on the retrieval sets of this page, which flatters both a little. What shorter "
+        "scores. What words count in them was chosen by these sets and others; [fusion](fusion.md) "
+        "has what they reach without words, and by a choice that had not seen them. What shorter "
         "recall vectors keep is in a [table of its own](compact-table.md).",
         "## Retrieval, English\n\n" + sizes(english, ENGLISH),
         "nDCG@10:\n\n" + by_mode(english, MODES, "ndcg@10"),

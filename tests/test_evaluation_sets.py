@@ -33,6 +33,17 @@ def test_only_a_query_that_is_its_document_is_left_out_of_its_results(kitchen: P
     assert retrieval(kitchen).in_corpus == {"moon"}
 
 
+def test_a_document_that_is_judged_relevant_stays_though_it_shares_the_querys_id(
+    kitchen: Path,
+) -> None:
+    query = {"_id": "whale", "text": "The largest animal known"}
+    write_rows(kitchen / "queries.jsonl", [query])
+    write_qrels(kitchen / "qrels" / "test.tsv", [("whale", "whale", 1)])
+    assert not retrieval(kitchen).in_corpus
+    write_qrels(kitchen / "qrels" / "test.tsv", [("whale", "moon", 1)])
+    assert retrieval(kitchen).in_corpus == {"whale"}
+
+
 def test_a_pair_set_is_read_with_labels_and_scores(pairs: Path) -> None:
     found = pair_set(pairs)
     assert found.split == "dev"

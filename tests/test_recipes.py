@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import default_student
+import docstrings
+import fusion_features
+import fusion_page
+import fusion_probabilities
+import fusion_scores
+import fusion_sets
+import numpy as np
 import pytest
 import results
 import results_page
 import results_sets
+import torch
+from tiny_sets import DOCUMENTS, QUERIES, write_qrels, write_rows
 
+from d2llm_vdb import Index, Passage, Student
+from d2llm_vdb.evaluate.metrics import retrieval_metrics
 from d2llm_vdb.evaluate.report import Report, SetFacts
+from d2llm_vdb.progress import Progress
+from d2llm_vdb.student import iem
+from d2llm_vdb.student.config import SegmentsConfig
 
 # Sets whose licences let a model trained on them be shipped.
 SHIPPABLE = {
@@ -93,3 +110,162 @@ def test_without_the_teacher_the_page_shows_and_says_what_it_said_before(report:
         "ap": 0.963,
         "spearman": 0.729,
     }
+
+
+@pytest.fixture(scope="module")
+def kept(student: Student, tmp_path_factory: pytest.TempPathFactory) -> fusion_features.Collection:
+    """The kitchen's features."""
+    work = tmp_path_factory.mktemp("fusion")
+    directory = work / "kitchen"
+    write_rows(
+        directory / "corpus.jsonl",
+        ({"_id": key, "title": title, "text": text} for key, (title, text) in DOCUMENTS.items()),
+    )
+    write_rows(
+        directory / "queries.jsonl", ({"_id": key, "text": text} for key, text in QUERIES.items())
+    )
+    write_qrels(directory / "qrels" / "test.tsv")
+    source = fusion_sets.Source("kitchen", "kitchen", directory)
+    told: list[Progress] = []
+    first = fusion_features.collection(student, source, work, told.append)
+    assert told
+    again: list[Progress] = []
+    second = fusion_features.collection(student, source, work, again.append)
+    assert not again  # read from the file
+    assert np.array_equal(first.features.cosine, second.features.cosine)
+    return second
+
+
+def test_features_are_those_of_a_search(kept: fusion_features.Collection, student: Student) -> None:
+    ours = kept.features
+    assert ours.cosine.shape == (3, 6)  # of seven passages one is itself a query
+    row = sorted(QUERIES).index("q1")
+    with Index.open(":memory:", student, tokens="raw") as index:
+        index.add(
+            [Passage(key, f"{title}\n{text}".strip()) for key, (title, text) in DOCUMENTS.items()]
+        )
+        hits = index.search(QUERIES["q1"], k=6, recall_k=6).hits
+    hits.sort(key=lambda hit: hit.recall_rank)
+    assert ours.cosine[row] == pytest.approx([hit.recall_score for hit in hits], abs=1e-3)
+    assert ours.bm25[row] == pytest.approx([hit.bm25 for hit in hits], rel=1e-3)
+    assert ours.match[row] == pytest.approx([hit.match for hit in hits], abs=0.01)
+    relevant = {"bread": 2, "soup": 1}
+    assert kept.gains[row].tolist() == [relevant.get(hit.id, 0) for hit in hits]
+    assert kept.ideal[row] == pytest.approx(2 + 1 / np.log2(3))
+    assert "moon" not in [list(DOCUMENTS)[place] for _, place in kept.relevant]
+
+
+def test_ndcg_is_what_evaluation_measures(kept: fusion_features.Collection) -> None:
+    gains = np.array([[0, 1, 2, 0], [0, 0, 0, 1]], np.float32)
+    ideal = np.array([2 + 1 / np.log2(3) + 0.5, 1], np.float32)
+    one = replace(kept, gains=gains, ideal=ideal)
+    scores = np.array([[4, 3, 2, 1], [1, 2, 3, 4]], np.float32)
+    judged = {"a": {"x": 2, "y": 1, "z": 1}, "b": {"x": 1}}
+    run = {"a": ["n", "y", "x", "m"], "b": ["x", "l", "m", "n"]}
+    expected = retrieval_metrics(judged, run)["ndcg@10"]
+    assert fusion_scores.ndcg(one, scores) == pytest.approx(expected, abs=1e-6)
+    assert fusion_scores.ndcg(one, -scores) < expected
+
+
+def one_of(
+    kept: fusion_features.Collection, family: str, by: str, name: str = ""
+) -> fusion_features.Collection:
+    """A collection whose relevant passage is first by one of the features, and last by others."""
+    first, last = np.array([[1.0, 0.0]], np.float32), np.array([[0.0, 1.0]], np.float32)
+    values = dict.fromkeys(("cosine", "match", "maxsim", "bm25"), last) | {by: first}
+    values["bm25"] = values["bm25"] * 50
+    features = fusion_features.Features(**values, unread=np.zeros(1, np.float32), passages=100)
+    gains, ideal = np.array([[1, 0]], np.float32), np.ones(1, np.float32)
+    source = fusion_sets.Source(name or family, family, None)
+    return replace(kept, source=source, features=features, gains=gains, ideal=ideal)
+
+
+def test_a_family_has_no_part_in_the_choice_that_is_tried_on_it(
+    kept: fusion_features.Collection,
+) -> None:
+    every = [one_of(kept, "words", "bm25"), one_of(kept, "meaning", "cosine")]
+    choice = fusion_scores.chosen(every, "iem", lambda _: None)
+    assert choice.without["words"].words < 0.8 < choice.without["meaning"].words
+    table = fusion_scores.ranked(every, {"iem": choice})
+    assert table["iem, unseen"] == pytest.approx(
+        dict.fromkeys(("words", "meaning"), 0.631), abs=0.001
+    )
+    assert max(table["iem, seen"].values()) == 1
+    assert table["bm25"]["words"] == table["cosine"]["meaning"] == 1
+
+
+def test_families_count_the_same_however_many_collections_they_have(
+    kept: fusion_features.Collection,
+) -> None:
+    many = [one_of(kept, "words", "bm25", str(number)) for number in range(3)]
+    others = [one_of(kept, family, "cosine") for family in ("meaning", "sense")]
+    assert fusion_scores.chosen([*many, *others], "iem", lambda _: None).all.words < 0.8
+
+
+def test_a_calibration_knows_nothing_of_the_family_it_is_tried_on(
+    kept: fusion_features.Collection,
+) -> None:
+    right, wrong = (one_of(kept, family, "cosine") for family in "ab")
+    chance = replace(wrong.features, cosine=-wrong.features.cosine)
+    every = [right, replace(wrong, features=chance, gains=1 - wrong.gains)]
+    before = fusion_probabilities.calibrated(every, english=True)
+    other = replace(every[0], gains=1 - every[0].gains)
+    after = fusion_probabilities.calibrated([other, every[1]], english=True)
+    assert torch.equal(before["a"].offset, after["a"].offset)
+    assert not torch.equal(before["b"].offset, after["b"].offset)
+
+
+def test_the_calibration_error_counts_matches_and_others_the_same() -> None:
+    labels = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    error = fusion_probabilities.calibration_error
+    assert error(torch.tensor([1.0, 0.0, 0.0, 0.0]), labels) == 0
+    assert error(torch.tensor([0.5, 0.5, 0.5, 0.5]), labels) == pytest.approx(0, abs=1e-6)
+    assert error(torch.tensor([0.25, 0.25, 0.25, 0.25]), labels) == pytest.approx(0.25)
+    assert error(torch.tensor([0.0, 1.0, 1.0, 1.0]), labels) == pytest.approx(1)
+
+
+def test_small_collections_have_one_relevant_passage(kept: fusion_features.Collection) -> None:
+    for drawn in fusion_probabilities.small_ones(kept, 3):
+        assert (len(drawn.query), len(drawn.passages), drawn.relevant.tolist()) == (1, 3, [0])
+        [row] = np.flatnonzero((kept.queries.recall == drawn.query.recall).all(axis=1))
+        relevant = kept.passages.recall[kept.relevant[kept.relevant[:, 0] == row, 1]]
+        same = (drawn.passages.recall[:, None] == relevant).all(axis=2).any(axis=1)
+        assert same.tolist() == [True, False, False]
+
+
+def test_the_page_of_scores_tells_what_was_chosen(kept: fusion_features.Collection) -> None:
+    every = [one_of(kept, "words", "bm25"), one_of(kept, "meaning", "cosine")]
+    choices = {
+        mode: fusion_scores.chosen(every, mode, lambda _: None) for mode in ("iem", "tokens")
+    }
+    fitted = fusion_probabilities.calibrated(every, english=True)
+    wrong = fusion_probabilities.calibration_errors(every, fitted)
+    sizes = {("7", True): {True: [0.9], False: [0.1]}, ("7", False): {True: [0.8], False: [0.2]}}
+    ranked = fusion_scores.ranked(every, choices)
+    page = fusion_page.page(SegmentsConfig(), every, ranked, choices, (wrong, wrong), sizes)
+    assert f"+ {iem.IEM_WORDS:g} words - 4" in page
+    assert "| 7 | 0.90 | 0.10 | 0.80 | 0.20 |" in page
+    assert "| words | 0.631 | 1.000 |" in page
+    for block in page.split("\n\n"):
+        if block.startswith("|"):
+            assert len({line.count("|") for line in block.splitlines()}) == 1, block
+
+
+def test_docstrings_become_queries_and_passages(tmp_path: Path) -> None:
+    rest = "It says much more about what it does, " * 6
+    source = (
+        f'def one():\n    """Return the first of all numbers.\n\n    {rest}\n    """\n'
+        f'class Two:\n    """Hold two numbers at the same time.\n\n    And {rest}\n    """\n'
+        'def short():\n    """Return nothing that is worth much.\n\n    No.\n    """\n'
+    )
+    (tmp_path / "numbers.py").write_text(source)
+    (tmp_path / "again.py").write_text(source)
+    (tmp_path / "broken.py").write_text("def (")
+    (tmp_path / "test_numbers.py").write_text(source.replace("numbers", "tests"))
+    made = docstrings.docstring_set({"sums": tmp_path}, 1)
+    assert made == docstrings.docstring_set({"sums": tmp_path}, 1)
+    assert {key.partition("-")[2] for key in made.documents} == {"sums.one", "sums.Two"}
+    [(query, text)] = made.queries.items()
+    assert made.qrels == {query: {query: 1}}
+    assert text in {"Return the first of all numbers.", "Hold two numbers at the same time."}
+    assert text not in made.documents[query]

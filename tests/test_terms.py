@@ -64,9 +64,8 @@ def test_what_the_vocabulary_does_not_know_is_told_apart_by_the_text(terms: Term
 
 
 def test_words_count_more_where_the_vocabulary_does_not_know_them(terms: Terms) -> None:
-    read, half, none, empty = words_weights(
-        terms.of(["a zebra", "初 zebra", "初婚", "..."])
-    ).tolist()
+    texts = ["a zebra", "初 zebra", "初婚", "..."]
+    read, half, none, empty = words_weights(terms.of(texts)).tolist()
     assert (read, none, empty) == (1, UNREAD, 1)
     assert half == pytest.approx((1 + UNREAD) / 2)
 

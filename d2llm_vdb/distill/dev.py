@@ -15,7 +15,7 @@ from d2llm_vdb.distill.model import DistillationModel, Encoded, Scores
 from d2llm_vdb.distill.states import Texts
 from d2llm_vdb.evaluate.metrics import binary_metrics, retrieval_metrics, spearman
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
-from d2llm_vdb.student.calibration import SCORERS, Scorer, scorer_of
+from d2llm_vdb.student.calibration import SCORERS, Scorer, balanced_weights, scorer_of
 from d2llm_vdb.student.columns import Float32
 
 # Texts encoded at a time, and candidates reranked, as `search` does by default.
@@ -160,15 +160,8 @@ def calibrate(model: DistillationModel, dev_sets: Sequence[DevSet]) -> None:
         if not own:
             continue
         logits, labels = (torch.cat(some) for some in zip(*own, strict=True))
-        weights = torch.cat([_balanced(known) for _, known in own])
+        weights = torch.cat([balanced_weights(known) for _, known in own])
         model.heads.calibration.fit(scorer, logits, labels, weights)
-
-
-def _balanced(labels: Tensor) -> Tensor:
-    """Return weights of labels, 1 or 0, float32 (n,): as much for all of 1 as for all of 0."""
-    matches = labels.sum().clamp_min(1)
-    others = (1 - labels).sum().clamp_min(1)
-    return torch.where(labels > 0, 1 / matches, 1 / others)
 
 
 def _both_ways(model: DistillationModel, first: Encoded, second: Encoded) -> Tensor:

@@ -69,7 +69,11 @@ def read_retrieval_set(
         {key: text for key, text in documents.items() if text},
         {key: texts[key] for key in chosen},
         {key: qrels[key] for key in chosen},
-        frozenset(key for key in chosen if _is_itself(texts[key], documents.get(key, ""))),
+        frozenset(
+            key
+            for key in chosen
+            if qrels[key].get(key, 0) <= 0 and _is_itself(texts[key], documents.get(key, ""))
+        ),
     )
 
 
@@ -133,7 +137,8 @@ def _check_missing(path: Path, missing: list[str], judged: int) -> None:
 def _is_itself(query: str, document: str) -> bool:
     """Whether a document of a query's id is that query, and not one that shares a number with it.
 
-    ArguAna's queries are documents, under the same ids; Cranfield numbers both from 1.
+    ArguAna's queries are documents, under the same ids; Cranfield numbers both from 1. What is
+    judged relevant to a query is no copy of it, though sets may give both the same id.
     """
     words, others = (set(re.findall(r"\w+", text.lower())) for text in (query, document))
     return bool(words) and len(words & others) >= len(words) / 2

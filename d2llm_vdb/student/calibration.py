@@ -28,6 +28,13 @@ def scorer_of(head: Head, *, words: bool) -> Scorer:
     return head if words else wordless.get(head, head)
 
 
+def balanced_weights(labels: Tensor) -> Tensor:
+    """Return weights of labels, 1 or 0, float32 (n,): as much for all of 1 as for all of 0."""
+    matches = labels.sum().clamp_min(1)
+    others = (1 - labels).sum().clamp_min(1)
+    return torch.where(labels > 0, 1 / matches, 1 / others)
+
+
 class Calibration(nn.Module):
     """Turn logits into probabilities: sigmoid(slope * logit + offset), a pair for each scorer.
 

@@ -1,0 +1,58 @@
+"""Choose what reranking adds up, and see what the choice gains where it had no part.
+
+    python recipes/fusion.py ../shared/data --work student-work
+
+A score is a similarity, a match of segments and the words in common. What each counts before any
+training (`d2llm_vdb.student.iem`, `d2llm_vdb.student.terms`) is chosen here, by nDCG@10 of many
+collections. Each choice, and each calibration, is measured on collections that it has not seen: a
+family of them is left out at a time. What was computed is kept in WORK: about ten minutes on two
+CPU cores the first time, two after that.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fusion_features import collection
+from fusion_page import PAGE, page
+from fusion_probabilities import calibrated, calibration_errors, probabilities_by_size
+from fusion_scores import MODES, chosen, ranked
+from fusion_sets import sources
+
+from d2llm_vdb import Student
+from d2llm_vdb.cli.steps import track_steps
+from d2llm_vdb.cli.terminal import errors
+
+
+def main() -> None:
+    """Compute what is missing, choose, calibrate, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="directory of the collections")
+    parser.add_argument("--work", type=Path, required=True, help="directory of what is kept")
+    parser.add_argument("--student", default="default", help="a student's directory")
+    parser.add_argument(
+        "--also", action="append", default=[], metavar="NAME=DIR", help="a BEIR set in English"
+    )
+    parser.add_argument("--out", type=Path, default=PAGE, help="the page")
+    given = parser.parse_args()
+    also = {name: Path(path) for name, _, path in (one.partition("=") for one in given.also)}
+    student = Student.default() if given.student == "default" else Student.load(given.student)
+    shape = student.config.segments
+    if shape is None:
+        raise SystemExit("this student has no segments, and so no match to weigh")
+    work = given.work / "fusion"
+    with track_steps(errors) as on_progress:
+        every = [
+            collection(student, source, work, on_progress) for source in sources(given.data, also)
+        ]
+        choices = {mode: chosen(every, mode, on_progress) for mode in MODES}
+        english, fitted = (calibrated(every, english=only) for only in (True, False))
+        sizes = probabilities_by_size(every, english, on_progress)
+    wrong = calibration_errors(every, english), calibration_errors(every, fitted)
+    text = page(shape, every, ranked(every, choices), choices, wrong, sizes)
+    given.out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
