@@ -144,7 +144,8 @@ class SearchOptions:
     @property
     def counts_words(self) -> bool:
         """Whether the words in common count in what reorders the candidates."""
-        return self.rerank != "none" and self.bm25_weight > 0
+        asks = self.rerank == "tokens" or (self.rerank == "iem" and self.task == "asymmetric")
+        return asks and self.bm25_weight > 0
 
     @property
     def recalls_hits(self) -> bool:

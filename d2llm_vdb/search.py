@@ -18,7 +18,7 @@ from d2llm_vdb.store import Candidates, RecallRequest, Schema
 from d2llm_vdb.store.columns import Array, Payload
 from d2llm_vdb.store.recall import Steps, reading, recalling
 from d2llm_vdb.store.schema import IEM, RECALL, SEGMENTS, TOKENS
-from d2llm_vdb.student.columns import QueryVectors
+from d2llm_vdb.student.columns import Float64, QueryVectors
 from d2llm_vdb.student.words import shared_words
 
 if TYPE_CHECKING:
@@ -191,9 +191,14 @@ def searching(
     with watch.stage("recall"):
         found = yield from recalling(_request(options, queries, schema))
     with watch.stage("rerank"):
-        words = _words(options, queries, found, passages)
+        words = [
+            None
+            if each.bm25 is None or not options.counts_words
+            else shared_words(each.bm25, passages)
+            for each in found
+        ]
         scores = [
-            _scores(student, options, queries.iem[row], candidates, words[row])
+            _scores(student, options, queries, row, candidates, words[row])
             for row, candidates in enumerate(found)
         ]
         rows = [_rows(*each, options) for each in zip(found, scores, strict=True)]
@@ -242,34 +247,23 @@ def _request(options: SearchOptions, queries: QueryVectors, schema: Schema) -> R
     )
 
 
-def _words(
-    options: SearchOptions, queries: QueryVectors, found: Sequence[Candidates], passages: int
-) -> list[Array | None]:
-    """Return what the words in common count, for each query's candidates."""
-    weights = queries.words_weights.tolist()
-    return [
-        shared_words(each.bm25, weight, passages)
-        if options.counts_words and each.bm25 is not None
-        else None
-        for each, weight in zip(found, weights, strict=True)
-    ]
-
-
 def _scores(
     student: Student,
     options: SearchOptions,
-    query_half: Array,
+    queries: QueryVectors,
+    row: int,
     candidates: Candidates,
     words: Array | None,
-) -> Array:
+) -> Array | Float64:
     if not candidates.ids:
         return candidates.scores
-    others = candidates.maxsim.get(SEGMENTS), words
+    trust = 1.0 if words is None else float(queries.trust[row])
+    others = candidates.maxsim.get(SEGMENTS), words, trust
     if options.rerank == "iem":
         halves = candidates.vectors.get(IEM)
         if halves is None:
             halves = student.passage_halves(candidates.vectors[RECALL])
-        return student.iem_scores(query_half, halves, options.task, *others)
+        return student.iem_scores(queries.iem[row], halves, options.task, *others)
     if options.rerank == "tokens":
         return student.late_scores(candidates.maxsim[TOKENS], candidates.scores, *others)
     return candidates.scores if candidates.fused is None else candidates.fused

@@ -137,7 +137,7 @@ def computed(student: Student, data: RetrievalSet, on_progress: OnProgress) -> d
     asked = QueryVectors.concatenate(list(student.encode_queries(data.queries.values())))
     if asked.segments is None:
         raise ValueError("this student has no segments; there is no match to weigh")
-    unread = (asked.words_weights - 1) / (UNREAD - 1)
+    unread = ((1 / asked.trust - 1) / (UNREAD - 1)).astype(np.float32)
     one_each = np.ones(len(asked), np.int64)
     queries = Vectors(asked.recall, asked.terms, asked.segments, one_each, unread)
     parts: list[Vectors] = []

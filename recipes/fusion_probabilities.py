@@ -88,7 +88,7 @@ def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
     """
     weights = balanced_weights(labels)
     bins = (probabilities * BINS).long().clamp(max=BINS - 1)
-    gaps = torch.zeros(BINS).index_add(0, bins, weights * (probabilities - labels))
+    gaps = torch.zeros(BINS).index_add(0, bins, weights * (probabilities - labels).float())
     return float(gaps.abs().sum() / weights.sum())
 
 

@@ -78,13 +78,11 @@ def logits(one: Features, mode: Mode, counts: Counts, *, words: bool = True) -> 
     if similarity is None:
         raise ValueError("late interaction needs token states, and there are none")
     mixed = similarity + counts.match * one.match + counts.recall * one.cosine
-    total: Float32 = iem.INITIAL_BIAS + iem.INITIAL_SCALE * mixed / (
-        1 + counts.match + counts.recall
-    )
+    total: Float32 = iem.INITIAL_SCALE * mixed / (1 + counts.match + counts.recall)
     if words:
-        weights = 1 + (counts.unread - 1) * one.unread[:, None]
-        total = total + counts.words * shared_words(one.bm25, weights, one.passages)
-    return total
+        total = total / (1 + (counts.unread - 1) * one.unread[:, None])
+        total = total + counts.words * shared_words(one.bm25, one.passages)
+    return total + iem.INITIAL_BIAS
 
 
 def ndcg(one: Collection, scores: Float32) -> float:

@@ -96,7 +96,9 @@ def iem_match_ignored() -> None:
     swap(
         IEM,
         "combine",
-        lambda self, q, p, task, match=None, words=None: whole(self, q, p, task, None, words),
+        lambda self, q, p, task, match=None, words=None, trust=1.0: whole(
+            self, q, p, task, None, words, trust
+        ),
     )
 
 
@@ -107,7 +109,7 @@ def late_match_ignored() -> None:
     swap(
         LateInteraction,
         "forward",
-        lambda self, maxsim, recall, match=None, words=None: whole(
+        lambda self, maxsim, recall, match=None, words=None, trust=1.0: whole(
             self, maxsim, recall, None, words
         ),
     )
@@ -139,7 +141,7 @@ def iem_words_ignored() -> None:
     swap(
         IEM,
         "combine",
-        lambda self, q, p, task, match=None, words=None: whole(self, q, p, task, match),
+        lambda self, q, p, task, match=None, words=None, trust=1.0: whole(self, q, p, task, match),
     )
 
 
@@ -150,7 +152,9 @@ def late_words_ignored() -> None:
     swap(
         LateInteraction,
         "forward",
-        lambda self, maxsim, recall, match=None, words=None: whole(self, maxsim, recall, match),
+        lambda self, maxsim, recall, match=None, words=None, trust=1.0: whole(
+            self, maxsim, recall, match
+        ),
     )
 
 

@@ -11,7 +11,7 @@ from d2llm_vdb.student.calibration import SCORERS, Calibration
 def test_an_unfitted_calibration_is_the_sigmoid() -> None:
     logits = torch.linspace(-4, 4, 9)
     for scorer in SCORERS:
-        assert torch.equal(Calibration()(logits, scorer), torch.sigmoid(logits))
+        assert torch.equal(Calibration()(logits, scorer), torch.sigmoid(logits.double()))
 
 
 def test_fitting_finds_the_odds_that_made_the_labels() -> None:
@@ -35,3 +35,8 @@ def test_calibrated_scores_keep_their_order_even_where_labels_oppose_it() -> Non
     calibration.fit("late", logits, torch.tensor([1.0, 1.0, 0.0]), torch.ones(3))
     assert (calibration(logits, "late").diff() >= 0).all()
     assert calibration(logits, "late").isfinite().all()
+
+
+def test_what_is_nearly_certain_keeps_its_order() -> None:
+    # In float32 the sigmoid of 17 is 1 already.
+    assert (Calibration()(torch.linspace(0, 30, 61), "asymmetric").diff() > 0).all()

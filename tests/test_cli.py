@@ -387,7 +387,7 @@ def test_killed_and_restarted_it_ends_as_if_never_killed(in_tmp: Path, texts: li
     for key, vectors in fresh.items():
         for name, vector in vectors.items():
             # A number held at 4 bits is a whole step further where bfloat16 rounds otherwise.
-            away = 2e-2 if name == "segments" else 2e-3
+            away = 5e-2 if name == "segments" else 2e-3
             np.testing.assert_allclose(resumed[key][name], vector, atol=away, rtol=2e-3)
 
 

@@ -64,7 +64,7 @@ def shown(words: tuple[Word, ...]) -> list[str]:
         ({"rerank": "iem"}, ["constant", "cosine", "match", "words", "learned"]),
         (
             {"rerank": "iem", "task": "symmetric"},
-            ["constant", "cosine", "match", "words", "learned"],
+            ["constant", "cosine", "match", "learned"],
         ),
         ({"rerank": "iem", "hybrid": 0}, ["constant", "cosine", "match", "learned"]),
         ({"rerank": "tokens"}, ["constant", "maxsim", "recall", "match", "words"]),

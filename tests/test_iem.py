@@ -105,6 +105,30 @@ def test_words_in_common_raise_the_score_of_an_answer_and_not_of_a_paraphrase() 
     assert late(torch.ones(3), torch.ones(3), None, words).diff().min() > 0
 
 
+def test_what_is_not_trusted_counts_less_beside_words() -> None:
+    iem = IEM(16, IEMConfig(8, "product"))
+    iem.initialise(None, segments=True)
+    late = LateInteraction(16, segments=True)
+    query, passages, match, words = (
+        torch.randn(16),
+        torch.randn(3, 16),
+        torch.rand(3),
+        torch.rand(3),
+    )
+    for score, bias in (
+        (lambda words, trust: iem(query, passages, "asymmetric", match, words, trust)[0], -4.0),
+        (lambda words, trust: late(torch.rand(3), torch.rand(3), match, words, trust), -4.0),
+    ):
+        torch.manual_seed(0)
+        plain = score(None, 1.0) - bias
+        torch.manual_seed(0)
+        doubted = score(None, 0.25) - bias
+        torch.testing.assert_close(doubted, 0.25 * plain)
+        torch.manual_seed(0)
+        with_words = score(words, 0.25) - bias - doubted
+        assert (with_words / words).std() < 1e-4  # words count in full
+
+
 def test_a_better_match_of_the_segments_raises_the_score_by_what_it_counts() -> None:
     iem = IEM(16, IEMConfig(8, "product"))
     iem.initialise(None, segments=True)

@@ -22,7 +22,7 @@ def test_a_pair_is_scored_as_a_search_scores_it(student: Student, index: Index) 
     for chosen in options:
         hits = index.search(QUESTIONS[0], k=8, hybrid=0, **chosen).hits
         scores = student.predict([(QUESTIONS[0], hit.text) for hit in hits], **chosen)
-        assert scores.dtype == np.float32
+        assert scores.dtype == np.float64
         np.testing.assert_allclose(scores, [hit.score for hit in hits], rtol=2e-3, atol=1e-6)
 
 

@@ -19,7 +19,7 @@ from d2llm_vdb.student.terms import (
     TextTerms,
     passage_terms,
     query_terms,
-    words_weights,
+    trust,
 )
 from d2llm_vdb.student.words import shared_words
 
@@ -65,20 +65,20 @@ def test_what_the_vocabulary_does_not_know_is_told_apart_by_the_text(terms: Term
 
 def test_words_count_more_where_the_vocabulary_does_not_know_them(terms: Terms) -> None:
     texts = ["a zebra", "初 zebra", "初婚", "..."]
-    read, half, none, empty = words_weights(terms.of(texts)).tolist()
-    assert (read, none, empty) == (1, UNREAD, 1)
+    read, half, none, empty = (1 / trust(terms.of(texts))).tolist()
+    assert (read, none, empty) == pytest.approx((1, UNREAD, 1))
     assert half == pytest.approx((1 + UNREAD) / 2)
 
 
 @pytest.mark.parametrize("passages", [7, 300, 100_000])
 def test_a_word_of_one_passage_counts_the_same_in_a_collection_of_any_size(passages: int) -> None:
     rarity = np.log1p((passages - 1 + 0.5) / (1 + 0.5))
-    shared = shared_words(np.array([0, rarity, 2 * rarity], np.float32), 3.0, passages)
-    np.testing.assert_allclose(shared, [0, 3, 6], rtol=1e-6)
+    shared = shared_words(np.array([0, rarity, 2 * rarity], np.float32), passages)
+    np.testing.assert_allclose(shared, [0, 1, 2], rtol=1e-6)
 
 
 def test_words_of_an_empty_collection_say_nothing_infinite() -> None:
-    assert np.isfinite(shared_words(np.array([0.2], np.float32), 1.0, 0)).all()
+    assert np.isfinite(shared_words(np.array([0.2], np.float32), 0)).all()
 
 
 def test_all_of_a_long_text_counts(student: Student) -> None:

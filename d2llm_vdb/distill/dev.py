@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,12 +46,14 @@ class RetrievalDevSet(DevSet):
         data: its judgements.
         queries, passages: its texts, in the order of `data`.
         words: what each query shares with each document, float32 (queries, documents).
+        trust: what all else counts beside words, float32 (queries,).
     """
 
     data: RetrievalSet
     queries: Texts
     passages: Texts
     words: Float32
+    trust: Float32
 
     @torch.inference_mode()
     def score(self, model: DistillationModel) -> dict[str, float]:
@@ -95,10 +98,11 @@ class RetrievalDevSet(DevSet):
             query = model.encode(self.queries.batch([row]))
             best = (query.recall @ recall.T)[0].topk(count).indices.tolist()
             found = model.encode(self.passages.batch(best))
-            shared = None
+            counted: dict[str, Any] = {}
             if words:
                 shared = torch.from_numpy(self.words[row, best]).to(recall.device).unsqueeze(0)
-            scores = model.score(query, found, "asymmetric", shared)
+                counted = {"words": shared, "trust": float(self.trust[row])}
+            scores = model.score(query, found, "asymmetric", **counted)
             yield key, [documents[place] for place in best], scores
 
 

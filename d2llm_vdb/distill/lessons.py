@@ -20,7 +20,7 @@ from d2llm_vdb.evaluate.bm25 import collection_bm25
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
 from d2llm_vdb.progress import OnProgress, Progress
 from d2llm_vdb.student import Student
-from d2llm_vdb.student.terms import passage_terms, query_terms, words_weights
+from d2llm_vdb.student.terms import passage_terms, query_terms, trust
 from d2llm_vdb.student.words import shared_words
 from d2llm_vdb.teacher import ScoreCache, Teacher
 
@@ -129,9 +129,12 @@ def dev_set(
         asked = student.backbone.terms.of(queries)
         held = student.backbone.terms.of(documents)
         bm25 = collection_bm25(query_terms(asked), passage_terms(held))
-        words = shared_words(bm25, words_weights(asked)[:, None], len(documents))
         return RetrievalDevSet(
-            data, read(queries, query_prompt), read(documents, passage_prompt), words
+            data,
+            read(queries, query_prompt),
+            read(documents, passage_prompt),
+            shared_words(bm25, len(documents)),
+            trust(asked),
         )
     return PairDevSet(data, read(data.first, query_prompt), read(data.second, passage_prompt))
 

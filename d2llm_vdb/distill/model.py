@@ -107,7 +107,12 @@ class DistillationModel(nn.Module):
         return Encoded(states, texts.mask, embedding, attention, texts.anchor, recall, compact)
 
     def score(
-        self, query: Encoded, passage: Encoded, task: Task, words: Tensor | None = None
+        self,
+        query: Encoded,
+        passage: Encoded,
+        task: Task,
+        words: Tensor | None = None,
+        trust: float = 1.0,
     ) -> Scores:
         """Score every query against every passage.
 
@@ -117,18 +122,19 @@ class DistillationModel(nn.Module):
         Args:
             query, passage: B and U texts.
             task: which branch of the IEM answers.
-            words: in common, float32 (B, U), to score as a search does.
+            words, trust: words in common, float32 (B, U), and what all else counts beside them,
+                to score as a search does.
         """
         heads = self.heads
         match = self.match(query, passage)
         iem, feature = heads.iem(
-            query.embedding.unsqueeze(1), passage.embedding.unsqueeze(0), task, match, words
+            query.embedding.unsqueeze(1), passage.embedding.unsqueeze(0), task, match, words, trust
         )
         recall = query.recall @ passage.recall.T
         tokens = heads.late.query_tokens(query.states, query.attention)
         tokens = tokens.masked_fill(~query.mask.unsqueeze(-1), 0)
         sums = maxsim(tokens, stored_tokens(passage.states), passage.mask)
-        return Scores(recall, iem, heads.late(sums, recall, match, words), feature)
+        return Scores(recall, iem, heads.late(sums, recall, match, words, trust), feature)
 
     def match(self, query: Encoded, passage: Encoded) -> Tensor | None:
         """Match every query with the passages' segments, float32 (B, U); None without any."""

@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from d2llm_vdb.evaluate.bare import BareBackbone
 from d2llm_vdb.student import Student
-from d2llm_vdb.student.columns import Float32
 from d2llm_vdb.student.pairs import distinct, each, maxsim, pair_scores
 from d2llm_vdb.teacher import Teacher
 
-Scores = dict[str, Float32]
+Real = NDArray[np.floating[Any]]
+Scores = dict[str, Real]
 
 
 def student_scores(
@@ -58,15 +60,15 @@ def bare_scores(
     return {mode: _mean_of_orders(found) for mode, found in scores.items()}
 
 
-def cross_encoder_scores(model: Teacher, first: Sequence[str], second: Sequence[str]) -> Float32:
+def cross_encoder_scores(model: Teacher, first: Sequence[str], second: Sequence[str]) -> Real:
     """Score n pairs by a cross-encoder, float32 (n,)."""
     forth = model.score(list(zip(first, second, strict=True)), "symmetric").logit
     back = model.score(list(zip(second, first, strict=True)), "symmetric").logit
-    mean: Float32 = 0.5 * (forth + back)
+    mean: Real = 0.5 * (forth + back)
     return mean
 
 
-def _mean_of_orders(scores: Float32) -> Float32:
+def _mean_of_orders(scores: Real) -> Real:
     """Return the mean of n scores of one order and n of the other, float32 (n,)."""
-    mean: Float32 = scores.reshape(2, -1).mean(axis=0)
+    mean: Real = scores.reshape(2, -1).mean(axis=0)
     return mean

@@ -101,13 +101,13 @@ class ExactRanker:
         with watch.stage("encode"):
             [vectors] = self._student.encode_queries([query])
         with watch.stage("recall"):
-            words = self._words(vectors)
+            words, trust = self._words(vectors), float(vectors.trust[0])
         with watch.stage("rerank"):
             match = None
             if self._segments is not None and vectors.segments is not None:
                 match = self._segments.match(vectors.segments[0])
             scores = self._student.iem_scores(
-                vectors.iem[0], self._halves, "asymmetric", match, words
+                vectors.iem[0], self._halves, "asymmetric", match, words, trust
             )
             rows = best_rows(scores, DEPTH, self._rows.get(leave_out))
         return Ranking(names(self._ids, rows), watch.timings(1))
@@ -119,7 +119,7 @@ class ExactRanker:
         scores[[self._rows[point.payload["id"]] for point in points]] = [
             point.score for point in points
         ]
-        return shared_words(scores, float(vectors.words_weights[0]), len(self._ids))
+        return shared_words(scores, len(self._ids))
 
 
 class StackedSegments:
@@ -141,12 +141,12 @@ class StackedSegments:
 
 
 def best_rows(
-    scores: NDArray[np.float32], count: int, leave_out: int | None = None
+    scores: NDArray[np.floating], count: int, leave_out: int | None = None
 ) -> NDArray[np.intp]:
     """Return the rows of the largest scores, largest first, equal ones in their order.
 
     Args:
-        scores: float32 (n,).
+        scores: (n,).
         count: rows to return at most.
         leave_out: a row that is never returned.
     """

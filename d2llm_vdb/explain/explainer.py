@@ -100,13 +100,14 @@ class Explainer:
         heads, scorer = self.student.heads, self.scorer
         if scorer is None:
             return ()
+        trust = 1.0 if words is None else float(query.trust[0])
         if scorer == "late":
             maxsim = float(similarities.max(axis=1).sum())
-            return late_parts(heads, maxsim, recall_score, match, words)
+            return late_parts(heads, maxsim, recall_score, match, words, trust)
         device = self.student.backbone.device
         query_half = torch.from_numpy(query.iem[0]).to(device)
         passage_half = torch.from_numpy(passage_halves(self.student, stored)[0]).to(device)
-        return iem_parts(heads, query_half, passage_half, scorer, match, words)
+        return iem_parts(heads, query_half, passage_half, scorer, match, words, trust)
 
 
 def _similarities(query: QueryVectors, stored: PassageVectors) -> Float32:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,7 @@ def iem_parts(
     task: Task,
     match: float | None,
     words: float | None,
+    trust: float,
 ) -> tuple[Part, ...]:
     """Return the parts of the logit of `IEM.combine`.
 
@@ -28,6 +31,7 @@ def iem_parts(
         task: which branch answers.
         match: of the segments; None for a student without them.
         words: in common, as they counted; None where they are not known.
+        trust: what all else counts beside words.
     """
     iem, own = heads.iem, TASKS.index(task)
     scorer = scorer_of(task, words=words is not None)
@@ -39,6 +43,7 @@ def iem_parts(
     terms.insert(0, Part("cosine", cosine, float(iem.scale[own])))
     if match is not None:
         terms.insert(1, Part("match", match, float(iem.match_scale[own])))
+    terms = [replace(term, weight=trust * term.weight) for term in terms]
     if words is not None:
         terms.insert(-1, Part("words", words, float(iem.words_scale[own])))
     return _calibrated(heads, scorer, float(iem.bias[own]), terms)
@@ -46,7 +51,12 @@ def iem_parts(
 
 @torch.inference_mode()
 def late_parts(
-    heads: StudentHeads, maxsim: float, recall: float, match: float | None, words: float | None
+    heads: StudentHeads,
+    maxsim: float,
+    recall: float,
+    match: float | None,
+    words: float | None,
+    trust: float,
 ) -> tuple[Part, ...]:
     """Return the parts of the logit of `LateInteraction`, of one passage's numbers."""
     late = heads.late
@@ -56,6 +66,7 @@ def late_parts(
     ]
     if match is not None:
         terms.append(Part("match", match, float(late.match_scale)))
+    terms = [replace(term, weight=trust * term.weight) for term in terms]
     if words is not None:
         terms.append(Part("words", words, float(late.words_scale)))
     scorer = scorer_of("late", words=words is not None)

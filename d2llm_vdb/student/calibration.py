@@ -50,9 +50,12 @@ class Calibration(nn.Module):
         self.offset = nn.Parameter(torch.zeros(len(SCORERS)), requires_grad=False)
 
     def forward(self, logits: Tensor, scorer: Scorer) -> Tensor:
-        """Return probabilities of logits, float32 (...)."""
+        """Return probabilities of logits, float64 (...).
+
+        In float32 all that is nearly certain would be 1, and no order left.
+        """
         own = SCORERS.index(scorer)
-        return torch.sigmoid(self.log_slope[own].exp() * logits + self.offset[own])
+        return torch.sigmoid(self.log_slope[own].exp() * logits.double() + self.offset[own])
 
     def fit(self, scorer: Scorer, logits: Tensor, labels: Tensor, weights: Tensor) -> None:
         """Choose slope and offset that make labels most likely.

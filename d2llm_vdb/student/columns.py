@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from d2llm_vdb.sparse import SparseRows
 
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 Float16 = NDArray[np.float16]
 
 
@@ -53,7 +54,7 @@ class QueryVectors:
         recall: unit-length recall vectors, float32 (m, r).
         iem: query halves of the IEM, float32 (m, h).
         terms: how often each query uses pieces of the vocabulary.
-        words_weights: what the words that it shares with a passage count, float32 (m,).
+        trust: what similarities to it count beside words in common, float32 (m,).
         tokens: for each query its unit-length token states, mapped by the late interaction and
             scaled by the attention PMA pays them, float32 (L, d + 1): the inner-product MaxSim
             with a passage's stored tokens is the weighted sum.
@@ -64,7 +65,7 @@ class QueryVectors:
     recall: Float32
     iem: Float32
     terms: SparseRows
-    words_weights: Float32
+    trust: Float32
     tokens: list[Float32]
     segments: Float32 | None
 
@@ -79,7 +80,7 @@ class QueryVectors:
             np.concatenate([part.recall for part in parts]),
             np.concatenate([part.iem for part in parts]),
             SparseRows.concatenate([part.terms for part in parts]),
-            np.concatenate([part.words_weights for part in parts]),
+            np.concatenate([part.trust for part in parts]),
             [states for part in parts for states in part.tokens],
             np.concatenate(segments) if segments else None,
         )

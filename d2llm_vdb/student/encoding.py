@@ -18,7 +18,7 @@ from d2llm_vdb.student.columns import PassageVectors, QueryVectors
 from d2llm_vdb.student.config import StudentConfig
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.iem import stored_tokens
-from d2llm_vdb.student.terms import TextTerms, passage_terms, query_terms, words_weights
+from d2llm_vdb.student.terms import TextTerms, passage_terms, query_terms, trust
 
 logger = logging.getLogger(__name__)
 
@@ -144,8 +144,8 @@ def query_vectors(
         rows = heads.query_rows(embedding)
         if segments is not None and rows is not None:
             segments[batch.positions] = to_numpy(rows)
-    counted, weights = query_terms(window.terms), words_weights(window.terms)
-    return QueryVectors(recall, iem, counted, weights, tokens, segments)
+    counted = query_terms(window.terms)
+    return QueryVectors(recall, iem, counted, trust(window.terms), tokens, segments)
 
 
 def _scatter(rows: list[Any], positions: list[int], values: Tensor, mask: Tensor) -> None:

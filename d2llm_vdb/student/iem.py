@@ -46,6 +46,7 @@ class IEM(nn.Module):
 
     a cosine until training changes it, how well the best segment of the passage matches the
     query, and the words they share. So a student starts from these and can only improve on them.
+    For a query that the student cannot read, all but words and bias counts less.
 
     Source: Liao et al. (ACL 2024), section 3 (interaction emulation module); Conneau et al.
     (EMNLP 2017), section 3.1, for the four features.
@@ -118,6 +119,7 @@ class IEM(nn.Module):
         task: Task,
         match: Tensor | None = None,
         words: Tensor | None = None,
+        trust: Tensor | float = 1.0,
     ) -> tuple[Tensor, Tensor]:
         """Score halves that broadcast against each other.
 
@@ -127,7 +129,9 @@ class IEM(nn.Module):
             task: which branch answers.
             match: of the segments, float32 (...); None for a student without segments.
             words: in common, from `words.shared_words`, float32 (...), 0 or more; None where there
-                is no collection to weigh words by. `concat` makes no use of either.
+                is no collection to weigh words by.
+            trust: what all else counts beside words, float32 (...). `concat` makes no use of
+                match, words and trust.
 
         Returns:
             The logit, float32 (...), and the feature f2 that feature imitation compares,
@@ -142,9 +146,10 @@ class IEM(nn.Module):
         if self.interaction == "product":
             own = TASKS.index(task)
             cosine = (query_half * passage_half).sum(dim=-1)
-            logit = logit + self.scale[own] * cosine + self.bias[own]
+            logit = logit + self.scale[own] * cosine
             if match is not None:
                 logit = logit + self.match_scale[own] * match
+            logit = trust * logit + self.bias[own]
             if words is not None:
                 logit = logit + self.words_scale[own] * words
         return logit, feature
@@ -156,9 +161,11 @@ class IEM(nn.Module):
         task: Task,
         match: Tensor | None = None,
         words: Tensor | None = None,
+        trust: Tensor | float = 1.0,
     ) -> tuple[Tensor, Tensor]:
         """Score PMA embeddings (..., d) that broadcast; otherwise as `combine`."""
-        return self.combine(self.query_half(query), self.passage_half(passage), task, match, words)
+        halves = self.query_half(query), self.passage_half(passage)
+        return self.combine(*halves, task, match, words, trust)
 
     def _input(self, embeddings: Tensor) -> Tensor:
         if self.interaction == "concat":
@@ -186,7 +193,9 @@ class LateInteraction(nn.Module):
     """Score token states by weighted, learned MaxSim, mixed with recall score, match and words.
 
     logit = scale * sum_i w_i max_j (M q_i) . p_j + recall_scale * recall + match_scale * match
-            + words_scale * words + bias
+            + words_scale * words + bias,
+
+    where all but words and bias counts less for a query that the student cannot read.
 
     w is the attention that PMA pays to the query's tokens; it sums to one. q_i is a unit-length
     token state, p_j a stored one: unit length, and its norm in one more column, which M can weigh
@@ -233,11 +242,13 @@ class LateInteraction(nn.Module):
         recall: Tensor,
         match: Tensor | None = None,
         words: Tensor | None = None,
+        trust: Tensor | float = 1.0,
     ) -> Tensor:
         """Return logits of weighted MaxSim sums, recall scores, matches and words, float32 (n,)."""
-        logit = self.scale * maxsim + self.recall_scale * recall + self.bias
+        logit = self.scale * maxsim + self.recall_scale * recall
         if match is not None:
             logit = logit + self.match_scale * match
+        logit = trust * logit + self.bias
         return logit if words is None else logit + self.words_scale * words
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from d2llm_vdb.checks import check_choice, check_whole_number
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.student.columns import Float32, PassageVectors, QueryVectors
+from d2llm_vdb.student.columns import Float32, Float64, PassageVectors, QueryVectors
 from d2llm_vdb.student.config import TASKS, Task
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class RankedDocument(TypedDict):
 
 def predict(
     student: Student, pairs: Iterable[tuple[str, str]], rerank: PairRerank, task: Task
-) -> Float32:
+) -> Float64:
     """Score pairs; `Student.predict` describes arguments and errors."""
     check_choice("rerank", rerank, PAIR_RERANKS)
     check_choice("task", task, TASKS)
@@ -70,7 +70,7 @@ def rank(
 
 def pair_scores(
     student: Student, pairs: Sequence[tuple[str, str]], modes: Sequence[str], task: Task
-) -> dict[str, Float32]:
+) -> dict[str, Float64]:
     """Score pairs; each distinct text is encoded once.
 
     Held at a time are the vectors of all queries, and of one window of passages.
@@ -82,12 +82,12 @@ def pair_scores(
         task: what the IEM is asked.
 
     Returns:
-        By mode, float32 (n,).
+        By mode, float64 (n,).
 
     Raises:
         InputError: a text is blank.
     """
-    scores = {mode: np.empty(len(pairs), np.float32) for mode in modes}
+    scores = {mode: np.empty(len(pairs)) for mode in modes}
     if not pairs:
         return scores
     query_texts, query_of = distinct(query for query, _ in pairs)
@@ -134,10 +134,10 @@ def _scores(
     other: Rows,
     modes: Sequence[str],
     task: Task,
-) -> dict[str, Float32]:
+) -> dict[str, Float64]:
     """Score rows `one` of the queries against rows `other` of the passages."""
     cosine: Float32 = np.einsum("nr,nr->n", queries.recall[one], passages.recall[other])
-    found = {"none": cosine}
+    found = {"none": cosine.astype(np.float64)}
     match = _match(queries.segments, passages.segments, one, other)
     if "iem" in modes:
         halves = passage_halves(student, passages)[other]

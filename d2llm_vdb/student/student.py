@@ -17,7 +17,7 @@ from d2llm_vdb.errors import CheckpointError, InputError
 from d2llm_vdb.student import checkpoint
 from d2llm_vdb.student.backbone import Backbone, DType, independent_of_directory
 from d2llm_vdb.student.calibration import scorer_of
-from d2llm_vdb.student.columns import Float32, PassageVectors, QueryVectors
+from d2llm_vdb.student.columns import Float32, Float64, PassageVectors, QueryVectors
 from d2llm_vdb.student.config import (
     IEMConfig,
     Interaction,
@@ -279,7 +279,7 @@ class Student:
         *,
         rerank: PairRerank = "iem",
         task: Task = "asymmetric",
-    ) -> Float32:
+    ) -> Float64:
         """Score pairs of query and passage as a search with `hybrid=0` scores what it recalls.
 
         Args:
@@ -289,7 +289,7 @@ class Student:
                 (same meaning?); late interaction knows no task.
 
         Returns:
-            Probabilities, float32 (n,).
+            Probabilities, float64 (n,).
 
         Raises:
             InputError: an option, a pair or a text cannot be used.
@@ -350,7 +350,8 @@ class Student:
         task: Task,
         match: Float32 | None = None,
         words: Float32 | None = None,
-    ) -> Float32:
+        trust: float = 1.0,
+    ) -> Float64:
         """Score passages by their stored halves.
 
         Args:
@@ -359,15 +360,16 @@ class Student:
             task: "asymmetric" (does the passage answer?) or "symmetric" (same meaning?).
             match: of the passages' segments, float32 (n,); None for a student without segments.
             words: in common, from `words.shared_words`, float32 (n,); None where not known.
+            trust: what all else counts beside words; of `QueryVectors.trust`.
 
         Returns:
-            Probabilities, float32 (n,).
+            Probabilities, float64 (n,).
         """
         query, passages = self._to_device(query_half), self._to_device(passage_halves)
         others = (self._to_device(match), self._to_device(words))
-        logits, _ = self.heads.iem.combine(query, passages, task, *others)
+        logits, _ = self.heads.iem.combine(query, passages, task, *others, trust)
         scorer = scorer_of(task, words=words is not None)
-        scores: Float32 = self.heads.calibration(logits, scorer).cpu().numpy()
+        scores: Float64 = self.heads.calibration(logits, scorer).cpu().numpy()
         return scores
 
     @torch.inference_mode()
@@ -386,11 +388,12 @@ class Student:
         recall: Float32,
         match: Float32 | None = None,
         words: Float32 | None = None,
-    ) -> Float32:
-        """Turn MaxSim sums, recall scores, matches and words into probabilities, float32 (n,)."""
-        logits = self.heads.late(*map(self._to_device, (maxsim, recall, match, words)))
+        trust: float = 1.0,
+    ) -> Float64:
+        """Turn MaxSim sums, recall scores, matches and words into probabilities, float64 (n,)."""
+        logits = self.heads.late(*map(self._to_device, (maxsim, recall, match, words)), trust)
         scorer = scorer_of("late", words=words is not None)
-        scores: Float32 = self.heads.calibration(logits, scorer).cpu().numpy()
+        scores: Float64 = self.heads.calibration(logits, scorer).cpu().numpy()
         return scores
 
     @torch.inference_mode()

@@ -27,8 +27,9 @@ AVERAGE_LENGTH = 256
 # What the table holds of pieces that are no terms, and of those that only the text tells.
 NO_TERM, IN_THE_TEXT = -1, -2
 
-# How many times as much the words of a query count of which the vocabulary knows nothing: what the
-# student cannot read, it cannot judge. Chosen leaving one collection out (docs/tried.md).
+# How many times as much words count beside the rest of a score, for a query of which the vocabulary
+# knows no word: what the student cannot read, it cannot judge. Chosen leaving one family of
+# collections out (docs/fusion.md).
 UNREAD = 9.0
 
 TermIds = NDArray[np.int64]
@@ -134,10 +135,13 @@ def query_terms(terms: Sequence[TextTerms]) -> SparseRows:
     return SparseRows(offsets, keys.astype(np.uint32), counts.astype(np.float32))
 
 
-def words_weights(terms: Sequence[TextTerms]) -> NDArray[np.float32]:
-    """Return what the words of each of m queries count, float32 (m,): 1 where all are read."""
+def trust(terms: Sequence[TextTerms]) -> NDArray[np.float32]:
+    """Return what a student's similarities to each of m queries count beside words, float32 (m,).
+
+    1 where the vocabulary knows all of a query, and 1 / UNREAD where it knows nothing of it.
+    """
     unread = np.fromiter((each.unread for each in terms), np.float32, len(terms))
-    return 1 + (UNREAD - 1) * unread
+    return (1 / (1 + (UNREAD - 1) * unread)).astype(np.float32)
 
 
 def _lengths(terms: Sequence[TextTerms]) -> NDArray[np.int64]:
