@@ -47,10 +47,11 @@ def page(
         f"Before any training, a student's logits are\n\n{formulas()}\n\n`cosine` is that of the "
         "recall vectors, `match` that of the best segment, `maxsim` the weighted MaxSim of token "
         "states. `words` is BM25, divided by what a word counts in it that one passage alone uses, "
-        "so that it means about the same in collections of any size; and multiplied by "
-        f"{PRESENT['iem'].unread:g} for a query of which the vocabulary knows no word, by 1 where "
-        "it knows all, and by what lies between in proportion to the words it does not know. The "
-        "student cannot judge what it cannot read.",
+        "so that it means about the same in collections of any size. `trust` is 1 for a query of "
+        f"which the vocabulary knows all words, 1 / {PRESENT['iem'].unread:g} where it knows none, "
+        "and 1 / (1 + "
+        f"{PRESENT['iem'].unread - 1:g} s) where it does not know a share s of them: the student "
+        "cannot judge what it cannot read.",
         "These counts are constants of the library. They are chosen by the mean nDCG@10 of the "
         "collections below, families of them counting the same, of at most 300 queries each; "
         "ranked are the hundred candidates that a search has, by vectors and BM25.",
@@ -83,10 +84,10 @@ def probabilities(
         "fitted: the expected calibration error (ten bins; relevant ones and others count the "
         "same), fitted to the English families but a collection's own:\n\n"
         f"{by_collection(english_alone, families, english)}\n\n"
-        "Words that the vocabulary does not know count so much that logits of Chinese queries are "
-        "several times as large, those of irrelevant passages included. Their order is right, and "
-        "their probabilities say nothing. A fit to all families but one's own spoils those in "
-        f"English as well:\n\n{by_collection(all_together, families, english)}"
+        "Of a query in Chinese the student cannot read most words, so that little but words is "
+        "left to judge by: the order is right, and the probabilities less than in English. A fit "
+        "to all families but one's own spoils those in English:\n\n"
+        f"{by_collection(all_together, families, english)}"
     )
 
 
@@ -95,8 +96,9 @@ def formulas() -> str:
     one, late = PRESENT["iem"], PRESENT["tokens"]
     return (
         "```\n"
-        f"iem     10 (cosine + {one.match:g} match) / {1 + one.match:g} + {one.words:g} words - 4\n"
-        f"tokens  10 (maxsim + {late.recall:g} cosine + {late.match:g} match) / "
+        f"iem     10 trust (cosine + {one.match:g} match) / {1 + one.match:g} "
+        f"+ {one.words:g} words - 4\n"
+        f"tokens  10 trust (maxsim + {late.recall:g} cosine + {late.match:g} match) / "
         f"{1 + late.recall + late.match:g} + {late.words:g} words - 4\n"
         "```"
     )
