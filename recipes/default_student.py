@@ -13,7 +13,7 @@ import argparse
 import random
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -134,8 +134,7 @@ def recalibrate(student: Student, data: Path, work: Path, on_progress: OnProgres
     """Fit the probabilities of a student to the dev sets, and to SQuAD's training part."""
     chosen = [dev_set(data, name) for name in DEV]
     squad = load_set(data / "squad_v1.1/train", "train", DEV_LIMIT, "squad")
-    if isinstance(squad, RetrievalSet):
-        chosen.append(with_fewer_documents(squad, DEV_PASSAGES, SEED))
+    chosen.append(with_fewer_documents(cast("RetrievalSet", squad), DEV_PASSAGES, SEED))
     sets = [ready(one, student, work, DISTILLATION, on_progress) for one in chosen]
     calibrate(DistillationModel(student.heads, DISTILLATION).eval(), sets)
 

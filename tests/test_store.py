@@ -23,6 +23,7 @@ from d2llm_vdb.store.client import ClientOptions
 from d2llm_vdb.store.columns import point_id
 from d2llm_vdb.store.recall import PointQuery
 from d2llm_vdb.store.schema import CollectionOptions
+from d2llm_vdb.store.tenant import TenantStore
 
 SCHEMA = Schema(8, 6, 3, 4, fingerprint="f", student="s")
 
@@ -63,6 +64,23 @@ def store(open_store: OpenStore) -> Store:
 
 def ids(points: list) -> list[str]:
     return [point.payload["id"] for point in points]
+
+
+async def test_the_size_is_known_anew_after_every_write(store: Store) -> None:
+    tenant = TenantStore(store, "one")
+    assert store.size() == tenant.size() == 20
+    store.upsert(some_columns(25))
+    assert store.size() == 25
+    tenant.upsert(some_columns(2))
+    assert store.size() == await tenant.asize() == 27
+    store.delete(["passage 3"])
+    assert await store.asize() == 26
+    await store.adelete(["passage 4"])
+    assert store.size() == 25
+    await store.aupsert(some_columns(20))
+    assert store.size() == 27
+    tenant.delete_where(models.Filter())
+    assert store.size() == 25
 
 
 def test_vectors_and_payload_are_read_back_as_written(store: Store) -> None:

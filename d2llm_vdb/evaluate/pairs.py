@@ -23,7 +23,7 @@ Scores = dict[str, Real]
 def student_scores(
     student: Student, first: Sequence[str], second: Sequence[str], modes: Sequence[str]
 ) -> Scores:
-    """Score n pairs by `none` (recall vectors), `iem` and `tokens`, float32 (n,) a mode."""
+    """Score n pairs by `none` (recall vectors), `iem` and `tokens`, float64 (n,) a mode."""
     both = [*zip(first, second, strict=True), *zip(second, first, strict=True)]
     scores = pair_scores(student, both, modes, "symmetric")
     return {mode: _mean_of_orders(found) for mode, found in scores.items()}
@@ -69,6 +69,6 @@ def cross_encoder_scores(model: Teacher, first: Sequence[str], second: Sequence[
 
 
 def _mean_of_orders(scores: Real) -> Real:
-    """Return the mean of n scores of one order and n of the other, float32 (n,)."""
+    """Return the mean of n scores of one order and n of the other, (n,)."""
     mean: Real = scores.reshape(2, -1).mean(axis=0)
     return mean

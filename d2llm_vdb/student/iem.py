@@ -22,7 +22,7 @@ INITIAL_BIAS = -4.0
 # What the segments' match counts beside the cosine in the IEM, what match and recall score count
 # beside MaxSim, and what the words in common count, in logits per word that one passage alone uses
 # (`words.shared_words`). Chosen by `recipes/fusion.py`, which says what they gain on collections
-# that had no part in choosing them (docs/tried.md).
+# that had no part in choosing them (docs/fusion.md).
 IEM_MATCH = 1.0
 IEM_WORDS = 0.7
 LATE_MATCH = 0.3
