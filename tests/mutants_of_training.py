@@ -73,7 +73,7 @@ def batches_of_nobody() -> None:
     """Each query of a batch is trained on the candidates of the next."""
     whole = distiller.gather
 
-    def gather(taught: Any, rows: list[int]) -> Any:
+    def gather(taught: Any, rows: list[int], *rest: Any) -> Any:
         lists = whole(taught, rows)
         return replace(lists, places=lists.places.roll(1, 0))
 

@@ -305,6 +305,29 @@ def test_adapters_of_a_decoder_learn_with_the_heads(
     assert saved.stat().st_size < (backbone / "model.safetensors").stat().st_size
 
 
+def test_gradient_checkpointing_computes_states_twice_and_learns_the_same(
+    tmp_path: Path, texts: list[str], train: TrainingSet, dev: RetrievalSet
+) -> None:
+    backbone = save_decoder(tmp_path / "llama", "llama", texts)
+    config = replace(LABELS, lora_rank=2, steps=2, lora_learning_rate=1e-2)
+    calls, heads = [], []
+    for checkpointing in (False, True):
+        start = Student.from_backbone(str(backbone), lora_rank=2, max_tokens=64, dtype="float32")
+        layer = start.backbone.model.get_base_model().layers[0]
+        count: list[bool] = []
+        layer.mlp.register_forward_hook(lambda *_, count=count: count.append(True))
+        done = distill(
+            start, [train], [shortened(dev)], teacher=None,
+            work=tmp_path / f"work-{checkpointing}",
+            config=replace(config, gradient_checkpointing=checkpointing),
+        )  # fmt: skip
+        calls.append(len(count))
+        heads.append(done.student.heads.state_dict())
+    assert calls[1] >= calls[0] + config.steps
+    for name, weight in heads[0].items():
+        assert torch.allclose(weight, heads[1][name], atol=1e-5), name
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

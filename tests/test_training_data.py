@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from training_examples import LABELS, PAIRS
 
 from d2llm_vdb import Passage, Student
-from d2llm_vdb.distill.asking import ask
+from d2llm_vdb.distill.asking import ask, ask_in_batch
 from d2llm_vdb.distill.batches import Taught, gather, plan
 from d2llm_vdb.distill.config import DistillConfig
 from d2llm_vdb.distill.data import TrainingSet
-from d2llm_vdb.distill.lessons import training_set
+from d2llm_vdb.distill.lessons import training_set, with_negatives
 from d2llm_vdb.distill.negatives import mine
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.sets import PairSet
@@ -130,6 +130,7 @@ def test_negatives_that_the_teacher_takes_for_positives_are_dropped(topics: Trai
         topics.select([0, 1]),
         candidates=[[0, 5, 6], [1, 7]],
         labels=[[1.0, 0.0, 0.0], [1.0, 0.0]],
+        mined=[2, 1],
     )
     cache: Any = Judge([0.8, 0.79, 0.1, 0.5, 0.4])
     taught = ask(data, object(), cache, DistillConfig())  # type: ignore[arg-type]
@@ -137,6 +138,10 @@ def test_negatives_that_the_teacher_takes_for_positives_are_dropped(topics: Trai
     assert taught.probability == pytest.approx([0.8, 0.1, 0.5, 0.4], abs=1e-5)
     assert taught.feature is not None
     assert taught.feature[:, 0].tolist() == [0, 2, 3, 4]
+    assert taught.data.mined == [1, 1]
+    # What was labelled not to match does not, whatever the teacher says.
+    labelled = ask(replace(data, mined=[1, 1]), object(), cache, DistillConfig())  # type: ignore[arg-type]
+    assert labelled.data.candidates == data.candidates
 
 
 def test_labels_and_teacher_are_mixed_by_weight() -> None:
@@ -149,6 +154,51 @@ def test_labels_and_teacher_are_mixed_by_weight() -> None:
     assert np.isfinite(alone.logit).all()
 
 
+def test_a_sure_teacher_is_surer_of_some() -> None:
+    cache: Any = Judge([1 - 1e-5, 1 - 1e-3] * 4)
+    taught = ask(PAIRS, object(), cache, DistillConfig(label_weight=0.3))  # type: ignore[arg-type]
+    assert (taught.logit[::2] - taught.logit[1::2] > 1).all()
+
+
+def test_sentences_are_mined_only_for_a_teacher_who_tells_which_match(
+    tmp_path: Path, student: Student
+) -> None:
+    config = replace(LABELS, negatives=2)
+    alone, judged = (
+        with_negatives(PAIRS, student, config, tmp_path, lambda _: None, judged=judged)
+        for judged in (False, True)
+    )
+    assert alone is PAIRS
+    assert judged.mined == [2] * len(PAIRS)
+    assert [rows[:2] for rows in judged.candidates] == PAIRS.candidates
+
+
+class Remembering(Judge):
+    """A cache that remembers what was asked."""
+
+    def score(self, _: Any, pairs: list[tuple[str, str]], *rest: Any) -> TeacherScores:
+        self.asked = pairs
+        return super().score()
+
+
+def test_a_teacher_is_asked_about_some_passages_of_other_queries() -> None:
+    cache: Any = Remembering([0.1, 0.2, 0.3, 0.4])
+    taught = Taught(PAIRS, np.zeros(8, np.float32), np.zeros(8, np.float32), None)
+    config = replace(LABELS, asked_in_batch=1)
+    first, second = ask_in_batch(taught, [[2, 0], [1, 3]], object(), cache, config)  # type: ignore[arg-type]
+    queries = [PAIRS.queries[row] for row in (2, 0, 1, 3)]
+    assert [query for query, _ in cache.asked] == queries
+    for (query, passage), others in zip(cache.asked, (0, 2, 3, 1), strict=True):
+        assert PAIRS.passages.index(passage) in PAIRS.candidates[others], query
+    lists = gather(taught, [2, 0], first)
+    assert lists.asked.sum(dim=1).tolist() == [1, 1]
+    assert (lists.asked <= lists.in_batch).all()
+    assert lists.unlisted[lists.asked].tolist() == pytest.approx([0.1, 0.2])
+    assert second.probability.tolist() == pytest.approx([0.3, 0.4])
+    unasked = gather(taught, [2, 0])
+    assert torch.equal(unasked.asked, unasked.in_batch)
+
+
 @given(
     sizes=st.lists(st.integers(1, 30), min_size=1, max_size=4),
     batch=st.integers(2, 8),
@@ -159,9 +209,9 @@ def test_every_planned_batch_has_distinct_queries_of_one_set(
 ) -> None:
     drawn = plan(sizes, batch, steps, seed=0)
     assert len(drawn) == steps
-    for place, rows in drawn:
-        assert len(rows) == len(set(rows)) == min(batch, sizes[place])
-        assert max(rows) < sizes[place]
+    for step in drawn:
+        assert len(step.rows) == len(set(step.rows)) == min(batch, sizes[step.place])
+        assert max(step.rows) < sizes[step.place]
     assert plan(sizes, batch, steps, seed=0) == drawn
 
 

@@ -10,6 +10,7 @@ losses      the paper's losses, pure functions
 objective   which head imitates what
 model       heads over a backbone, frozen or not
 dev         how good a student is while it trains
+worth       whether the teacher is better than that
 distiller   `distill`: all of it, resumable
 teach       fine-tune a teacher on labels
 training    what both trainings share of transformers' Trainer

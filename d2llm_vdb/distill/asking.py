@@ -1,21 +1,22 @@
-"""Ask the teacher about a set's candidates, and drop negatives that it takes for positives."""
+"""Ask the teacher about candidates, and drop mined negatives that it takes for positives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
 
-from d2llm_vdb.distill.batches import Taught
+from d2llm_vdb.distill.batches import Taught, Unlisted
 from d2llm_vdb.distill.config import DistillConfig
 from d2llm_vdb.distill.data import POSITIVE, TrainingSet
 from d2llm_vdb.student.columns import Float32
-from d2llm_vdb.teacher import ScoreCache, Teacher, TeacherScores
+from d2llm_vdb.teacher import ScoreCache, Teacher
 
-# Probabilities are kept this far from 0 and 1, so that labels have finite log odds.
+# Labels are kept this far from 0 and 1, so that they have finite log odds.
 MARGIN = 0.01
 
 
@@ -37,48 +38,102 @@ def ask(
     """
     labels = np.array([label for own in data.labels for label in own], np.float32)
     if teacher is None:
-        return _taught(data, labels, None)
+        return Taught(data, labels, _log_odds(labels), None)
     pairs = [
         (query, data.passages[row])
         for query, rows in zip(data.queries, data.candidates, strict=True)
         for row in rows
     ]
     scores = cache.score(teacher, pairs, data.task, on_progress)
-    mixed = config.label_weight * labels + (1 - config.label_weight) * scores.probability
-    if data.task == "symmetric":  # nothing was mined: negatives are labelled ones
-        return _taught(data, mixed, scores)
-    keep = _true_negatives(data, labels, scores.probability, config.false_negative)
-    return _taught(*_kept(data, mixed, scores, keep))
+    share = config.label_weight
+    probability = share * labels + (1 - share) * scores.probability
+    # Not the log odds of that mixture, whose ends the labels cut off: a teacher that is sure of two
+    # passages may still be surer of one.
+    logit = share * _log_odds(labels) + (1 - share) * scores.logit
+    taught = Taught(data, probability, logit, scores.feature)
+    return _only(taught, _true_negatives(data, labels, scores.probability, config.false_negative))
 
 
-def _taught(data: TrainingSet, probability: Float32, scores: TeacherScores | None) -> Taught:
-    clipped = probability.clip(MARGIN, 1 - MARGIN)
-    logit = np.log(clipped / (1 - clipped)).astype(np.float32)
-    return Taught(data, probability, logit, None if scores is None else scores.feature)
+def ask_in_batch(
+    taught: Taught,
+    batches: Sequence[list[int]],
+    teacher: Teacher,
+    cache: ScoreCache,
+    config: DistillConfig,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[Unlisted]:
+    """Return for each batch what the teacher says of some passages of other queries.
+
+    Args:
+        taught: the set.
+        batches: rows of the queries of each.
+        teacher, cache, on_progress: as `ask` takes them.
+        config: how many passages a query, and the seed that draws them.
+    """
+    draw = random.Random(config.seed)
+    drawn = [list(_others(taught.data, rows, config.asked_in_batch, draw)) for rows in batches]
+    pairs = [
+        (taught.data.queries[rows[place]], taught.data.passages[passage])
+        for rows, own in zip(batches, drawn, strict=True)
+        for place, passage in own
+    ]
+    scores = cache.score(teacher, pairs, taught.data.task, on_progress).probability
+    unlisted = []
+    for own in drawn:
+        places = np.array(own, np.int64).reshape(-1, 2)
+        unlisted.append(Unlisted(places[:, 0], places[:, 1], scores[: len(own)]))
+        scores = scores[len(own) :]
+    return unlisted
+
+
+def _others(
+    data: TrainingSet, rows: list[int], count: int, draw: random.Random
+) -> Iterator[tuple[int, int]]:
+    """Yield queries of a batch, by place, and passages that are candidates of another one only."""
+    lists = [set(data.candidates[row]) for row in rows]
+    passages = sorted(set().union(*lists))
+    for place, own in enumerate(lists):
+        free = [passage for passage in passages if passage not in own]
+        for passage in draw.sample(free, min(count, len(free))):
+            yield place, passage
+
+
+def _log_odds(labels: Float32) -> Float32:
+    clipped = labels.clip(MARGIN, 1 - MARGIN)
+    odds: Float32 = np.log(clipped / (1 - clipped)).astype(np.float32)
+    return odds
 
 
 def _true_negatives(
     data: TrainingSet, labels: Float32, probability: Float32, share: float
 ) -> NDArray[np.bool_]:
-    """Tell which candidates stay: all but negatives that score like their query's best positive."""
-    owner = np.repeat(np.arange(len(data)), [len(rows) for rows in data.candidates])
+    """Tell which stay: all but mined candidates that score like their query's best positive."""
+    counts = [len(rows) for rows in data.candidates]
+    owner = np.repeat(np.arange(len(data)), counts)
+    place = np.concatenate([np.arange(count) for count in counts])
+    labelled = np.array(counts) - np.array(data.mined or [0] * len(data))
     positive = labels >= POSITIVE
     best = np.zeros(len(data), np.float32)
     np.maximum.at(best, owner[positive], probability[positive])
     # A query without a positive keeps all its negatives: it has nothing they could be false to.
     has_positive = np.bincount(owner[positive], minlength=len(data)) > 0
-    false = ~positive & (probability >= share * best[owner]) & has_positive[owner]
-    return ~false
+    false = (place >= labelled[owner]) & (probability >= share * best[owner]) & has_positive[owner]
+    keep: NDArray[np.bool_] = ~false
+    return keep
 
 
-def _kept(
-    data: TrainingSet, probability: Float32, scores: TeacherScores, keep: NDArray[np.bool_]
-) -> tuple[TrainingSet, Float32, TeacherScores]:
-    flags = iter(keep.tolist())
+def _only(taught: Taught, keep: NDArray[np.bool_]) -> Taught:
+    """Leave out the candidates that are not to be kept."""
+    data, flags = taught.data, iter(keep.tolist())
     chosen = [[next(flags) for _ in rows] for rows in data.candidates]
+    dropped = [own.count(False) for own in chosen]
     kept = replace(
         data,
         candidates=[list(compress(*own)) for own in zip(data.candidates, chosen, strict=True)],
         labels=[list(compress(*own)) for own in zip(data.labels, chosen, strict=True)],
+        mined=[count - less for count, less in zip(data.mined, dropped, strict=True)]
+        if data.mined
+        else [],
     )
-    return kept, probability[keep], TeacherScores(scores.logit[keep], scores.feature[keep])
+    feature = None if taught.feature is None else taught.feature[keep]
+    return Taught(kept, taught.probability[keep], taught.logit[keep], feature)

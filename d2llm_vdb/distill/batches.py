@@ -52,6 +52,9 @@ class Lists:
         probability, logit: the teacher's, float32 (B, n).
         feature: float32 (B, n, d_T), or None.
         in_batch: bool (B, U), passages of other queries that are no candidates of this one.
+        asked: bool (B, U), those of them that the teacher was asked about; all, where there are
+            labels alone.
+        unlisted: the teacher's probability of those, float32 (B, U); 0 elsewhere.
     """
 
     queries: list[int]
@@ -63,6 +66,8 @@ class Lists:
     logit: Tensor
     feature: Tensor | None
     in_batch: Tensor
+    asked: Tensor
+    unlisted: Tensor
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Lists:
         """Return the lists on another device."""
@@ -73,7 +78,37 @@ class Lists:
         return Lists(**values)
 
 
-def plan(sizes: Sequence[int], batch: int, steps: int, seed: int) -> list[tuple[int, list[int]]]:
+@dataclass(frozen=True, slots=True)
+class Unlisted:
+    """What the teacher says of m passages of other queries of a batch.
+
+    Args:
+        queries: place of the query in its batch, int64 (m,).
+        passages: row of the passage in the set, int64 (m,).
+        probability: P(yes), float32 (m,).
+    """
+
+    queries: NDArray[np.int64]
+    passages: NDArray[np.int64]
+    probability: Float32
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One batch of a training.
+
+    Args:
+        place: of its set among all.
+        rows: of its queries in the set.
+        unlisted: what the teacher says besides; None where there are labels alone.
+    """
+
+    place: int
+    rows: list[int]
+    unlisted: Unlisted | None = None
+
+
+def plan(sizes: Sequence[int], batch: int, steps: int, seed: int) -> list[Step]:
     """Draw the batches of a whole training: sets by the square root of their sizes, rows in turn.
 
     Args:
@@ -83,14 +118,13 @@ def plan(sizes: Sequence[int], batch: int, steps: int, seed: int) -> list[tuple[
         seed: of the draw.
 
     Returns:
-        For each step the set, and the rows of its queries; a set's rows come round once before
-        any comes again.
+        Steps; a set's rows come round once before any comes again.
     """
     draw = random.Random(seed)
     streams = [_shuffled(size, min(batch, size), draw) for size in sizes]
     weights = [size**0.5 for size in sizes]
     chosen = draw.choices(range(len(sizes)), weights, k=steps)
-    return [(place, next(streams[place])) for place in chosen]
+    return [Step(place, next(streams[place])) for place in chosen]
 
 
 def _shuffled(size: int, batch: int, draw: random.Random) -> Iterator[list[int]]:
@@ -100,8 +134,14 @@ def _shuffled(size: int, batch: int, draw: random.Random) -> Iterator[list[int]]
             yield rows[start : start + batch]
 
 
-def gather(taught: Taught, rows: list[int]) -> Lists:
-    """Put the candidates of some queries into one batch."""
+def gather(taught: Taught, rows: list[int], besides: Unlisted | None = None) -> Lists:
+    """Put the candidates of some queries into one batch.
+
+    Args:
+        taught: their set.
+        rows: of the queries.
+        besides: what the teacher says of passages of other queries.
+    """
     data, offsets = taught.data, taught.offsets
     lists = [data.candidates[row] for row in rows]
     passages = sorted({passage for own in lists for passage in own})
@@ -119,6 +159,13 @@ def gather(taught: Taught, rows: list[int]) -> Lists:
         mask[place, :length] = True
         positive[place, :length] = torch.tensor(data.labels[row]) >= POSITIVE
         in_batch[place, places[place, :length]] = False
+    asked, unlisted = in_batch, torch.zeros(in_batch.shape)
+    if besides is not None:
+        others = torch.tensor([place_of[row] for row in besides.passages.tolist()]).long()
+        whose = torch.from_numpy(besides.queries)
+        asked = torch.zeros_like(in_batch)
+        asked[whose, others] = True
+        unlisted[whose, others] = torch.from_numpy(besides.probability)
     return Lists(
         queries=rows,
         passages=passages,
@@ -129,6 +176,8 @@ def gather(taught: Taught, rows: list[int]) -> Lists:
         logit=torch.from_numpy(taught.logit)[source],
         feature=_features(taught.feature, source),
         in_batch=in_batch,
+        asked=asked,
+        unlisted=unlisted,
     )
 
 

@@ -18,7 +18,9 @@ class LossWeights:
     """What each loss counts; 0 leaves it out, as in an ablation.
 
     Args:
-        contrastive: contrastive imitation, the paper's L_CI.
+        contrastive: contrastive imitation, the paper's L_CI. The paper's code divides it by the
+            queries in a batch and by the hard negatives, and so lets rank imitation lead; at 1 its
+            gradient is twice that of `rank_in_list`, at 0.15 a third as theirs.
         rank_in_list: rank imitation over positives and hard negatives, alpha L_RI^PH.
         rank_in_batch: rank imitation of hard against in-batch negatives, beta L_RI^HI.
         feature: feature imitation, gamma L_FI; the IEM only.
@@ -30,7 +32,7 @@ class LossWeights:
             rank first. At full weight it forgets what the backbone knew of other subjects.
     """
 
-    contrastive: float = 1.0
+    contrastive: float = 0.15
     rank_in_list: float = 1.0
     rank_in_batch: float = 0.01
     feature: float = 0.001
@@ -49,13 +51,20 @@ class DistillConfig:
         recall_temperature: what cosines of recall vectors are divided by before a softmax.
         label_weight: share of the label in the probability that is imitated, the rest being the
             teacher's; 1 needs no teacher.
-        negatives: hard negatives mined for each query of a retrieval set.
+        negatives: hard negatives mined for each query; of sentence pairs only where a teacher
+            tells which of them do match.
         mining_depth: how far down a ranking they may come from.
         false_negative: drop a negative whose probability is at least this share of the positive's
             (Moreira et al., 2024, "TopK-PercPos").
+        asked_in_batch: passages of other queries that the teacher is asked about for each query of
+            a batch; hard negatives are compared with these. For labels all of them do not match.
+        trust_teacher: imitate the teacher even where it is no better on the dev sets than the
+            student is before training.
         frozen: heads that stay as they are: of `mha_pma`, `iem`, `late`, `recall`, `segments`.
         lora_rank: train LoRA adapters of this rank in the backbone; None leaves it frozen, so
             that its token states are computed once.
+        gradient_checkpointing: compute the backbone's inner states again for its gradient, in
+            place of keeping them: less memory, a third more time.
         steps: optimizer steps.
         batch_queries: queries in a batch, all of one set.
         accumulate: batches added up before a step.
@@ -74,8 +83,11 @@ class DistillConfig:
     negatives: int = 8
     mining_depth: int = 50
     false_negative: float = 0.95
+    asked_in_batch: int = 2
+    trust_teacher: bool = False
     frozen: tuple[str, ...] = ()
     lora_rank: int | None = None
+    gradient_checkpointing: bool = False
     steps: int = 1000
     batch_queries: int = 16
     accumulate: int = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.student import Task
@@ -25,6 +25,8 @@ class TrainingSet:
         candidates: for each query the rows of its passages, labelled ones and, after mining,
             hard negatives.
         labels: for each candidate how well it matches, from 0 to 1.
+        mined: for each query how many of its last candidates were mined, so that nobody has said
+            that they do not match; empty before mining.
     """
 
     name: str
@@ -33,6 +35,7 @@ class TrainingSet:
     passages: list[str]
     candidates: list[list[int]]
     labels: list[list[float]]
+    mined: list[int] = field(default_factory=list)
 
     @classmethod
     def from_retrieval(
@@ -139,6 +142,7 @@ class TrainingSet:
             queries=[self.queries[row] for row in rows],
             candidates=[self.candidates[row] for row in rows],
             labels=[self.labels[row] for row in rows],
+            mined=[self.mined[row] for row in rows] if self.mined else [],
         )
 
     def positives(self, row: int) -> list[int]:

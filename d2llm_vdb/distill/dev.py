@@ -5,29 +5,38 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from d2llm_vdb.distill.model import DistillationModel, Encoded, Scores
+from d2llm_vdb.distill.model import DistillationModel, Encoded, Scores, match_of_pairs
 from d2llm_vdb.distill.states import Texts
 from d2llm_vdb.evaluate.metrics import binary_metrics, retrieval_metrics, spearman
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
+from d2llm_vdb.student import Task
 from d2llm_vdb.student.calibration import SCORERS, Scorer, balanced_weights, scorer_of
 from d2llm_vdb.student.columns import Float32
+from d2llm_vdb.teacher.base import Pair
 
 # Texts encoded at a time, and candidates reranked, as `search` does by default.
-WINDOW_TEXTS = 64
+WINDOW_TEXTS = 256
 RECALL_K = 100
+
+# What a teacher is asked of a retrieval set, to be compared with the student: queries, and passages
+# of each.
+COMPARED_QUERIES = 100
+COMPARED_DEPTH = 50
 
 
 class DevSet(ABC):
     """A dev set ready to be scored again and again."""
 
     data: RetrievalSet | PairSet
+    task: Task
 
     @abstractmethod
     def score(self, model: DistillationModel) -> dict[str, float]:
@@ -36,6 +45,19 @@ class DevSet(ABC):
     @abstractmethod
     def judged(self, model: DistillationModel) -> dict[Scorer, tuple[Tensor, Tensor]]:
         """Return logits and labels (1 or 0), float32 (n,) each, by who scored."""
+
+    @abstractmethod
+    def asked(self, model: DistillationModel) -> list[Pair]:
+        """Return what a teacher is asked, to be compared with the student."""
+
+    @abstractmethod
+    def compared(self, model: DistillationModel, logits: Float32) -> tuple[float, float]:
+        """Return a measure of the student's IEM and of a teacher.
+
+        Args:
+            model: the student.
+            logits: the teacher's of all pairs of `asked`, float32 (n,).
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +76,7 @@ class RetrievalDevSet(DevSet):
     passages: Texts
     words: Float32
     trust: Float32
+    task: Task = "asymmetric"
 
     @torch.inference_mode()
     def score(self, model: DistillationModel) -> dict[str, float]:
@@ -67,7 +90,7 @@ class RetrievalDevSet(DevSet):
             ):
                 order = values[0].argsort(descending=True).tolist()
                 ranked = [found[place] for place in order]
-                runs[mode][key] = [document for document in ranked if document != key]
+                runs[mode][key] = self._others(key, ranked)
         return {
             f"{mode}_ndcg@10": retrieval_metrics(self.data.qrels, run)["ndcg@10"]
             for mode, run in runs.items()
@@ -87,23 +110,54 @@ class RetrievalDevSet(DevSet):
         known = torch.tensor(labels)
         return {scorer: (torch.cat(own).cpu(), known) for scorer, own in logits.items()}
 
+    @torch.inference_mode()
+    def asked(self, model: DistillationModel) -> list[Pair]:
+        """Pair the first queries with what is recalled for them."""
+        texts = self.data
+        return [
+            (texts.queries[key], texts.documents[document])
+            for key, found, _ in islice(self._searched(model), COMPARED_QUERIES)
+            for document in found[:COMPARED_DEPTH]
+        ]
+
+    @torch.inference_mode()
+    def compared(self, model: DistillationModel, logits: Float32) -> tuple[float, float]:
+        """Return nDCG@10 of both over the same passages."""
+        runs: list[dict[str, list[str]]] = [{}, {}]
+        start = 0
+        for key, found, scores in islice(self._searched(model), COMPARED_QUERIES):
+            held = found[:COMPARED_DEPTH]
+            theirs = torch.from_numpy(logits[start : start + len(held)])
+            start += len(held)
+            for run, values in zip(runs, (scores.iem[0, : len(held)], theirs), strict=True):
+                order = values.argsort(descending=True).tolist()
+                run[key] = self._others(key, [held[place] for place in order])
+        judged = {key: self.data.qrels[key] for key in runs[0]}
+        ours, theirs_ = (retrieval_metrics(judged, run)["ndcg@10"] for run in runs)
+        return ours, theirs_
+
+    def _others(self, key: str, ranked: list[str]) -> list[str]:
+        """Leave out the query itself, where it is a document."""
+        own = key if key in self.data.in_corpus else None
+        return [document for document in ranked if document != own]
+
     def _searched(
         self, model: DistillationModel, *, words: bool = True
     ) -> Iterator[tuple[str, list[str], Scores]]:
         """Yield each query's id, the documents recalled for it, and their scores."""
-        recall = torch.cat([one.recall for one in _windows(model, self.passages)])
+        queries, passages = (_encoded(model, own) for own in (self.queries, self.passages))
         documents = list(self.data.documents)
         count = min(RECALL_K, len(documents))
         for row, key in enumerate(self.data.queries):
-            query = model.encode(self.queries.batch([row]))
-            best = (query.recall @ recall.T)[0].topk(count).indices.tolist()
-            found = model.encode(self.passages.batch(best))
+            query = queries.select([row])
+            best = (query.recall @ passages.recall.T)[0].topk(count).indices
+            places = best.tolist()
             counted: dict[str, Any] = {}
             if words:
-                shared = torch.from_numpy(self.words[row, best]).to(recall.device).unsqueeze(0)
+                shared = torch.from_numpy(self.words[row, places]).to(best.device).unsqueeze(0)
                 counted = {"words": shared, "trust": float(self.trust[row])}
-            scores = model.score(query, found, "asymmetric", **counted)
-            yield key, [documents[place] for place in best], scores
+            scores = model.score(query, passages.select(best), "asymmetric", **counted)
+            yield key, [documents[place] for place in places], scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +172,12 @@ class PairDevSet(DevSet):
     data: PairSet
     first: Texts
     second: Texts
+    task: Task = "symmetric"
 
     @torch.inference_mode()
     def score(self, model: DistillationModel) -> dict[str, float]:
         """Return `iem_ap` and `iem_spearman`, whichever the set has judgements for."""
-        logits = self._logits(model).numpy()
-        measures = {}
-        if self.data.labels is not None:
-            measures["iem_ap"] = binary_metrics(self.data.labels, logits)["ap"]
-        if self.data.scores is not None:
-            measures["iem_spearman"] = spearman(self.data.scores, logits)
-        return measures
+        return self._measures(self._logits(model).numpy())
 
     @torch.inference_mode()
     def judged(self, model: DistillationModel) -> dict[Scorer, tuple[Tensor, Tensor]]:
@@ -138,9 +187,27 @@ class PairDevSet(DevSet):
         labels = torch.from_numpy(self.data.labels).clamp(min=0).float()
         return {"symmetric": (self._logits(model), labels)}
 
+    def asked(self, model: DistillationModel) -> list[Pair]:  # noqa: ARG002
+        """Return all pairs, whatever the student says of them."""
+        return list(zip(self.data.first, self.data.second, strict=True))
+
+    @torch.inference_mode()
+    def compared(self, model: DistillationModel, logits: Float32) -> tuple[float, float]:
+        """Return the mean of both's measures."""
+        both = (self._logits(model).numpy(), logits)
+        ours, theirs = (float(np.mean(list(self._measures(own).values()))) for own in both)
+        return ours, theirs
+
+    def _measures(self, logits: Float32) -> dict[str, float]:
+        measures = {}
+        if self.data.labels is not None:
+            measures["iem_ap"] = binary_metrics(self.data.labels, logits)["ap"]
+        if self.data.scores is not None:
+            measures["iem_spearman"] = spearman(self.data.scores, logits)
+        return measures
+
     def _logits(self, model: DistillationModel) -> Tensor:
-        windows = zip(_windows(model, self.first), _windows(model, self.second), strict=True)
-        return torch.cat([_both_ways(model, *window) for window in windows])
+        return _both_ways(model, _encoded(model, self.first), _encoded(model, self.second))
 
 
 def overall(measures: Sequence[dict[str, float]]) -> float:
@@ -172,16 +239,18 @@ def _both_ways(model: DistillationModel, first: Encoded, second: Encoded) -> Ten
     """Return the mean of the IEM's logits of pairs in both orders, float32 (n,)."""
     total = torch.zeros(len(first.mask))
     for query, passage in ((first, second), (second, first)):
-        match = model.match(query, passage)
-        own = None if match is None else match.diagonal()
+        own = match_of_pairs(query, passage)
         logits, _ = model.heads.iem(query.embedding, passage.embedding, "symmetric", own)
         total += logits.cpu() / 2
     return total
 
 
-def _windows(model: DistillationModel, texts: Texts) -> list[Encoded]:
+def _encoded(model: DistillationModel, texts: Texts) -> Encoded:
+    """Encode texts once, with token states in float16 as they are stored."""
+    device = model.heads.mha_pma.S.device
     rows = range(len(texts))
-    return [
-        model.encode(texts.batch(rows[start : start + WINDOW_TEXTS]))
-        for start in range(0, len(texts), WINDOW_TEXTS)
-    ]
+    windows = []
+    for start in range(0, len(texts), WINDOW_TEXTS):
+        one = model.encode(texts.batch(rows[start : start + WINDOW_TEXTS]).to(device))
+        windows.append(replace(one, states=one.states.half()))
+    return Encoded.joined(windows)

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,20 @@ from torch import Tensor
 from torch.utils.data import SequentialSampler
 from transformers import EarlyStoppingCallback, Trainer
 
-from d2llm_vdb.distill.batches import gather, plan
+from d2llm_vdb.distill.batches import Step, gather
 from d2llm_vdb.distill.config import DistillConfig
 from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.distill.dev import DevSet, calibrate, overall
-from d2llm_vdb.distill.lessons import Lesson, dev_set, prepare
+from d2llm_vdb.distill.lessons import SCORES_FILE, Lesson, dev_set, draw_steps, prepare
 from d2llm_vdb.distill.model import DistillationModel
 from d2llm_vdb.distill.training import LOSSES_FILE, run, training_arguments
+from d2llm_vdb.distill.worth import Compared, compare, worth_imitating
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
 from d2llm_vdb.progress import OnProgress, Progress
 from d2llm_vdb.student import Student
 from d2llm_vdb.student.heads import StudentHeads
-from d2llm_vdb.teacher import Teacher
+from d2llm_vdb.teacher import ScoreCache, Teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +84,27 @@ def distill(
 
     Raises:
         InputError: there is nothing to train on or to choose by, or labels are asked to stand in
-            for a teacher and do not.
+            for a teacher and do not, or the teacher judges no dev set better than the student.
     """
     config = config or DistillConfig()
     _check(train, dev, teacher, config, student)
-    with PartialState().main_process_first():  # the others find all of it in `work`
-        lessons = prepare(train, student, teacher, work, config, on_progress)
-        dev_sets = [dev_set(one, student, work, config, on_progress) for one in dev]
     backbone = None if config.lora_rank is None else student.backbone.model
+    model = DistillationModel(student.heads, config, backbone)
+    with (
+        PartialState().main_process_first(),  # the others find all of it in `work`
+        ScoreCache(work / SCORES_FILE) as cache,
+    ):
+        dev_sets = [dev_set(one, student, work, config, on_progress) for one in dev]
+        compared: dict[str, Compared] = {}
+        teachers: list[Teacher | None] = [teacher] * len(train)
+        if teacher is not None:
+            compared = compare(teacher, dev_sets, model.eval(), cache, on_progress)
+            if not config.trust_teacher:
+                worth = worth_imitating(train, compared)
+                teachers = [teacher if worth[one.name] else None for one in train]
+        taught = list(zip(train, teachers, strict=True))
+        lessons = prepare(taught, student, cache, work, config, on_progress)
+        steps = draw_steps(lessons, teachers, cache, config, on_progress)
     directory = work / f"training-{_key(student, train, dev, teacher, config)}"
     arguments = training_arguments(
         directory,
@@ -107,7 +121,7 @@ def distill(
     )
     with _frozen(student.heads, config.frozen):
         model = DistillationModel(student.heads, config, backbone)
-        trainer = _StudentTrainer(model, arguments, lessons, dev_sets, config)
+        trainer = _StudentTrainer(model, arguments, lessons, steps, dev_sets, config)
         trainer.add_callback(EarlyStoppingCallback(config.patience))
         start, untrained = deepcopy(model.state_dict()), trainer.measure()
         run(
@@ -121,6 +135,8 @@ def distill(
         calibrate(model.eval(), dev_sets)
     record = {
         "teacher": None if teacher is None else teacher.identity,
+        "teacher_compared": {name: asdict(one) for name, one in compared.items()},
+        "taught_by_labels": [one.name for one, by in taught if by is None],
         "sets": {lesson.taught.data.name: len(lesson.taught.data) for lesson in lessons},
         "config": config.to_dict(),
         "dev_before": untrained,
@@ -212,33 +228,29 @@ class _StudentTrainer(Trainer):
         model: DistillationModel,
         arguments: Any,
         lessons: Sequence[Lesson],
+        steps: list[Step],
         dev_sets: Sequence[DevSet],
         config: DistillConfig,
     ) -> None:
-        self._plan = plan(
-            [len(lesson.taught.data) for lesson in lessons],
-            config.batch_queries,
-            config.steps * config.accumulate,
-            config.seed,
-        )
         optimizer = torch.optim.AdamW(_groups(model, config), weight_decay=0.0)
         super().__init__(
             model,
             arguments,
             self._collate,
-            self._plan,
+            steps,
             eval_dataset=dev_sets,
             optimizers=(optimizer, None),
         )
+        self._steps = steps
         self._student_model = model
         self._lessons = lessons
         self._dev_sets = dev_sets
         self._parts: defaultdict[str, list[float]] = defaultdict(list)
 
-    def _collate(self, steps: list[tuple[int, list[int]]]) -> dict[str, Any]:
-        [(place, rows)] = steps
-        lesson = self._lessons[place]
-        lists = gather(lesson.taught, rows)
+    def _collate(self, steps: list[Step]) -> dict[str, Any]:
+        [step] = steps
+        lesson = self._lessons[step.place]
+        lists = gather(lesson.taught, step.rows, step.unlisted)
         return {
             "queries": lesson.queries.batch(lists.queries),
             "passages": lesson.passages.batch(lists.passages),
@@ -247,7 +259,7 @@ class _StudentTrainer(Trainer):
         }
 
     def _get_train_sampler(self, *_: Any) -> SequentialSampler:
-        return SequentialSampler(self._plan)  # drawn already
+        return SequentialSampler(self._steps)  # drawn already
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
         parts = model(**inputs)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from d2llm_vdb.distill.asking import ask
-from d2llm_vdb.distill.batches import Taught
+from d2llm_vdb.distill.asking import ask, ask_in_batch
+from d2llm_vdb.distill.batches import Step, Taught, plan
 from d2llm_vdb.distill.config import DistillConfig
 from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.distill.dev import DevSet, PairDevSet, RetrievalDevSet
@@ -61,10 +62,20 @@ def training_set(data: RetrievalSet | PairSet) -> TrainingSet:
 
 
 def with_negatives(
-    data: TrainingSet, student: Student, config: DistillConfig, work: Path, on_progress: OnProgress
+    data: TrainingSet,
+    student: Student,
+    config: DistillConfig,
+    work: Path,
+    on_progress: OnProgress,
+    *,
+    judged: bool = False,
 ) -> TrainingSet:
-    """Mine hard negatives for a retrieval set; sentence pairs bring their own."""
-    if data.task == "symmetric":
+    """Mine hard negatives.
+
+    Of sentence pairs only where they are to be `judged`: what is near to a sentence often means the
+    same, and nobody said so.
+    """
+    if config.negatives == 0 or (data.task == "symmetric" and not judged):
         return data
     return mine(
         data,
@@ -78,9 +89,9 @@ def with_negatives(
 
 
 def prepare(
-    sets: Sequence[TrainingSet],
+    sets: Sequence[tuple[TrainingSet, Teacher | None]],
     student: Student,
-    teacher: Teacher | None,
+    cache: ScoreCache,
     work: Path,
     config: DistillConfig,
     on_progress: OnProgress,
@@ -88,30 +99,61 @@ def prepare(
     """Mine negatives, ask the teacher, and encode or tokenise the texts.
 
     Args:
-        sets: what is learnt from.
+        sets: what is learnt from, each with its teacher; None learns from the labels alone.
         student: who learns.
-        teacher: None learns from the labels alone.
-        work: directory of mining indexes, the teacher's scores and token states, all of them used
-            again if they are there.
+        cache: of the teacher's scores.
+        work: directory of mining indexes and token states, used again if they are there.
         config: of the training.
         on_progress: told after every step.
     """
     lessons = []
-    with ScoreCache(work / SCORES_FILE) as cache:
-        for data in sets:
-            mined = with_negatives(data, student, config, work, on_progress)
-            asked = sum(map(len, mined.candidates))
-            counter = _Counter(on_progress, data.name, "asking the teacher", asked)
-            taught = ask(mined, teacher, cache, config, counter)
-            read = partial(_read, student, work, config, on_progress, data.name)
-            lessons.append(
-                Lesson(
-                    taught,
-                    read(data.queries, student.config.query_prompt),
-                    read(data.passages, student.config.passage_prompt),
-                )
+    for data, teacher in sets:
+        judged = teacher is not None
+        mined = with_negatives(data, student, config, work, on_progress, judged=judged)
+        asked = sum(map(len, mined.candidates))
+        counter = _Counter(on_progress, data.name, "asking the teacher", asked)
+        taught = ask(mined, teacher, cache, config, counter)
+        read = partial(_read, student, work, config, on_progress, data.name)
+        lessons.append(
+            Lesson(
+                taught,
+                read(data.queries, student.config.query_prompt),
+                read(data.passages, student.config.passage_prompt),
             )
+        )
     return lessons
+
+
+def draw_steps(
+    lessons: Sequence[Lesson],
+    teachers: Sequence[Teacher | None],
+    cache: ScoreCache,
+    config: DistillConfig,
+    on_progress: OnProgress,
+) -> list[Step]:
+    """Draw all batches of a training, and ask about passages of other queries in them.
+
+    Args:
+        lessons: what is learnt from.
+        teachers: of each; None asks nobody.
+        cache: of the teachers' scores.
+        config: of the training.
+        on_progress: told after every step.
+    """
+    sizes = [len(lesson.taught.data) for lesson in lessons]
+    steps = plan(sizes, config.batch_queries, config.steps * config.accumulate, config.seed)
+    for place, (lesson, teacher) in enumerate(zip(lessons, teachers, strict=True)):
+        own = [at for at, step in enumerate(steps) if step.place == place]
+        if teacher is None or not own:
+            continue
+        batches = [steps[at].rows for at in own]
+        asked = config.asked_in_batch * sum(map(len, batches))
+        name = lesson.taught.data.name
+        counter = _Counter(on_progress, name, "asking about other queries' passages", asked)
+        unlisted = ask_in_batch(lesson.taught, batches, teacher, cache, config, counter)
+        for at, besides in zip(own, unlisted, strict=True):
+            steps[at] = replace(steps[at], unlisted=besides)
+    return steps
 
 
 def dev_set(
@@ -122,7 +164,7 @@ def dev_set(
     on_progress: OnProgress,
 ) -> DevSet:
     """Encode or tokenise a dev set, so that it can be scored again and again."""
-    read = partial(_read, student, work, config, on_progress, data.name)
+    read = partial(_read, student, work, config, on_progress, data.name, learnt=False)
     query_prompt, passage_prompt = student.config.query_prompt, student.config.passage_prompt
     if isinstance(data, RetrievalSet):
         queries, documents = list(data.queries.values()), list(data.documents.values())
@@ -173,13 +215,15 @@ def _read(
     name: str,
     texts: Sequence[str],
     prompt: str,
+    *,
+    learnt: bool = True,
 ) -> Texts:
-    kind = TokenStates if config.lora_rank is None else TokenIds
-    return kind.of(
-        texts,
-        student.backbone,
-        work / STATES_DIR,
-        max_tokens=student.config.max_tokens,
-        prompt=prompt,
-        on_progress=_Counter(on_progress, name, "encoding texts", len(texts)),
-    )
+    common: Any = {
+        "max_tokens": student.config.max_tokens,
+        "prompt": prompt,
+        "on_progress": _Counter(on_progress, name, "encoding texts", len(texts)),
+    }
+    directory = work / STATES_DIR
+    if config.lora_rank is None:
+        return TokenStates.of(texts, student.backbone, directory, **common)
+    return TokenIds.of(texts, student.backbone, directory, learnt=learnt, **common)

@@ -12,8 +12,6 @@ from pathlib import Path
 
 from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.errors import MissingExtraError
-from d2llm_vdb.index import Index
-from d2llm_vdb.options import SearchOptions
 from d2llm_vdb.passages import Passage
 from d2llm_vdb.student import Student
 
@@ -45,12 +43,12 @@ def mine(
         on_progress: told how many passages were encoded since the last call.
 
     Returns:
-        The set with candidates and labels (0) added; queries keep their order.
+        The set with candidates and labels (0) added at the end; queries keep their order.
     """
     own = _recalled(training_set, student, depth, work, on_progress)
     lexical = _bm25(training_set, depth)
     draw = random.Random(seed)
-    candidates, labels = [], []
+    candidates, labels, mined = [], [], []
     for row, (near, wordy) in enumerate(zip(own, lexical, strict=True)):
         known = set(training_set.candidates[row])
         added = _draw(near, known, count - count // 2, draw)
@@ -58,7 +56,8 @@ def mine(
         added += _draw(near, known | set(added), count - len(added), draw)
         candidates.append([*training_set.candidates[row], *added])
         labels.append([*training_set.labels[row], *[0.0] * len(added)])
-    return replace(training_set, candidates=candidates, labels=labels)
+        mined.append(len(added))
+    return replace(training_set, candidates=candidates, labels=labels, mined=mined)
 
 
 def _draw(ranking: Sequence[int], known: set[int], count: int, draw: random.Random) -> list[int]:
@@ -80,6 +79,9 @@ def _recalled(
         if on_progress:
             on_progress(encoded - done)
         done = encoded
+
+    from d2llm_vdb.index import Index
+    from d2llm_vdb.options import SearchOptions
 
     passages = (Passage(str(row), text) for row, text in enumerate(training_set.passages))
     with (

@@ -30,7 +30,8 @@ def add_up(
     texts = (query, passage)
     wide = torch.cat([one.anchor for one in texts])
     projected = [torch.cat([one.recall for one in texts])]
-    projected += [torch.cat(own) for own in zip(*(one.compact for one in texts), strict=True)]
+    if query.row is not None and passage.row is not None:
+        projected.append(torch.cat([query.row, passage.row]))
     geometry = [losses.projective_distillation(one, wide) for one in projected]
     parts = {
         **_imitate_teacher("iem", scores.iem, lists, config),
@@ -52,18 +53,16 @@ def _imitate_teacher(
     weights = config.weights
     own = _own(logits, lists.places)
     hard = lists.mask & ~lists.positive
-    # The teacher is not asked about passages of other queries: to it they do not match.
-    unasked = torch.zeros_like(logits)
     contrastive = losses.contrastive_imitation(
         torch.cat([own, logits], dim=1),
-        torch.cat([lists.probability, unasked], dim=1),
+        torch.cat([lists.probability, lists.unlisted], dim=1),
         torch.cat([lists.positive, torch.zeros_like(lists.in_batch)], dim=1),
         torch.cat([hard, lists.in_batch], dim=1),
         config.temperature,
     )
     in_list = losses.rank_imitation_in_list(own, lists.logit, lists.mask)
     in_batch = losses.rank_imitation_in_batch(
-        own, lists.probability, hard, logits, unasked, lists.in_batch
+        own, lists.probability, hard, logits, lists.unlisted, lists.asked
     )
     probability = losses.probability_imitation(own, lists.probability, lists.mask)
     return {

@@ -32,7 +32,8 @@ class TextBatch:
     Args:
         token_ids: int64 (B, L).
         mask: bool (B, L), true where there is a token.
-        anchor: mean-pooled states of the backbone as it was before it learns, float32 (B, d).
+        anchor: mean-pooled states of the backbone as it was before it learns, float32 (B, d), or
+            (B, 0) for texts that nothing is learnt from.
         states: token states, float32 (B, L, d); None where the backbone is to run.
     """
 
@@ -64,12 +65,12 @@ class TokenIds(Texts):
 
     Args:
         token_ids: of each text.
-        anchors: float16 (n, d).
+        anchors: float16 (n, d); None for texts that nothing is learnt from.
         padding_id: what short ones are filled up with.
     """
 
     def __init__(
-        self, token_ids: Sequence[Sequence[int]], anchors: Float16, padding_id: int
+        self, token_ids: Sequence[Sequence[int]], anchors: Float16 | None, padding_id: int
     ) -> None:
         self._ids = token_ids
         self._anchors = anchors
@@ -84,26 +85,29 @@ class TokenIds(Texts):
         *,
         max_tokens: int,
         prompt: str = "",
+        learnt: bool = True,
         on_progress: Callable[[int], None] | None = None,
     ) -> TokenIds:
         """Tokenise texts, and pool the states that the backbone gives without its adapters.
 
-        Arguments as `TokenStates.of` takes them.
+        Arguments as `TokenStates.of` takes them; texts that are not to be `learnt` from need no
+        anchors.
         """
         path = directory / f"{_key(texts, backbone, max_tokens, prompt)}-anchors.npy"
         ids, _ = backbone.tokenize([prompt + text for text in texts], max_tokens)
-        if not path.exists():
+        if learnt and not path.exists():
             with backbone.without_adapter():
-                anchors = np.concatenate(
+                pooled = np.concatenate(
                     [_anchors(window, backbone) for window in batched(ids, WINDOW_TEXTS)]
                 )
             directory.mkdir(parents=True, exist_ok=True)
             unfinished = path.with_suffix(".unfinished.npy")
-            np.save(unfinished, anchors)
+            np.save(unfinished, pooled)
             unfinished.rename(path)
         if on_progress:
             on_progress(len(texts))
-        return cls(ids, np.load(path, mmap_mode="r"), backbone.padding_id)
+        anchors = np.load(path, mmap_mode="r") if learnt else None
+        return cls(ids, anchors, backbone.padding_id)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -111,6 +115,8 @@ class TokenIds(Texts):
     def batch(self, rows: Sequence[int]) -> TextBatch:
         """Return the token ids of some texts, int64 (B, L)."""
         token_ids, mask = _padded([self._ids[row] for row in rows], self._padding_id)
+        if self._anchors is None:
+            return TextBatch(token_ids, mask, torch.zeros(len(rows), 0))
         anchors = torch.from_numpy(self._anchors[list(rows)].astype(np.float32))
         return TextBatch(token_ids, mask, anchors)
 

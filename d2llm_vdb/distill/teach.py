@@ -94,6 +94,7 @@ def teach(
         save_steps=config.save_steps,
         seed=config.seed,
         train_sampling_strategy="group_by_length",
+        dataloader_pin_memory=False,  # the teacher's batches are on its device already
     )
     run(_TeacherTrainer(teacher, arguments, pairs), work, on_step)
     if config.lora_rank is not None:

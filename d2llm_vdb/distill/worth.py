@@ -1,0 +1,94 @@
+"""Whether a teacher is worth imitating: it judges dev sets better than the untrained student."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from d2llm_vdb.distill.data import TrainingSet
+from d2llm_vdb.distill.dev import DevSet
+from d2llm_vdb.distill.model import DistillationModel
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.progress import OnProgress, Progress
+from d2llm_vdb.student import Task
+from d2llm_vdb.teacher import ScoreCache, Teacher
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One measure of a dev set, of the same rankings or pairs.
+
+    Args:
+        task: of the set.
+        student: by its IEM, before training.
+        teacher: by the teacher.
+    """
+
+    task: Task
+    student: float
+    teacher: float
+
+
+def compare(
+    teacher: Teacher,
+    dev_sets: Sequence[DevSet],
+    model: DistillationModel,
+    cache: ScoreCache,
+    on_progress: OnProgress,
+) -> dict[str, Compared]:
+    """Return the measures of student and teacher by the names of the dev sets.
+
+    Args:
+        teacher: asked through the cache.
+        dev_sets: of retrieval the first queries, with the passages that are recalled for them.
+        model: the student before training.
+        cache: of the teacher's scores.
+        on_progress: told after every set.
+    """
+    compared = {}
+    for done, dev in enumerate(dev_sets, start=1):
+        pairs = dev.asked(model)
+        student, theirs = dev.compared(model, cache.score(teacher, pairs, dev.task).logit)
+        compared[dev.data.name] = Compared(dev.task, student, theirs)
+        on_progress(Progress("teacher", "measuring on dev sets", done, len(dev_sets)))
+    return compared
+
+
+def worth_imitating(train: Sequence[TrainingSet], compared: dict[str, Compared]) -> dict[str, bool]:
+    """Tell of every training set, by name, whether the teacher has something to teach.
+
+    It has where it is better on the dev set of that name, or else on the mean of the task's.
+
+    Raises:
+        InputError: it has nothing to teach at all.
+    """
+    worth = {one.name: _better(_relevant(one, compared)) for one in train}
+    if not any(worth.values()):
+        raise InputError(
+            f"the teacher judges none of the dev sets better than the student does already "
+            f"({describe(compared)}); teach it first with `d2llm teach`, take another, learn from "
+            f"labels without one, or set trust_teacher to imitate it nevertheless"
+        )
+    return worth
+
+
+def describe(compared: dict[str, Compared]) -> str:
+    """Return the measures in one line."""
+    return ", ".join(
+        f"{name}: student {one.student:.3f}, teacher {one.teacher:.3f}"
+        for name, one in compared.items()
+    )
+
+
+def _relevant(data: TrainingSet, compared: dict[str, Compared]) -> list[Compared]:
+    if data.name in compared:
+        return [compared[data.name]]
+    return [one for one in compared.values() if one.task == data.task]
+
+
+def _better(measures: Sequence[Compared]) -> bool:
+    if not measures:  # nothing to tell it by
+        return True
+    return bool(np.mean([one.teacher - one.student for one in measures]) > 0)
