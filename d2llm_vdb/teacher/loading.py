@@ -52,7 +52,10 @@ def load_teacher(
             tokenizer = AutoTokenizer.from_pretrained(directory, **options)
             model = kind.from_pretrained(
                 directory, dtype=pick_dtype(dtype, target), use_safetensors=True, **options
-            ).to(target)
+            )
+            if gguf_file:
+                model = _unpacked(model, kind, config)
+            model = model.to(target)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"teacher {source!r} could not be loaded: {error}. Give a causal LM or a "
@@ -61,6 +64,13 @@ def load_teacher(
     if kind is AutoModelForSequenceClassification:
         return CrossEncoderTeacher(model, tokenizer, max_tokens)
     return YesNoTeacher(model, tokenizer, prompt, max_tokens)
+
+
+def _unpacked(model: Any, kind: Any, config: Any) -> Any:
+    """Return an ordinary model: one read from GGUF is marked as quantised and cannot be saved."""
+    ordinary = kind.from_config(config, dtype=model.dtype)
+    ordinary.load_state_dict(model.state_dict())
+    return ordinary
 
 
 def _kind(config: Any, is_gguf: bool, untaught: bool, source: str) -> Any:
