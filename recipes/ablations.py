@@ -1,9 +1,9 @@
-"""Train the default student again and again, each time with one part left out.
+"""Distil a student with a frozen backbone again and again, each time with one part left out.
 
     make ablations DATA=../shared/data
 
-Shorter than the real training, from the same start, teacher and data, which the recipe
-`default_student.py` left in WORK.
+From the default student's start, with a cross-encoder as the teacher (`teacher.py`). The losses are
+weighed alike, so that each has its say.
 """
 
 from __future__ import annotations
@@ -16,14 +16,33 @@ from pathlib import Path
 from typing import Any
 
 import default_student as recipe
+from teacher import taught
 
 from d2llm_vdb import Student
 from d2llm_vdb.cli.steps import track_steps
 from d2llm_vdb.cli.terminal import errors
-from d2llm_vdb.distill.config import DistillConfig
+from d2llm_vdb.distill.config import DistillConfig, LossWeights
 from d2llm_vdb.distill.distiller import distill
 
 STEPS = 600
+
+DISTILLED: dict[str, tuple[int | None, int | None]] = {
+    "squad_v1.1/train": (1500, 4000),
+    "medquad": (1200, 3500),
+    "snli_sample": (8000, None),
+    "mnli_sample": (8000, None),
+    "cad_nli": (None, None),
+    "stsb_en": (None, None),
+}
+DISTILLATION = DistillConfig(
+    weights=LossWeights(contrastive=1.0, recall=0.0),
+    label_weight=0.3,
+    trust_teacher=True,
+    negatives=5,
+    steps=1000,
+    evaluate_steps=200,
+    seed=recipe.SEED,
+)
 
 Change = Callable[[DistillConfig], DistillConfig]
 
@@ -67,7 +86,7 @@ def main() -> None:
             continue
         start = recipe.untrained(given.data, **STUDENTS.get(name, {}))
         change = ABLATIONS.get(name, ABLATIONS["all"])
-        before, after = train(start, change(recipe.DISTILLATION), given.data, given.work)
+        before, after = train(start, change(DISTILLATION), given.data, given.work)
         done = {"untrained": before} | done | {name: after}
         file.write_text(json.dumps(done, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -79,9 +98,9 @@ def train(
     with track_steps(errors) as on_progress:
         distilled = distill(
             start,
-            recipe.training_sets(data, recipe.DISTILLED),
+            recipe.training_sets(data, DISTILLED),
             [recipe.dev_set(data, name) for name in recipe.DEV],
-            teacher=recipe.taught(data, start, work / "teacher", on_progress),
+            teacher=taught(data, start, work / "teacher", on_progress),
             work=work / "distillation",
             config=replace(config, steps=STEPS, patience=STEPS),
             on_progress=on_progress,

@@ -1,4 +1,4 @@
-"""Make the student that ships with the package: start, teacher, distillation, calibration.
+"""Make the student that ships with the package: start, training, calibration.
 
     make student DATA=../shared/data
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from titles import titles
 
 from d2llm_vdb import Student
 from d2llm_vdb.cli.distill import show_training
@@ -26,14 +27,12 @@ from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.distill.dev import calibrate
 from d2llm_vdb.distill.distiller import distill
 from d2llm_vdb.distill.lessons import dev_set as ready
-from d2llm_vdb.distill.lessons import training_set, with_fewer_documents, with_negatives
+from d2llm_vdb.distill.lessons import training_set, with_fewer_documents
 from d2llm_vdb.distill.model import DistillationModel
 from d2llm_vdb.distill.plot import save_losses_plot
-from d2llm_vdb.distill.teach import TeachConfig, teach
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet, load_set
-from d2llm_vdb.progress import OnProgress, Progress
+from d2llm_vdb.progress import OnProgress
 from d2llm_vdb.student.config import TASKS
-from d2llm_vdb.teacher import Teacher, load_teacher
 
 BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 SEED = 0
@@ -43,36 +42,34 @@ SEED = 0
 SAMPLES = ("squad_v1.1/train", "medquad", "snli_sample", "mnli_sample", "stsb_en")
 SAMPLES_A_SIDE = 1500
 
-# Queries of each set, and its passages: those judged, and others up to the number. None takes all.
-TAUGHT: dict[str, tuple[int | None, int | None]] = {
-    "squad_v1.1/train": (2000, 6000),
-    "medquad": (1200, 5000),
-    "snli_sample": (None, None),
-    "mnli_sample": (None, None),
-    "cad_nli": (None, None),
-    "stsb_en": (None, None),
-}
-TEACHING = TeachConfig(batch_size=32, learning_rate=1e-4, save_steps=250, seed=SEED)
-TEACHER_TOKENS = 256
-TEACHER_NEGATIVES = 3
+LORA_RANK = 16
 
-DISTILLED: dict[str, tuple[int | None, int | None]] = {
-    "squad_v1.1/train": (1500, 4000),
-    "medquad": (1200, 3500),
-    "snli_sample": (8000, None),
-    "mnli_sample": (8000, None),
+# Queries of each set, and its passages: those judged, and others up to the number. None takes all.
+LEARNT: dict[str, tuple[int | None, int | None]] = {
+    "squad_v1.1/train": (9000, 6500),
+    "medquad": (7000, 5500),
+    "snli_sample": (7000, None),
+    "mnli_sample": (7000, None),
     "cad_nli": (None, None),
     "stsb_en": (None, None),
 }
+TITLES = 7000
 DEV = ("medquad", "stsb_en", "snli_sample", "mnli_sample")
 DEV_LIMIT = 200
 DEV_PASSAGES = 1500
-DISTILLATION = DistillConfig(
-    weights=LossWeights(recall=0.0),
-    label_weight=0.3,
-    negatives=5,
-    steps=1000,
-    evaluate_steps=200,
+TRAINING = DistillConfig(
+    weights=LossWeights(contrastive=1.0, rank_in_list=0.3, probability=0.3, recall=0.0),
+    temperature=0.5,
+    label_weight=1.0,
+    negatives=2,
+    lora_rank=LORA_RANK,
+    gradient_checkpointing=True,
+    batch_queries=32,
+    steps=500,
+    evaluate_steps=100,
+    patience=5,
+    learning_rate=2e-4,
+    lora_learning_rate=3e-4,
     seed=SEED,
 )
 
@@ -85,18 +82,17 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="directory of all that is kept")
     given = parser.parse_args()
     with track_steps(errors) as on_progress:
-        start = untrained(given.data)
         distilled = distill(
-            start,
-            training_sets(given.data, DISTILLED),
+            untrained(given.data, lora_rank=LORA_RANK),
+            [*training_sets(given.data, LEARNT), titles(given.work, TITLES)],
             [dev_set(given.data, name) for name in DEV],
-            teacher=taught(given.data, start, given.work / "teacher", on_progress),
-            work=given.work / "distillation",
-            config=DISTILLATION,
+            teacher=None,
+            work=given.work / "training",
+            config=TRAINING,
             on_progress=on_progress,
         )
         answer_as_untrained(distilled.student, untrained(given.data))
-        recalibrate(distilled.student, given.data, given.work / "distillation", on_progress)
+        recalibrate(distilled.student, given.data, given.work / "training", on_progress)
     card = given.out / "README.md"
     written = card.read_text(encoding="utf-8") if card.exists() else None
     distilled.student.save(given.out, overwrite=True, record=distilled.record)
@@ -135,8 +131,9 @@ def recalibrate(student: Student, data: Path, work: Path, on_progress: OnProgres
     chosen = [dev_set(data, name) for name in DEV]
     squad = load_set(data / "squad_v1.1/train", "train", DEV_LIMIT, "squad")
     chosen.append(with_fewer_documents(cast("RetrievalSet", squad), DEV_PASSAGES, SEED))
-    sets = [ready(one, student, work, DISTILLATION, on_progress) for one in chosen]
-    calibrate(DistillationModel(student.heads, DISTILLATION).eval(), sets)
+    sets = [ready(one, student, work, TRAINING, on_progress) for one in chosen]
+    model = DistillationModel(student.heads, TRAINING, student.backbone.model)
+    calibrate(model.eval(), sets)
 
 
 def samples(data: Path) -> list[str]:
@@ -153,26 +150,6 @@ def samples(data: Path) -> list[str]:
         for side in sides:
             texts += draw.sample(sorted(set(side)), SAMPLES_A_SIDE)
     return texts
-
-
-def taught(data: Path, miner: Student, directory: Path, on_progress: OnProgress) -> Teacher:
-    """Return a cross-encoder fine-tuned on labels, from an earlier run if it is there."""
-    if (directory / "teach.json").exists():
-        return load_teacher(str(directory), max_tokens=TEACHER_TOKENS)
-    work = directory.with_name(f"{directory.name}.work")
-    mining = DistillConfig(negatives=TEACHER_NEGATIVES, seed=SEED)
-    sets = [
-        with_negatives(one, miner, mining, work, on_progress) for one in training_sets(data, TAUGHT)
-    ]
-    model = load_teacher(BACKBONE, max_tokens=TEACHER_TOKENS, untaught=True, dtype="float32")
-    return teach(
-        model,
-        sets,
-        directory,
-        TEACHING,
-        work=work / "training",
-        on_step=lambda done, total, _: on_progress(Progress("teacher", "training", done, total)),
-    )
 
 
 def training_sets(

@@ -1,0 +1,50 @@
+"""A cross-encoder to measure beside the student, and to imitate in the ablations.
+
+At ranking it is no better than the student before training, so that it teaches the default one
+nothing (docs/tried.md).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from default_student import BACKBONE, SEED, training_sets
+
+from d2llm_vdb import Student
+from d2llm_vdb.distill.config import DistillConfig
+from d2llm_vdb.distill.lessons import with_negatives
+from d2llm_vdb.distill.teach import TeachConfig, teach
+from d2llm_vdb.progress import OnProgress, Progress
+from d2llm_vdb.teacher import Teacher, load_teacher
+
+TAUGHT: dict[str, tuple[int | None, int | None]] = {
+    "squad_v1.1/train": (2000, 6000),
+    "medquad": (1200, 5000),
+    "snli_sample": (None, None),
+    "mnli_sample": (None, None),
+    "cad_nli": (None, None),
+    "stsb_en": (None, None),
+}
+TEACHING = TeachConfig(batch_size=32, learning_rate=1e-4, save_steps=250, seed=SEED)
+TEACHER_TOKENS = 256
+TEACHER_NEGATIVES = 3
+
+
+def taught(data: Path, miner: Student, directory: Path, on_progress: OnProgress) -> Teacher:
+    """Return a cross-encoder fine-tuned on labels, from an earlier run if it is there."""
+    if (directory / "teach.json").exists():
+        return load_teacher(str(directory), max_tokens=TEACHER_TOKENS)
+    work = directory.with_name(f"{directory.name}.work")
+    mining = DistillConfig(negatives=TEACHER_NEGATIVES, seed=SEED)
+    sets = [
+        with_negatives(one, miner, mining, work, on_progress) for one in training_sets(data, TAUGHT)
+    ]
+    model = load_teacher(BACKBONE, max_tokens=TEACHER_TOKENS, untaught=True, dtype="float32")
+    return teach(
+        model,
+        sets,
+        directory,
+        TEACHING,
+        work=work / "training",
+        on_step=lambda done, total, _: on_progress(Progress("teacher", "training", done, total)),
+    )
