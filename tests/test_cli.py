@@ -201,6 +201,9 @@ def test_failures_are_one_clear_line_and_an_exit_code(
         ["init", "student", "--sample-size", "-1"],
         ["init", "student", "--recall-dim", "0"],
         ["init", "student", "--max-tokens", "7"],
+        ["init", "student", "--iem-dim", "0"],
+        ["init", "student", "--segments", "-1"],
+        ["init", "student", "--lora-rank", "0"],
     ],
 )
 def test_a_number_out_of_range_is_refused_by_its_option(in_tmp: Path, arguments: list[str]) -> None:
@@ -274,6 +277,29 @@ def test_a_student_is_made_from_sample_texts(corpus: Path, in_tmp: Path, texts: 
     assert told["schema"]["student"] == str(in_tmp / "mine")
     assert d2llm(*init).exit_code == 2
     assert d2llm(*init, "--force").exit_code == 0
+
+
+def test_a_student_of_another_shape_is_made_and_told_of(in_tmp: Path) -> None:
+    shape = ("--interaction", "concat", "--iem-dim", 64, "--segments", 4, "--layer-norm")
+    made = d2llm("init", "mine", *shape, "--lora-rank", 2)
+    assert made.exit_code == 0, made.stderr
+    assert made.stdout.endswith(
+        ", recall vector of 384 dimensions, concat interaction, IEM of 64 dimensions, 4 segments, "
+        "layer norm in PMA, LoRA adapters of rank 2\n"
+    )
+    config = json.loads(Path("mine", "config.json").read_text())
+    assert config["iem"] == {"interaction": "concat", "hidden_dim": 64}
+    assert config["segments"]["count"] == 4
+    assert config["pma"]["layer_norm"]
+    assert json.loads(Path("mine", "adapter", "adapter_config.json").read_text())["r"] == 2
+
+
+def test_a_student_of_the_usual_shape_is_told_of_in_few_words(in_tmp: Path) -> None:
+    assert d2llm("init", "usual").stdout.endswith(" tokens, recall vector of 384 dimensions\n")
+    assert not Path("usual", "adapter").exists()
+    without = d2llm("init", "without", "--segments", 0)
+    assert without.stdout.endswith(", no segments\n")
+    assert json.loads(Path("without", "config.json").read_text())["segments"] is None
 
 
 @pytest.mark.parametrize(

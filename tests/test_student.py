@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -179,6 +181,18 @@ def test_lora_adapters_are_saved_loaded_and_part_of_the_fingerprint(
         encode(again, texts[:4]).recall, encode(changed, texts[:4]).recall, atol=1e-6
     )
     assert not np.allclose(encode(again, texts[:4]).recall, encode(plain, texts[:4]).recall)
+
+
+def test_adapters_are_made_merged_and_loaded_without_a_warning(
+    tmp_path: Path, texts: list[str]
+) -> None:
+    backbone = save_decoder(tmp_path / "llama", "llama", texts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        student = Student.from_backbone(str(backbone), lora_rank=4)
+        student.encode_document(texts[0])
+        student.save(tmp_path / "student")
+        Student.load(tmp_path / "student").encode_document(texts[0])
 
 
 @pytest.mark.parametrize(

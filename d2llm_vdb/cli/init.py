@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -28,6 +28,28 @@ def init(
             help="Make recall vectors compact, of this size; needs --samples.",
         ),
     ] = None,
+    interaction: Annotated[
+        Literal["product", "concat"],
+        typer.Option(
+            help="How the IEM meets a pair: product starts from the cosine; concat, the paper's, "
+            "ranks at random until it is trained."
+        ),
+    ] = "product",
+    iem_dim: Annotated[
+        int | None,
+        typer.Option(min=1, help="Width of the IEM (default: the embedding's, 512 at most)."),
+    ] = None,
+    segments: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Pieces a passage is cut into at most, 0 for none (default: 8; none for concat).",
+        ),
+    ] = None,
+    layer_norm: Annotated[
+        bool,
+        typer.Option("--layer-norm", help="Normalise inside PMA, as the reference code can."),
+    ] = False,
     max_tokens: Annotated[
         int | None,
         typer.Option(
@@ -36,6 +58,12 @@ def init(
     ] = None,
     query_prompt: options.QueryPrompt = "",
     passage_prompt: options.PassagePrompt = "",
+    lora_rank: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Add LoRA adapters of this rank to the backbone, for distill to train."
+        ),
+    ] = None,
     force: options.Force = False,
     _verbose: options.Verbose = False,
 ) -> None:
@@ -55,16 +83,28 @@ def init(
             backbone,
             sample_texts=texts,
             recall_dim=recall_dim,
+            interaction=interaction,
+            iem_dim=iem_dim,
+            segments=segments,
+            layer_norm=layer_norm,
             max_tokens=max_tokens,
             query_prompt=query_prompt,
             passage_prompt=passage_prompt,
+            lora_rank=lora_rank,
         )
     made.save(out, overwrite=force)
     fitted = "" if texts is None else f" fitted to {texts.used:,} sample texts"
-    output.print(
-        printable(
-            f"{out}: {backbone}, texts of up to {made.config.max_tokens} tokens, recall vector of "
-            f"{made.config.recall_width} dimensions{fitted}"
-        ),
-        soft_wrap=True,
-    )
+    chosen = {
+        f"{interaction} interaction": interaction != "product",
+        f"IEM of {iem_dim} dimensions": iem_dim is not None,
+        f"{segments or 'no'} segments": segments is not None,
+        "layer norm in PMA": layer_norm,
+        f"LoRA adapters of rank {lora_rank}": lora_rank is not None,
+    }
+    parts = [
+        f"{out}: {backbone}",
+        f"texts of up to {made.config.max_tokens} tokens",
+        f"recall vector of {made.config.recall_width} dimensions{fitted}",
+        *(part for part, told in chosen.items() if told),
+    ]
+    output.print(printable(", ".join(parts)), soft_wrap=True)

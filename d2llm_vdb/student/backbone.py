@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from d2llm_vdb.batching import length_batches
 from d2llm_vdb.errors import CheckpointError, InputError, MissingExtraError
+from d2llm_vdb.student.merged import MergedAdapters
 from d2llm_vdb.student.precision import bfloat16_is_faster
 from d2llm_vdb.student.short_inputs import ShortInputs
 from d2llm_vdb.student.terms import Terms
@@ -77,6 +78,7 @@ class Backbone:
         self.batch_tokens = batch_tokens or BATCH_TOKENS[self.device.type == "cpu"]
         self.identity = weights_identity(model)
         self.short_inputs: ShortInputs | None = ShortInputs(self.identity)
+        self._merged = MergedAdapters()
         self._tokenizer_lock = threading.Lock()
 
     @classmethod
@@ -126,13 +128,13 @@ class Backbone:
         return cls(source, model.to(target), tokenizer)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out lock and session, which stay in their process; a copy has its own."""
-        left_out = ("_tokenizer_lock", "short_inputs")
+        """Leave out lock, session and merged adapters; a copy has its own."""
+        left_out = ("_tokenizer_lock", "_merged", "short_inputs")
         kept = {name: value for name, value in vars(self).items() if name not in left_out}
         return kept | {"short_inputs": self.short_inputs is not None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _tokenizer_lock=threading.Lock())
+        vars(self).update(state, _tokenizer_lock=threading.Lock(), _merged=MergedAdapters())
         self.short_inputs = ShortInputs(self.identity) if state["short_inputs"] else None
 
     @property
@@ -227,7 +229,8 @@ class Backbone:
             if queries and self.short_inputs is not None:
                 states = self.short_inputs.states(self.model, padded, mask)
             if states is None:
-                output = self.model(input_ids=padded, attention_mask=mask.long())
+                model = self._merged.of(self.model)
+                output = model(input_ids=padded, attention_mask=mask.long())
                 states = output.last_hidden_state.float()
             yield TokenBatch(positions, states, mask)
 

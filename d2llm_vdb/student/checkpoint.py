@@ -9,7 +9,9 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -222,7 +224,16 @@ def add_lora(
         lora_dropout=0.05,  # the paper's
         target_modules="all-linear" if modules is None else list(modules),
     )
-    backbone.model = get_peft_model(backbone.model, config).eval()
+    with _wrapping():
+        backbone.model = get_peft_model(backbone.model, config).eval()
+
+
+@contextmanager
+def _wrapping() -> Iterator[None]:
+    """Hush what peft asks transformers for while it wraps a model: no user can mend it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
 
 
 def load_adapter(backbone: Backbone, path: Path) -> None:
@@ -235,7 +246,8 @@ def load_adapter(backbone: Backbone, path: Path) -> None:
     if not adapter.is_dir():
         return
     try:
-        model = PeftModel.from_pretrained(backbone.model, str(adapter), use_safetensors=True)
+        with _wrapping():
+            model = PeftModel.from_pretrained(backbone.model, str(adapter), use_safetensors=True)
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             f"{adapter} cannot be loaded into the backbone {backbone.source!r}: {error}; save the "

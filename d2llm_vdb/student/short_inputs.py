@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from d2llm_vdb.student.onnx_export import prepare, run
+from d2llm_vdb.student.weights import Version, WeightsWatch
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -33,8 +34,6 @@ WORTH_AFTER = 32
 
 # Texts in one call of ONNX Runtime. Each runs on one thread; more texts run side by side.
 TEXTS_A_RUN = 16
-
-Version = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ class ShortInputs:
         self._lock = threading.Lock()
         self._seen = 0
         self._prepared: _Prepared | None = None
-        self._modules: tuple[nn.Module, list[nn.Module]] | None = None
+        self._watch = WeightsWatch()
 
     def states(self, model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor | None:
         """Return the states of short inputs, float32 (B, L, d); None where torch has to do it.
@@ -110,20 +109,8 @@ class ShortInputs:
 
         A model that learns, or whose adapter is switched off for a while, is left to torch.
         """
-        if self._modules is None or self._modules[0] is not model:
-            self._modules = model, list(model.modules())  # a tenth of a query's time to collect
-        version = []
-        for module in self._modules[1]:
-            values = vars(module)
-            if values["training"] or values.get("_disable_adapters"):
-                return None
-            for weight in values["_parameters"].values():
-                if weight is None:
-                    continue
-                if weight.requires_grad or weight.is_inference():  # these count no changes
-                    return None
-                version.append((weight.data_ptr(), weight._version))
-        return tuple(version)
+        weights = self._watch.look(model)
+        return None if weights is None or weights.uncounted else weights.version
 
 
 def _run_in_parts(session: InferenceSession, ids: Tensor, mask: Tensor) -> Tensor:
