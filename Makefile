@@ -13,7 +13,8 @@ API_MODULES := index options search passages filters student.student evaluate.ru
 STUDENT := d2llm_vdb/students/minilm
 INTEGRATIONS := integrations/langchain-d2llm integrations/llama-index-retrievers-d2llm
 
-.PHONY: help install demo test lint types unit mutants format docs student ablations results clean
+.PHONY: help install demo test lint types unit mutants format docs student ablations results \
+	decoder clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +25,7 @@ help:
 	@echo "make docs     build the API reference as HTML, in $(API)"
 	@echo "make student  train the default student again (DATA=collections, WORK=what is kept)"
 	@echo "make results  measure it, and write docs/results.md (make ablations: their table)"
+	@echo "make decoder  distil an LLM into its own encoder, and write docs/decoder.md (JOBS=1)"
 	@echo "make clean    remove the demo database and caches"
 
 # Rebuilt when a list of dependencies changes. torch comes first, alone, so that the constraint
@@ -80,6 +82,10 @@ ablations: install
 
 results: install
 	$(BIN)/python recipes/results.py $(DATA) --work $(WORK) $(addprefix --teacher ,$(wildcard $(WORK)/teacher))
+
+decoder: install
+	$(BIN)/python recipes/decoder_student.py $(DATA) --work $(WORK)/decoder --jobs $(JOBS)
+	$(BIN)/python recipes/decoder_student.py $(DATA) --work $(WORK)/decoder --page docs/decoder.md
 
 clean:
 	rm -rf $(DEMO_DB) $(API) examples-db own-student

@@ -1,0 +1,178 @@
+"""What the decoder study does: mining, tuning the teacher, asking it, training, measuring."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from decoder_backbone import unpack
+from decoder_measures import Real, measures
+from decoder_rows import (
+    BACKBONE,
+    DISTILLATION,
+    FULL,
+    LORA_RANK,
+    MAX_TOKENS,
+    ROWS,
+    TEACHER_TOKENS,
+    TEACHING,
+    Row,
+)
+from decoder_sets import SEED, TRAINED, dev_pairs, labelled, mined_set
+
+from d2llm_vdb import Student
+from d2llm_vdb.distill.config import DistillConfig
+from d2llm_vdb.distill.data import TrainingSet
+from d2llm_vdb.distill.distiller import distill
+from d2llm_vdb.distill.lessons import SCORES_FILE, dev_set, draw_steps, prepare
+from d2llm_vdb.distill.model import DistillationModel
+from d2llm_vdb.distill.teach import teach
+from d2llm_vdb.distill.worth import compare
+from d2llm_vdb.evaluate.pairs import cross_encoder_scores, student_scores
+from d2llm_vdb.progress import OnProgress, Progress
+from d2llm_vdb.teacher import ScoreCache, Teacher, load_teacher
+
+
+@dataclass
+class Study:
+    """What there is to be done; each method is a task and returns its result.
+
+    Args:
+        data: directory of the sets.
+        work: directory of all that is kept.
+        steps: of every student's training.
+        limit: premises of each training set and pairs of each other one at most; None takes all.
+        source: backbone of teacher and student.
+        on_progress: told after every step of anything.
+    """
+
+    data: Path
+    work: Path
+    steps: int = DISTILLATION.steps
+    limit: int | None = None
+    source: str = BACKBONE
+    on_progress: OnProgress = lambda _: None
+
+    def mine(self, name: str) -> dict[str, Any]:
+        """Mine hard negatives, unless that was done on another machine."""
+        data = mined_set(self.data, name, self.work, self._telling("mining"))
+        return {"queries": len(data), "candidates": sum(map(len, data.candidates))}
+
+    def unpack(self) -> dict[str, Any]:
+        """Write the backbone as an ordinary model."""
+        return unpack(self.source, self.backbone)
+
+    def tune(self) -> dict[str, Any]:
+        """Tune the teacher on the labelled pairs that students see."""
+        tell = self._telling("teacher")
+        sets = [labelled(one) for one in self.sets]
+        teach(
+            load_teacher(self.backbone, max_tokens=TEACHER_TOKENS),
+            sets,
+            self.work / "teacher",
+            TEACHING,
+            work=self.work / "teacher.work",
+            on_step=lambda done, total, _: tell(Progress("labels", "training", done, total)),
+        )
+        return {"pairs": sum(len(own) for one in sets for own in one.candidates)}
+
+    def read(self) -> dict[str, Any]:
+        """Tokenise all texts."""
+        student, config = self._untrained(), self._config()
+        tell = self._telling("texts")
+        with ScoreCache(self.work / SCORES_FILE) as cache:
+            prepare([(one, None) for one in self.sets], student, cache, self.work, config, tell)
+        for name in TRAINED:
+            dev_set(dev_pairs(self.data, name, self.limit), student, self.work, config, tell)
+        return {"texts": sum(len(one.queries) + len(one.passages) for one in self.sets)}
+
+    def ask(self, name: str) -> dict[str, Any]:
+        """Ask the teacher about one set's candidates and dev pairs."""
+        student, config, tell = self._untrained(), self._config(), self._telling("scores")
+        [data] = [one for one in self.sets if one.name == name]
+        dev = dev_set(dev_pairs(self.data, name, self.limit), student, self.work, config, tell)
+        model = DistillationModel(student.heads, config, student.backbone.model).eval()
+        with ScoreCache(self.work / SCORES_FILE) as cache:
+            compare(self.teacher, [dev], model, cache, tell)
+            prepare([(data, self.teacher)], student, cache, self.work, config, tell)
+        return {"pairs": sum(map(len, data.candidates))}
+
+    def draw(self, seed: int) -> dict[str, Any]:
+        """Ask the teacher about other queries' passages in all batches of a seed."""
+        config, tell = self._config(seed), self._telling(f"batches {seed}")
+        taught: list[tuple[TrainingSet, Teacher | None]] = [
+            (one, self.teacher) for one in self.sets
+        ]
+        with ScoreCache(self.work / SCORES_FILE) as cache:
+            lessons = prepare(taught, self._untrained(), cache, self.work, config, tell)
+            steps = draw_steps(lessons, [self.teacher] * len(lessons), cache, config, tell)
+        return {"pairs": config.asked_in_batch * sum(len(step.rows) for step in steps)}
+
+    def train(self, name: str, seed: int) -> dict[str, Any]:
+        """Train and measure one student."""
+        row = ROWS[name]
+        distilled = distill(
+            self._untrained(row),
+            self.sets if row.taught else [labelled(one) for one in self.sets],
+            [dev_pairs(self.data, one, self.limit) for one in TRAINED],
+            teacher=self.teacher if row.taught else None,
+            work=self.work,
+            config=row.config(self.steps, seed),
+            on_progress=self._telling(f"{name} {seed}"),
+        )
+        losses = self.work / "losses" / f"{name}-{seed}.csv"
+        losses.parent.mkdir(exist_ok=True)
+        distilled.losses.rename(losses)
+        shutil.rmtree(distilled.losses.parent)
+        record = {part: distilled.record[part] for part in ("dev_before", "dev_after")}
+        return self._measured(_scorer(distilled.student)) | record
+
+    def measure_teacher(self, source: str) -> dict[str, Any]:
+        """Measure a teacher."""
+        model = load_teacher(source, max_tokens=TEACHER_TOKENS)
+        return self._measured(partial(cross_encoder_scores, model))
+
+    def measure_untrained(self) -> dict[str, Any]:
+        """Measure the student that training starts from."""
+        return self._measured(_scorer(self._untrained()))
+
+    @property
+    def backbone(self) -> str:
+        """The backbone as an ordinary model."""
+        return str(self.work / "backbone")
+
+    @cached_property
+    def sets(self) -> list[TrainingSet]:
+        """The training sets with their mined negatives."""
+        every = [mined_set(self.data, name, self.work, self.on_progress) for name in TRAINED]
+        if self.limit is None:
+            return every
+        return [one.sample(self.limit, SEED).with_passages(0, SEED) for one in every]
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The teacher, tuned."""
+        return load_teacher(str(self.work / "teacher"), max_tokens=TEACHER_TOKENS)
+
+    def _untrained(self, row: Row = ROWS[FULL]) -> Student:
+        return Student.from_backbone(
+            self.backbone, lora_rank=LORA_RANK, segments=0, max_tokens=MAX_TOKENS, **row.start
+        )
+
+    def _config(self, seed: int = 0) -> DistillConfig:
+        return ROWS[FULL].config(self.steps, seed)
+
+    def _measured(self, score: Callable[[list[str], list[str]], Real]) -> dict[str, Any]:
+        return {"measures": measures(score, self.data, self.limit)}
+
+    def _telling(self, task: str) -> OnProgress:
+        return lambda told: self.on_progress(replace(told, set=f"{task}, {told.set}"))
+
+
+def _scorer(student: Student) -> Callable[[list[str], list[str]], Real]:
+    """Return what scores pairs by the IEM, the mean of both orders."""
+    return lambda first, second: student_scores(student, first, second, ("iem",))["iem"]
