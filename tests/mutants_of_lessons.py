@@ -9,7 +9,17 @@ import numpy as np
 import torch
 from mutation import mutant, swap
 
-from d2llm_vdb.distill import asking, batches, losses, model, negatives, objective
+from d2llm_vdb.distill import (
+    asking,
+    batches,
+    dev,
+    distiller,
+    lessons,
+    losses,
+    model,
+    negatives,
+    objective,
+)
 from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.evaluate import pair_set
 from d2llm_vdb.teacher import Teacher, TeacherScores
@@ -102,6 +112,50 @@ def negatives_at_random() -> None:
 def false_negatives_kept() -> None:
     """Negatives that the teacher takes for positives stay."""
     swap(asking, "_true_negatives", lambda data, labels, *_: np.ones(len(labels), bool))
+
+
+WORTH = "test_worth.py::test_a_teacher_teaches_the_sets_that_it_judges_better_and_labels_the_others"
+
+
+@mutant(WORTH)
+def worth_ignored() -> None:
+    """A teacher teaches every set, however it judges."""
+    swap(distiller, "worth_imitating", lambda train, _: {one.name: True for one in train})
+
+
+@mutant("test_worth.py::test_a_teacher_with_nothing_to_teach_is_refused_unless_it_is_trusted")
+def teacher_measured_wrongly() -> None:
+    """The teacher's measure is the student's, and the other way round."""
+    whole = dev.RetrievalDevSet.compared
+    swap(dev.RetrievalDevSet, "compared", lambda self, *rest: whole(self, *rest)[::-1])
+
+
+@mutant("test_training_data.py::test_sentences_are_mined_only_for_a_teacher_who_tells_which_match")
+def sentences_mined_blindly() -> None:
+    """Sentence pairs get negatives that nobody judges."""
+    whole = lessons.with_negatives
+
+    def with_negatives(*arguments: Any, judged: bool = False) -> Any:
+        return whole(*arguments, judged=True)
+
+    swap(lessons, "with_negatives", with_negatives)
+
+
+@mutant("test_training_data.py::test_a_teacher_is_asked_about_some_passages_of_other_queries")
+def own_candidates_asked_again() -> None:
+    """The teacher is asked about a query's own candidates in place of others'."""
+
+    def others(data: Any, rows: list[int], count: int, _: Any) -> Any:
+        for place, row in enumerate(rows):
+            yield from ((place, passage) for passage in data.candidates[row][:count])
+
+    swap(asking, "_others", others)
+
+
+@mutant("test_dev_sets.py::test_a_query_is_left_out_of_its_results_only_where_it_is_a_document")
+def query_found_by_itself() -> None:
+    """A query that is a document is among its own results."""
+    swap(dev.RetrievalDevSet, "_others", lambda self, key, ranked: ranked)
 
 
 def _constant(pairs: Any) -> TeacherScores:

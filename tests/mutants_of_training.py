@@ -10,7 +10,7 @@ import torch
 from mutation import mutant, swap
 from transformers import EarlyStoppingCallback, Trainer
 
-from d2llm_vdb.distill import distiller, teach, training
+from d2llm_vdb.distill import distiller, model, teach, training
 
 LEARNS = "test_distill.py::test_a_student_learns_what_it_could_not_know"
 IMITATES = "test_distill.py::test_a_student_imitates_its_teacher_and_not_the_labels"
@@ -53,19 +53,31 @@ def heads_left_out() -> None:
 @mutant(FROZEN)
 def frozen_ignored() -> None:
     """Heads that should stay as they are learn."""
-    swap(distiller, "_frozen", lambda heads, names: nullcontext())
+    swap(distiller, "_learning", lambda student, names: nullcontext())
 
 
 @mutant("test_distill.py::test_frozen_heads_can_be_trained_again_even_after_a_failure")
 def frozen_for_good() -> None:
     """Heads that were frozen once stay so."""
 
-    def frozen(heads: Any, names: Any) -> Any:
+    def learning(student: Any, names: Any) -> Any:
         for name in names:
-            getattr(heads, name).requires_grad_(False)
+            getattr(student.heads, name).requires_grad_(False)
         return nullcontext()
 
-    swap(distiller, "_frozen", frozen)
+    swap(distiller, "_learning", learning)
+
+
+@mutant("test_distill.py::test_adapters_of_a_loaded_student_learn_whatever_is_cached")
+def loaded_adapters_asleep() -> None:
+    """Adapters that were loaded do not learn."""
+    swap(distiller, "_learning", lambda student, names: nullcontext())
+
+
+@mutant("test_distill.py::test_gradient_checkpointing_computes_states_twice_and_learns_the_same")
+def checkpointing_ignored() -> None:
+    """The backbone keeps its inner states, whatever is asked."""
+    swap(model, "checkpoint", lambda run, use_reentrant, **inputs: run(**inputs))
 
 
 @mutant(LEARNS)

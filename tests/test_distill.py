@@ -305,6 +305,27 @@ def test_adapters_of_a_decoder_learn_with_the_heads(
     assert saved.stat().st_size < (backbone / "model.safetensors").stat().st_size
 
 
+def test_adapters_of_a_loaded_student_learn_whatever_is_cached(
+    tmp_path: Path, texts: list[str], train: TrainingSet, dev: RetrievalSet
+) -> None:
+    backbone = save_decoder(tmp_path / "llama", "llama", texts)
+    made = Student.from_backbone(str(backbone), lora_rank=2, max_tokens=64, dtype="float32")
+    made.save(tmp_path / "student")
+    config = replace(BY_HEART, lora_rank=2, steps=4, lora_learning_rate=1e-2)
+    for seed in (0, 1):  # the second finds all that takes long
+        start = Student.load(tmp_path / "student", dtype="float32")
+        model = start.backbone.model
+        before = {name: weight.clone() for name, weight in model.named_parameters()}
+        distill(
+            start, [train], [dev], teacher=None, work=tmp_path / "work",
+            config=replace(config, seed=seed),
+        )  # fmt: skip
+        learned = {name for name, old in before.items() if "lora_A" in name
+                   and not torch.equal(old, model.get_parameter(name))}  # fmt: skip
+        assert learned == {name for name in before if "lora_A" in name}
+        assert not any(weight.requires_grad for weight in model.parameters())
+
+
 def test_gradient_checkpointing_computes_states_twice_and_learns_the_same(
     tmp_path: Path, texts: list[str], train: TrainingSet, dev: RetrievalSet
 ) -> None:

@@ -121,7 +121,7 @@ def distill(
             metavar="DIR", help="Where scores, states and checkpoints are kept (OUT.work)."
         ),
     ] = None,
-    seed: Seed = 0,
+    seed: Annotated[int | None, typer.Option(help="Of every draw and of new weights (0).")] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace the student that is at OUT.")
     ] = False,
@@ -153,9 +153,11 @@ def distill(
     }
     changed = {name: value for name, value in given.items() if value is not None}
     settings = replace(settings, **changed)
-    sets = training_sets(train, limit, passages, seed)
+    sets = training_sets(train, limit, passages, settings.seed)
     dev_sets = [
-        with_fewer_documents(one, dev_passages, seed) if isinstance(one, RetrievalSet) else one
+        with_fewer_documents(one, dev_passages, settings.seed)
+        if isinstance(one, RetrievalSet)
+        else one
         for one in load_sets(dev, "dev", dev_limit)
     ]
     start = load_student(student)

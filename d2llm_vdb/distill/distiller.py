@@ -31,7 +31,6 @@ from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
 from d2llm_vdb.progress import OnProgress, Progress
 from d2llm_vdb.student import Student
-from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.teacher import ScoreCache, Teacher
 
 
@@ -119,7 +118,7 @@ def distill(
         metric_for_best_model=OVERALL,
         greater_is_better=True,
     )
-    with _frozen(student.heads, config.frozen):
+    with _learning(student, config.frozen):
         model = DistillationModel(student.heads, config, backbone)
         trainer = _StudentTrainer(model, arguments, lessons, steps, dev_sets, config)
         trainer.add_callback(EarlyStoppingCallback(config.patience))
@@ -148,20 +147,28 @@ def distill(
 
 
 @contextmanager
-def _frozen(heads: StudentHeads, names: Sequence[str]) -> Iterator[None]:
-    """Keep some heads from learning, and only within the block."""
-    learning = [
+def _learning(student: Student, frozen: Sequence[str]) -> Iterator[None]:
+    """Let heads but the frozen ones learn, and adapters, and only within the block."""
+    heads, backbone = student.heads, student.backbone.model
+    stopped = [
         weight
         for name, weight in heads.named_parameters()
-        if name.split(".")[0] in names and weight.requires_grad
+        if name.split(".")[0] in frozen and weight.requires_grad
     ]
-    for weight in learning:
-        weight.requires_grad_(False)
+    # Those of a student that was loaded are at rest.
+    woken = [
+        weight
+        for name, weight in backbone.named_parameters()
+        if "lora" in name and not weight.requires_grad
+    ]
+    before = [(weight, True) for weight in stopped] + [(weight, False) for weight in woken]
     try:
+        for weight, learned in before:
+            weight.requires_grad_(not learned)
         yield
     finally:
-        for weight in learning:
-            weight.requires_grad_(True)
+        for weight, learned in before:
+            weight.requires_grad_(learned)
 
 
 def _check(

@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -234,11 +234,19 @@ class Backbone:
                 states = output.last_hidden_state.float()
             yield TokenBatch(positions, states, mask)
 
-    def without_adapter(self) -> AbstractContextManager[None]:
-        """Return a context in which the model is as it was before it had an adapter."""
-        if isinstance(self.model, PeftModel):
-            return self.model.disable_adapter()
-        return nullcontext()
+    @contextmanager
+    def without_adapter(self) -> Iterator[None]:
+        """Let the model be as it was before it had an adapter, within the block."""
+        if not isinstance(self.model, PeftModel):
+            yield
+            return
+        learning = [weight.requires_grad for weight in self.model.parameters()]
+        try:
+            with self.model.disable_adapter():
+                yield
+        finally:  # where an adapter is switched on again, peft lets it learn
+            for weight, learns in zip(self.model.parameters(), learning, strict=True):
+                weight.requires_grad_(learns)
 
     @property
     def padding_id(self) -> int:
