@@ -96,10 +96,20 @@ def test_reference_parameter_names_load_into_a_concat_student(
 
 
 def test_every_file_of_a_student_may_be_read_by_others(backbone: str, tmp_path: Path) -> None:
-    Student.from_backbone(backbone).save(tmp_path / "student")
+    Student.from_backbone(backbone, lora_rank=2).save(tmp_path / "student")
     (tmp_path / "plain").touch()
     usual = (tmp_path / "plain").stat().st_mode
-    assert {path.stat().st_mode for path in (tmp_path / "student").iterdir()} == {usual}
+    files = [path for path in (tmp_path / "student").rglob("*") if path.is_file()]
+    assert {path.name for path in files} > {"adapter_config.json", "adapter_model.safetensors"}
+    assert {path.stat().st_mode for path in files} == {usual}
+
+
+def test_a_saved_adapter_does_not_tell_where_its_backbone_lay(
+    backbone: str, tmp_path: Path
+) -> None:
+    Student.from_backbone(backbone, lora_rank=2).save(tmp_path / "student")
+    for path in (tmp_path / "student" / "adapter").iterdir():
+        assert backbone.encode() not in path.read_bytes(), path.name
 
 
 def test_a_missing_student_says_what_is_missing(tmp_path: Path) -> None:

@@ -353,7 +353,7 @@ def test_gradient_checkpointing_computes_states_twice_and_learns_the_same(
     ("config", "message"),
     [
         (DistillConfig(), "asks for a teacher"),
-        (replace(LABELS, lora_rank=4), "make the student with the same lora_rank"),
+        (replace(LABELS, lora_rank=4), "adapters of rank 16; make the student with the same"),
     ],
 )
 def test_a_training_that_cannot_work_is_refused_before_it_starts(

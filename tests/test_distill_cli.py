@@ -60,14 +60,18 @@ def test_a_taught_llm_is_distilled_into_a_student_that_searches(
     assert taught.exit_code == 0, taught.stderr
     assert json.loads((tmp_path / "teacher" / "teach.json").read_text())["pairs"] == 94
 
-    (tmp_path / "config.json").write_text(
-        '{"negatives": 2, "batch_queries": 4, "evaluate_steps": 2, "mining_depth": 10}'
-    )
+    settings = {"negatives": 2, "batch_queries": 4, "evaluate_steps": 2, "mining_depth": 10}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
     arguments = (
         "distill", topics, pairs, "--dev", topics, "--dev", pairs, "--teacher",
         tmp_path / "teacher", "--teacher-tokens", 400, "--config", tmp_path / "config.json",
         "--steps", 4, "--passages", 40, "--dev-passages", 30, "--out", tmp_path / "student",
     )  # fmt: skip
+    refused = d2llm(*arguments)
+    assert refused.exit_code == 2
+    assert "topics: student 0." in refused.stderr
+    assert "trust_teacher" in refused.stderr
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"trust_teacher": True}))
     distilled = d2llm(*arguments)
     assert distilled.exit_code == 0, distilled.stderr
     assert "topics iem_ndcg@10" in distilled.stdout

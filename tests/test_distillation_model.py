@@ -53,6 +53,14 @@ def test_other_texts_prompts_and_lengths_have_other_states(
     ):
         TokenStates.of(texts, student.backbone, tmp_path, **options)
     assert len(list(tmp_path.iterdir())) == 4
+    assert student.path is not None
+    adapted = Student.load(student.path, dtype="float32").backbone
+    with torch.no_grad():
+        for name, weight in adapted.model.named_parameters():
+            if "lora_B" in name:
+                weight.mul_(2)
+    TokenStates.of(["one text"], adapted, tmp_path, max_tokens=16)
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 def test_training_scores_pairs_as_search_does(

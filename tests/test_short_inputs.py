@@ -77,13 +77,14 @@ class Forward:
 
     def __init__(self, student: Student, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
-        forward = student.backbone.model.forward
+        model = student.backbone._merged.of(student.backbone.model)
+        forward = model.forward
 
         def counted(*args: Any, **inputs: Any) -> Any:
             self.count += 1
             return forward(*args, **inputs)
 
-        monkeypatch.setattr(student.backbone.model, "forward", counted)
+        monkeypatch.setattr(model, "forward", counted)
 
 
 def assert_same(first: QueryVectors, second: QueryVectors, atol: float = 1e-5) -> None:

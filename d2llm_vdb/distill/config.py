@@ -61,8 +61,8 @@ class DistillConfig:
         trust_teacher: imitate the teacher even where it is no better on the dev sets than the
             student is before training.
         frozen: heads that stay as they are: of `mha_pma`, `iem`, `late`, `recall`, `segments`.
-        lora_rank: train LoRA adapters of this rank in the backbone; None leaves it frozen, so
-            that its token states are computed once.
+        lora_rank: train LoRA adapters of this rank in the backbone; None leaves it frozen, and
+            adapters that it has, so that its token states are computed once.
         gradient_checkpointing: compute the backbone's inner states again for its gradient, in
             place of keeping them: less memory, a third more time.
         steps: optimizer steps.

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from peft import PeftModel
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 from transformers import EarlyStoppingCallback, Trainer
@@ -118,7 +119,7 @@ def distill(
         metric_for_best_model=OVERALL,
         greater_is_better=True,
     )
-    with _learning(student, config.frozen):
+    with _learning(student, config):
         model = DistillationModel(student.heads, config, backbone)
         trainer = _StudentTrainer(model, arguments, lessons, steps, dev_sets, config)
         trainer.add_callback(EarlyStoppingCallback(config.patience))
@@ -147,19 +148,18 @@ def distill(
 
 
 @contextmanager
-def _learning(student: Student, frozen: Sequence[str]) -> Iterator[None]:
-    """Let heads but the frozen ones learn, and adapters, and only within the block."""
-    heads, backbone = student.heads, student.backbone.model
+def _learning(student: Student, config: DistillConfig) -> Iterator[None]:
+    """Let learn what the configuration says, and only within the block."""
     stopped = [
         weight
-        for name, weight in heads.named_parameters()
-        if name.split(".")[0] in frozen and weight.requires_grad
+        for name, weight in student.heads.named_parameters()
+        if name.split(".")[0] in config.frozen and weight.requires_grad
     ]
-    # Those of a student that was loaded are at rest.
+    # Adapters of a student that was loaded are at rest.
     woken = [
         weight
-        for name, weight in backbone.named_parameters()
-        if "lora" in name and not weight.requires_grad
+        for name, weight in student.backbone.model.named_parameters()
+        if "lora" in name and config.lora_rank is not None and not weight.requires_grad
     ]
     before = [(weight, True) for weight in stopped] + [(weight, False) for weight in woken]
     try:
@@ -191,11 +191,13 @@ def _check(
     for one in train:
         if not any(one.positives(row) for row in range(len(one))):
             raise InputError(f"{one.name} has no positive; a student cannot learn from it")
-    learns = any("lora" in name for name, _ in student.backbone.model.named_parameters())
-    if (config.lora_rank is not None) != learns:
+    model: Any = student.backbone.model
+    rank = model.peft_config[model.active_adapter].r if isinstance(model, PeftModel) else None
+    if config.lora_rank not in (None, rank):
         raise InputError(
             f"lora_rank={config.lora_rank} and the student's backbone has "
-            f"{'adapters' if learns else 'none'}; make the student with the same lora_rank"
+            f"{'no adapters' if rank is None else f'adapters of rank {rank}'}; make the student "
+            f"with the same lora_rank, or leave it out to train the heads alone"
         )
 
 

@@ -21,6 +21,7 @@ from d2llm_vdb.student import Task
 from d2llm_vdb.student.backbone import BATCH_TOKENS
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.iem import stored_tokens
+from d2llm_vdb.student.merged import MergedAdapters
 from d2llm_vdb.student.segments import best_match
 
 
@@ -122,6 +123,7 @@ class DistillationModel(nn.Module):
         self.heads = heads
         self.settings = config
         self.backbone = backbone
+        self._merged = MergedAdapters()
         # A frozen backbone need not be in every checkpoint; the Trainer is told not to miss it.
         self._keys_to_ignore_on_save = [
             name for name, weight in self.named_parameters() if not weight.requires_grad
@@ -195,8 +197,11 @@ class DistillationModel(nn.Module):
             return texts.states
         if self.backbone is None:
             raise RuntimeError("texts came without token states, and there is no backbone to run")
-        again = self.settings.gradient_checkpointing and torch.is_grad_enabled()
-        run = partial(checkpoint, self.backbone, use_reentrant=False) if again else self.backbone
+        run: Callable[..., Any] = self.backbone
+        if not torch.is_grad_enabled():
+            run = self._merged.of(self.backbone)
+        elif self.settings.gradient_checkpointing:
+            run = partial(checkpoint, self.backbone, use_reentrant=False)
         return _run(run, texts.token_ids, texts.mask)
 
 

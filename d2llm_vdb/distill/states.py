@@ -20,6 +20,7 @@ from torch import Tensor
 
 from d2llm_vdb.batching import batched
 from d2llm_vdb.student.backbone import Backbone
+from d2llm_vdb.student.checkpoint import backbone_digest
 from d2llm_vdb.student.columns import Float16
 
 WINDOW_TEXTS = 1024
@@ -93,7 +94,7 @@ class TokenIds(Texts):
         Arguments as `TokenStates.of` takes them; texts that are not to be `learnt` from need no
         anchors.
         """
-        path = directory / f"{_key(texts, backbone, max_tokens, prompt)}-anchors.npy"
+        path = directory / f"{_key(texts, backbone.identity, max_tokens, prompt)}-anchors.npy"
         ids, _ = backbone.tokenize([prompt + text for text in texts], max_tokens)
         if learnt and not path.exists():
             with backbone.without_adapter():
@@ -155,7 +156,8 @@ class TokenStates(Texts):
             prompt: put before every text.
             on_progress: told how many texts were done since the last call.
         """
-        path = directory / f"{_key(texts, backbone, max_tokens, prompt)}.npy"
+        adapted = backbone_digest(backbone).hexdigest()
+        path = directory / f"{_key(texts, adapted, max_tokens, prompt)}.npy"
         ids, _ = backbone.tokenize([prompt + text for text in texts], max_tokens)
         if path.exists():
             if on_progress:
@@ -227,9 +229,9 @@ def _fill(states: Float16, ids: Sequence[Sequence[int]], backbone: Backbone) -> 
             states[offsets[position] : offsets[position] + length] = value[:length]
 
 
-def _key(texts: Sequence[str], backbone: Backbone, max_tokens: int, prompt: str) -> str:
+def _key(texts: Sequence[str], model: str, max_tokens: int, prompt: str) -> str:
     digest = hashlib.blake2b(digest_size=12)
-    digest.update(json.dumps([backbone.identity, max_tokens, prompt]).encode())
+    digest.update(json.dumps([model, max_tokens, prompt]).encode())
     for text in texts:
         digest.update(hashlib.blake2b(text.encode(), digest_size=12).digest())
     return digest.hexdigest()

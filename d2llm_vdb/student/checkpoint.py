@@ -12,12 +12,14 @@ import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
@@ -27,6 +29,7 @@ from d2llm_vdb.errors import CheckpointError
 from d2llm_vdb.student.backbone import Backbone
 from d2llm_vdb.student.config import StudentConfig
 from d2llm_vdb.student.iem import IEM_WORDS, LATE_WORDS
+from d2llm_vdb.student.weights import adapter_weights
 
 CONFIG_FILE = "config.json"
 HEADS_FILE = "heads.safetensors"
@@ -127,7 +130,7 @@ def write(
         # Not save_file, which lets nobody but the owner read what it writes.
         (draft / HEADS_FILE).write_bytes(serialize(state_of(heads)))
         if isinstance(backbone.model, PeftModel):
-            backbone.model.save_pretrained(str(draft / ADAPTER_DIR))
+            _write_adapter(backbone.model, draft / ADAPTER_DIR)
         (draft / CARD_FILE).write_text(_model_card(config, record), encoding="utf-8")
         if record is not None:
             (draft / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -139,6 +142,16 @@ def write(
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _write_adapter(model: PeftModel, path: Path) -> None:
+    """Write an adapter as peft reads it, without a card, and without where the backbone lay."""
+    settings: Any = replace(model.peft_config[model.active_adapter])
+    settings.base_model_name_or_path, settings.inference_mode = None, True
+    settings.save_pretrained(str(path))
+    weights = adapter_weights(model).items()
+    values = {name: weight.detach().cpu().contiguous() for name, weight in weights}
+    (path / SAFETENSORS_WEIGHTS_NAME).write_bytes(serialize(values))
 
 
 def _check_replaceable(path: Path, overwrite: bool) -> None:
@@ -197,7 +210,7 @@ def backbone_digest(backbone: Backbone) -> hashlib.blake2b:
     """Return a hash, to be gone on with, of a backbone's weights and its adapter's."""
     digest = hashlib.blake2b(backbone.identity.encode(), digest_size=16)
     if isinstance(backbone.model, PeftModel):
-        for name, weight in sorted(get_peft_model_state_dict(backbone.model).items()):
+        for name, weight in sorted(adapter_weights(backbone.model).items()):
             digest.update(f"{ADAPTER_DIR}.{name}".encode())
             digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
     return digest

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from peft import set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -18,6 +18,7 @@ from d2llm_vdb.errors import CheckpointError, InputError
 from d2llm_vdb.student import checkpoint
 from d2llm_vdb.student.backbone import Backbone, locate, no_progress_bars
 from d2llm_vdb.student.foreign import ForeignWeights, check, renamed
+from d2llm_vdb.student.weights import adapter_weights
 
 # Model types that come with code of their own, and what they are underneath.
 UNDERNEATH = {"c2llm": "qwen2"}
@@ -137,7 +138,7 @@ def add_adapter(backbone: Backbone, foreign: ForeignWeights, alpha: int | None) 
         alpha=settings.get("lora_alpha") if alpha is None else alpha,
         modules=adapted,
     )
-    state = get_peft_model_state_dict(backbone.model)
+    state = adapter_weights(backbone.model)
     check(
         weights,
         {name.removeprefix(PEFT_PREFIX): weight.shape for name, weight in state.items()},

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftModel
 from torch import Tensor, nn
 
 from d2llm_vdb.student.user_cache import cache_directory, write_whole
+from d2llm_vdb.student.weights import adapter_weights
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -186,7 +187,7 @@ def _key(model: nn.Module, identity: str) -> str:
     if isinstance(model, PeftModel):
         config: Any = model.peft_config[model.active_adapter]
         digest.update(json.dumps(config.to_dict(), sort_keys=True, default=sorted).encode())
-        for name, weight in sorted(get_peft_model_state_dict(model).items()):
+        for name, weight in sorted(adapter_weights(model).items()):
             digest.update(name.encode())
             digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

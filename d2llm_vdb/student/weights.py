@@ -1,9 +1,10 @@
-"""What tells whether a model's weights are still those that something was made of."""
+"""A model's weights: an adapter's own, and whether all are those that something was made of."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from peft import PeftModel, get_peft_model_state_dict
 from torch import Tensor, nn
 
 Version = tuple[tuple[int, int], ...]
@@ -46,3 +47,10 @@ class WeightsWatch:
                 else:
                     version.append((weight.data_ptr(), weight._version))
         return Weights(tuple(version), uncounted)
+
+
+def adapter_weights(model: PeftModel) -> dict[str, Tensor]:
+    """Return an adapter's weights by name."""
+    # Left to itself, peft asks a hub whether the vocabulary has grown.
+    weights: dict[str, Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return weights
