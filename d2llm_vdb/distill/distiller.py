@@ -191,8 +191,10 @@ def _check(
     for one in train:
         if not any(one.positives(row) for row in range(len(one))):
             raise InputError(f"{one.name} has no positive; a student cannot learn from it")
-    model: Any = student.backbone.model
-    rank = model.peft_config[model.active_adapter].r if isinstance(model, PeftModel) else None
+    model, rank = student.backbone.model, None
+    if isinstance(model, PeftModel):
+        adapter: Any = model.peft_config[model.active_adapter]
+        rank = adapter.r
     if config.lora_rank not in (None, rank):
         raise InputError(
             f"lora_rank={config.lora_rank} and the student's backbone has "
