@@ -62,7 +62,7 @@ def sources(data: Path, also: dict[str, Path]) -> list[Source]:
     own = "its training part"
     return [
         Source("squad", data / "squad_v1.1/dev", "dev", own, documents=2067),
-        Source("xquad/en", data / "xquad/en", saw="SQuAD, of which it is a part"),
+        Source("xquad/en", data / "xquad/en", saw="SQuAD's training part"),
         Source("medquad", data / "medquad", saw=own, documents=1800),
         Source(DOCSTRINGS, None, saw=KIND, documents=2000),
         Source("cranfield", data / "cranfield"),

@@ -73,13 +73,13 @@ def beside_teacher(report: Report, *, earlier: bool = False) -> str:
     """Compare reranking with the cross-encoder that taught it."""
     whose = (
         " All of these are figures of version 0.1, in float32 and with its recall vectors of 128 "
-        "dimensions: the teacher was not asked again. Its own depend on neither."
+        "dimensions: it was not asked again. Its own depend on neither."
         if earlier
         else ""
     )
     queries = max(facts.queries for facts in report.facts.values())
     return (
-        f"### Beside the teacher\n\nThe cross-encoder that the student was distilled from reads "
+        f"### Beside a cross-encoder\n\nA cross-encoder, fine-tuned from the same backbone, reads "
         f"the first 100 passages by `cosine`, each together with the query. The first {queries} "
         f"queries of each set.{whose} nDCG@10:\n\n{by_mode(report, RERANKING, 'ndcg@10')}\n\n"
         f"Median milliseconds a query:\n\n{by_mode(report, RERANKING, 'ms_per_query', digits=1)}"
@@ -120,7 +120,7 @@ def pair_tables(report: Report, *, earlier: bool = False) -> list[str]:
         own = Report(having, {name: report.facts[name] for name in having})
         whose = ", as measured for version 0.1" if earlier else ""
         parts.append(
-            f"{title} (`cross-encoder` is the teacher{whose}):\n\n{by_mode(own, modes, metric)}"
+            f"{title} (`cross-encoder` is fine-tuned from the same backbone{whose}):\n\n{by_mode(own, modes, metric)}"
         )
     return parts
 
@@ -169,7 +169,7 @@ def claims(english: Report, pairs: Report) -> str:
     ]
     if kept:
         low, high = min(kept), max(kept)
-        rows.append(["share of the teacher's accuracy kept", "0.90", f"{low:.2f} to {high:.2f}"])
+        rows.append(["share of the cross-encoder's accuracy", "0.90", f"{low:.2f} to {high:.2f}"])
     return table(["claim", "aim", "measured"], rows)
 
 

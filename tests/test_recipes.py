@@ -85,7 +85,7 @@ def test_the_results_page_tells_what_was_reached_and_what_was_not(report: Report
     page = results_page.page(report, Report(), {"all": {"medquad iem_ndcg@10": 0.9}})
     assert "+0.020 on average, -0.010 at worst" in page
     assert "| 0.99 or more | 0.990 on average, 0.990 at worst |" in page
-    assert "| share of the teacher's accuracy kept | 0.90 | 0.89 to 0.89 |" in page
+    assert "| share of the cross-encoder's accuracy | 0.90 | 0.89 to 0.89 |" in page
     assert "| all | 0.900 |" in page
 
 
@@ -104,7 +104,7 @@ def test_the_page_compares_reranking_with_the_teacher_where_it_was_measured(repo
     assert "The first 100 queries" in page
     assert "| squad | 0.500 | 0.490 | 0.600 | 0.812 |" in page
     assert "800.0" in page
-    assert "Beside the teacher" not in results_page.page(report, Report(), {})
+    assert "Beside a cross-encoder" not in results_page.page(report, Report(), {})
 
 
 def test_without_the_teacher_the_page_shows_and_says_what_it_said_before(report: Report) -> None:

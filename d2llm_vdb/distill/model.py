@@ -30,7 +30,7 @@ class Encoded:
     """Some texts by every head that pools.
 
     Args:
-        states: token states, float32 (B, L, d).
+        states: token states, float32 (B, L, d), or float16 where they are only looked at.
         mask: bool (B, L).
         embedding: PMA embeddings, float32 (B, d).
         attention: what PMA paid each token, float32 (B, L).
