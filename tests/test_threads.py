@@ -77,13 +77,14 @@ def test_a_query_is_encoded_on_one_thread_and_passages_on_all(
     student: Student, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[int] = []
-    forward = student.backbone.model.forward
+    model = student.backbone._merged.of(student.backbone.model)
+    forward = model.forward
 
     def watched(**inputs: object) -> object:
         threads.append(torch.get_num_threads())
         return forward(**inputs)
 
-    monkeypatch.setattr(student.backbone.model, "forward", watched)
+    monkeypatch.setattr(model, "forward", watched)
     for _ in student.encode_queries(["what is an assertion?"]):
         assert torch.get_num_threads() == 4  # what the caller does with a query is its own
     student.encode_query("what is an assertion?")
