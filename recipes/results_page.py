@@ -120,7 +120,8 @@ def pair_tables(report: Report, *, earlier: bool = False) -> list[str]:
         own = Report(having, {name: report.facts[name] for name in having})
         whose = ", as measured for version 0.1" if earlier else ""
         parts.append(
-            f"{title} (`cross-encoder` is fine-tuned from the same backbone{whose}):\n\n{by_mode(own, modes, metric)}"
+            f"{title} (`cross-encoder` is fine-tuned from the same backbone{whose}):\n\n"
+            f"{by_mode(own, modes, metric)}"
         )
     return parts
 
