@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ class TokenIds(Texts):
                     [_anchors(window, backbone) for window in batched(ids, WINDOW_TEXTS)]
                 )
             directory.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(".unfinished.npy")
+            unfinished = path.with_suffix(f".{os.getpid()}.unfinished.npy")
             np.save(unfinished, pooled)
             unfinished.rename(path)
         if on_progress:
@@ -164,7 +165,7 @@ class TokenStates(Texts):
                 on_progress(len(texts))
             return cls(np.load(path, mmap_mode="r"), ids)
         directory.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".unfinished")
+        unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
         states = np.lib.format.open_memmap(
             unfinished, mode="w+", dtype=np.float16, shape=(sum(map(len, ids)), backbone.dim)
         )

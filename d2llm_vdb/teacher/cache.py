@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 # Pairs scored between two commits: what a kill can lose.
 WINDOW_PAIRS = 512
 
+# Seconds to wait for another training that writes to the same file.
+LONGEST_WAIT = 60
+
 # SQLite takes at most 32,766 parameters a statement.
 LOOKUP_PAIRS = 10_000
 
@@ -33,7 +36,7 @@ class ScoreCache:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._database = sqlite3.connect(path)
+        self._database = sqlite3.connect(path, timeout=LONGEST_WAIT)
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS scores "
             "(key BLOB PRIMARY KEY, logit REAL NOT NULL, feature BLOB NOT NULL) WITHOUT ROWID"
