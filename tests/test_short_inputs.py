@@ -77,7 +77,8 @@ class Forward:
 
     def __init__(self, student: Student, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
-        model = student.backbone._merged.of(student.backbone.model)
+        with torch.inference_mode():
+            model = student.backbone._merged.of(student.backbone.model)
         forward = model.forward
 
         def counted(*args: Any, **inputs: Any) -> Any:

@@ -77,7 +77,8 @@ def test_a_query_is_encoded_on_one_thread_and_passages_on_all(
     student: Student, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[int] = []
-    model = student.backbone._merged.of(student.backbone.model)
+    with torch.inference_mode():
+        model = student.backbone._merged.of(student.backbone.model)
     forward = model.forward
 
     def watched(**inputs: object) -> object:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +61,7 @@ class BareBackbone:
         token_ids, _ = backbone.tokenize(texts, self._student.config.max_tokens)
         means = np.empty((len(texts), self.dim), np.float32)
         tokens: list[Any] = [None] * len(texts)
-        with self._without_adapter():
+        with backbone.without_adapter():
             for batch in backbone.batches(token_ids):
                 states = batch.states.cpu().numpy()
                 for place, row in enumerate(batch.positions):
@@ -70,11 +69,6 @@ class BareBackbone:
                     means[row] = unit(own.mean(axis=0))
                     tokens[row] = unit(own)
         return BareStates(means, tokens)
-
-    def _without_adapter(self) -> AbstractContextManager[Any]:
-        disable = getattr(self._student.backbone.model, "disable_adapter", nullcontext)
-        context: AbstractContextManager[Any] = disable()
-        return context
 
 
 class BareCorpus:
