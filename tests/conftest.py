@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -224,3 +225,12 @@ def topics(passages: list[Passage]) -> TrainingSet:
         {passage.id: f"what is {passage.id}?" for passage in some},
         {passage.id: {passage.id: 1} for passage in some},
     )
+
+
+def side_by_side(work: Callable[[int], None], count: int = 4) -> None:
+    """Run work in threads, each told its number, until all have ended."""
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()

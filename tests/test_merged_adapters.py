@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import gc
 import pickle
-import threading
 import weakref
 from copy import deepcopy
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import side_by_side
 from tiny_models import save_decoder
 from torch import Tensor, nn
 
@@ -274,11 +274,7 @@ def test_threads_share_what_one_of_them_merges(
     def work(number: int) -> None:
         found[number] = encode(adapted, texts[:4])
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    side_by_side(work)
     assert len(merges) == 1
     for vectors in found.values():
         assert np.array_equal(vectors.recall, found[0].recall)

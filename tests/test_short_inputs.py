@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import pickle
-import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import side_by_side
 from tiny_models import save_decoder
 
 from d2llm_vdb import Student
@@ -134,11 +134,7 @@ def test_threads_may_encode_side_by_side(minilm: Student, texts: list[str]) -> N
         for _ in range(5):
             found[number] = encode(minilm, queries)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    side_by_side(work)
     assert len(found) == 4
     for vectors in found.values():
         assert_same(vectors, expected)

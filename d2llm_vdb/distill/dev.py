@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -32,6 +32,9 @@ COMPARED_QUERIES = 100
 COMPARED_DEPTH = 50
 
 
+Ask = Callable[[list[Pair]], Float32]
+
+
 class DevSet(ABC):
     """A dev set ready to be scored again and again."""
 
@@ -47,16 +50,12 @@ class DevSet(ABC):
         """Return logits and labels (1 or 0), float32 (n,) each, by who scored."""
 
     @abstractmethod
-    def asked(self, model: DistillationModel) -> list[Pair]:
-        """Return what a teacher is asked, to be compared with the student."""
-
-    @abstractmethod
-    def compared(self, model: DistillationModel, logits: Float32) -> tuple[float, float]:
+    def compared(self, model: DistillationModel, ask: Ask) -> tuple[float, float]:
         """Return a measure of the student's IEM and of a teacher.
 
         Args:
             model: the student.
-            logits: the teacher's of all pairs of `asked`, float32 (n,).
+            ask: returns the teacher's logits of n pairs, float32 (n,).
         """
 
 
@@ -82,7 +81,7 @@ class RetrievalDevSet(DevSet):
     def score(self, model: DistillationModel) -> dict[str, float]:
         """Return nDCG@10 of `none`, `iem` and `tokens`."""
         runs: dict[str, dict[str, list[str]]] = {"none": {}, "iem": {}, "tokens": {}}
-        for key, found, scores in self._searched(model):
+        for key, found, scores in self._searched(model, self._texts(model)):
             for mode, values in (
                 ("none", scores.recall),
                 ("iem", scores.iem),
@@ -100,9 +99,10 @@ class RetrievalDevSet(DevSet):
     def judged(self, model: DistillationModel) -> dict[Scorer, tuple[Tensor, Tensor]]:
         """Return logits and labels of all that was recalled; what is not judged does not match."""
         logits: defaultdict[Scorer, list[Tensor]] = defaultdict(list)
+        texts = self._texts(model)
         for words in (True, False):
             labels = []
-            for key, found, scores in self._searched(model, words=words):
+            for key, found, scores in self._searched(model, texts, words=words):
                 relevant = self.data.qrels[key]
                 labels += [float(relevant.get(document, 0) > 0) for document in found]
                 logits[scorer_of("asymmetric", words=words)].append(scores.iem[0])
@@ -111,41 +111,42 @@ class RetrievalDevSet(DevSet):
         return {scorer: (torch.cat(own).cpu(), known) for scorer, own in logits.items()}
 
     @torch.inference_mode()
-    def asked(self, model: DistillationModel) -> list[Pair]:
-        """Pair the first queries with what is recalled for them."""
-        texts = self.data
-        return [
-            (texts.queries[key], texts.documents[document])
-            for key, found, _ in islice(self._searched(model), COMPARED_QUERIES)
-            for document in found[:COMPARED_DEPTH]
+    def compared(self, model: DistillationModel, ask: Ask) -> tuple[float, float]:
+        """Return nDCG@10 of both, of the first queries and the first that is recalled for each."""
+        searched = islice(self._searched(model, self._texts(model)), COMPARED_QUERIES)
+        first = [
+            (key, found[:COMPARED_DEPTH], scores.iem[0, :COMPARED_DEPTH])
+            for key, found, scores in searched
         ]
-
-    @torch.inference_mode()
-    def compared(self, model: DistillationModel, logits: Float32) -> tuple[float, float]:
-        """Return nDCG@10 of both over the same passages."""
+        text = self.data
+        logits = torch.from_numpy(
+            ask(
+                [(text.queries[key], text.documents[one]) for key, held, _ in first for one in held]
+            )
+        )
         runs: list[dict[str, list[str]]] = [{}, {}]
-        start = 0
-        for key, found, scores in islice(self._searched(model), COMPARED_QUERIES):
-            held = found[:COMPARED_DEPTH]
-            theirs = torch.from_numpy(logits[start : start + len(held)])
-            start += len(held)
-            for run, values in zip(runs, (scores.iem[0, : len(held)], theirs), strict=True):
+        for key, held, own in first:
+            for run, values in zip(runs, (own, logits[: len(held)]), strict=True):
                 order = values.argsort(descending=True).tolist()
                 run[key] = self._others(key, [held[place] for place in order])
-        judged = {key: self.data.qrels[key] for key in runs[0]}
-        ours, theirs_ = (retrieval_metrics(judged, run)["ndcg@10"] for run in runs)
-        return ours, theirs_
+            logits = logits[len(held) :]
+        judged = {key: self.data.qrels[key] for key, _, _ in first}
+        student, teacher = (retrieval_metrics(judged, run)["ndcg@10"] for run in runs)
+        return student, teacher
 
     def _others(self, key: str, ranked: list[str]) -> list[str]:
         """Leave out the query itself, where it is a document."""
         own = key if key in self.data.in_corpus else None
         return [document for document in ranked if document != own]
 
+    def _texts(self, model: DistillationModel) -> tuple[Encoded, Encoded]:
+        return _encoded(model, self.queries), _encoded(model, self.passages)
+
     def _searched(
-        self, model: DistillationModel, *, words: bool = True
+        self, model: DistillationModel, texts: tuple[Encoded, Encoded], *, words: bool = True
     ) -> Iterator[tuple[str, list[str], Scores]]:
         """Yield each query's id, the documents recalled for it, and their scores."""
-        queries, passages = (_encoded(model, own) for own in (self.queries, self.passages))
+        queries, passages = texts
         documents = list(self.data.documents)
         count = min(RECALL_K, len(documents))
         for row, key in enumerate(self.data.queries):
@@ -187,16 +188,15 @@ class PairDevSet(DevSet):
         labels = torch.from_numpy(self.data.labels).clamp(min=0).float()
         return {"symmetric": (self._logits(model), labels)}
 
-    def asked(self, model: DistillationModel) -> list[Pair]:  # noqa: ARG002
-        """Return all pairs, whatever the student says of them."""
-        return list(zip(self.data.first, self.data.second, strict=True))
-
     @torch.inference_mode()
-    def compared(self, model: DistillationModel, logits: Float32) -> tuple[float, float]:
+    def compared(self, model: DistillationModel, ask: Ask) -> tuple[float, float]:
         """Return the mean of both's measures."""
-        both = (self._logits(model).numpy(), logits)
-        ours, theirs = (float(np.mean(list(self._measures(own).values()))) for own in both)
-        return ours, theirs
+        theirs = ask(list(zip(self.data.first, self.data.second, strict=True)))
+        student, teacher = (
+            float(np.mean(list(self._measures(logits).values())))
+            for logits in (self._logits(model).numpy(), theirs)
+        )
+        return student, teacher
 
     def _measures(self, logits: Float32) -> dict[str, float]:
         measures = {}

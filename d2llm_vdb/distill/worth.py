@@ -13,7 +13,9 @@ from d2llm_vdb.distill.model import DistillationModel
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.progress import OnProgress, Progress
 from d2llm_vdb.student import Task
+from d2llm_vdb.student.columns import Float32
 from d2llm_vdb.teacher import ScoreCache, Teacher
+from d2llm_vdb.teacher.base import Pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +51,11 @@ def compare(
     """
     compared = {}
     for done, dev in enumerate(dev_sets, start=1):
-        pairs = dev.asked(model)
-        student, theirs = dev.compared(model, cache.score(teacher, pairs, dev.task).logit)
-        compared[dev.data.name] = Compared(dev.task, student, theirs)
+
+        def ask(pairs: list[Pair], task: Task = dev.task) -> Float32:
+            return cache.score(teacher, pairs, task).logit
+
+        compared[dev.data.name] = Compared(dev.task, *dev.compared(model, ask))
         on_progress(Progress("teacher", "measuring on dev sets", done, len(dev_sets)))
     return compared
 
@@ -68,13 +72,13 @@ def worth_imitating(train: Sequence[TrainingSet], compared: dict[str, Compared])
     if not any(worth.values()):
         raise InputError(
             f"the teacher judges none of the dev sets better than the student does already "
-            f"({describe(compared)}); teach it first with `d2llm teach`, take another, learn from "
+            f"({_told(compared)}); teach it first with `d2llm teach`, take another, learn from "
             f"labels without one, or set trust_teacher to imitate it nevertheless"
         )
     return worth
 
 
-def describe(compared: dict[str, Compared]) -> str:
+def _told(compared: dict[str, Compared]) -> str:
     """Return the measures in one line."""
     return ", ".join(
         f"{name}: student {one.student:.3f}, teacher {one.teacher:.3f}"
