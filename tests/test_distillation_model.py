@@ -18,6 +18,7 @@ from d2llm_vdb.distill.config import DistillConfig, LossWeights
 from d2llm_vdb.distill.model import DistillationModel
 from d2llm_vdb.distill.states import TokenIds, TokenStates
 from d2llm_vdb.evaluate.rankers import StackedSegments
+from d2llm_vdb.student import Task
 
 
 def test_token_states_come_from_disk_as_the_backbone_gives_them(
@@ -110,6 +111,7 @@ TAUGHT_BY = {
     "feature": {"mha_pma", "iem"},
     "probability": SCORED,
     "geometry": {"mha_pma", "segments"},
+    "geometry_of_pairs": {"mha_pma", "segments"},
     "recall": {"mha_pma"},
 }
 
@@ -133,7 +135,11 @@ def test_each_loss_by_itself_teaches_the_heads_it_is_for(
         TokenStates.of(own, student.backbone, tmp_path, max_tokens=32).batch(rows)
         for own, rows in ((PAIRS.queries, lists.queries), (PAIRS.passages, lists.passages))
     )
-    loss = model(queries, passages, lists, "asymmetric")["loss"]
+    tasks: list[Task] = ["asymmetric", "symmetric"]
+    task, other = tasks if name != "geometry_of_pairs" else reversed(tasks)
+    if name.startswith("geometry"):
+        assert model(queries, passages, lists, other)["loss"].item() == 0
+    loss = model(queries, passages, lists, task)["loss"]
     assert loss.item() > 1e-4
     loss.backward()
     reached = {

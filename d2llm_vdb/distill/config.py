@@ -28,6 +28,8 @@ class LossWeights:
             paper; a sentence with a single candidate teaches nothing by ranking.
         geometry: projective distillation of the recall vector (HPD). It is a mean square of
             differences of cosines, and so a small number.
+        geometry_of_pairs: the same of sentence pairs. Where it is lower, sentences whose words are
+            alike and whose meanings are not can move apart. None takes `geometry`.
         recall: the recall vector's imitation of the IEM, so that ANN finds what the IEM would
             rank first. At full weight it forgets what the backbone knew of other subjects.
     """
@@ -38,6 +40,7 @@ class LossWeights:
     feature: float = 0.001
     probability: float = 1.0
     geometry: float = 100.0
+    geometry_of_pairs: float | None = None
     recall: float = 0.1
 
 

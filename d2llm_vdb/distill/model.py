@@ -145,7 +145,8 @@ class DistillationModel(nn.Module):
             task: which branch of the IEM answers.
         """
         query, passage = self.encode(queries), self.encode(passages)
-        return add_up(query, passage, self.score(query, passage, task), lists, self.settings)
+        scores = self.score(query, passage, task)
+        return add_up(query, passage, scores, lists, task, self.settings)
 
     def encode(self, texts: TextBatch) -> Encoded:
         """Run the heads that pool, after the backbone where it learns."""

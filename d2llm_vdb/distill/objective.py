@@ -11,13 +11,19 @@ from torch.nn import functional
 from d2llm_vdb.distill import losses
 from d2llm_vdb.distill.batches import Lists
 from d2llm_vdb.distill.config import DistillConfig
+from d2llm_vdb.student import Task
 
 if TYPE_CHECKING:
     from d2llm_vdb.distill.model import Encoded, Scores
 
 
 def add_up(
-    query: Encoded, passage: Encoded, scores: Scores, lists: Lists, config: DistillConfig
+    query: Encoded,
+    passage: Encoded,
+    scores: Scores,
+    lists: Lists,
+    task: Task,
+    config: DistillConfig,
 ) -> dict[str, Tensor]:
     """Return `loss`, the weighted sum, and each part of it by name.
 
@@ -33,11 +39,14 @@ def add_up(
     if query.row is not None and passage.row is not None:
         projected.append(torch.cat([query.row, passage.row]))
     geometry = [losses.projective_distillation(one, wide) for one in projected]
+    kept = weights.geometry
+    if task == "symmetric" and weights.geometry_of_pairs is not None:
+        kept = weights.geometry_of_pairs
     parts = {
         **_imitate_teacher("iem", scores.iem, lists, config),
         **_imitate_teacher("tokens", scores.tokens, lists, config),
         "recall": weights.recall * recall,
-        "geometry": weights.geometry * torch.stack(geometry).mean(),
+        "geometry": kept * torch.stack(geometry).mean(),
     }
     if lists.feature is not None:
         feature = _own(scores.feature, lists.places)
