@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import default_student as recipe
+from student_sets import DEV, SEED, Wanted, dev_set, training_sets, untrained
 from teacher import taught
 
 from d2llm_vdb import Student
@@ -26,7 +26,7 @@ from d2llm_vdb.distill.distiller import distill
 
 STEPS = 600
 
-DISTILLED: dict[str, tuple[int | None, int | None]] = {
+DISTILLED: Wanted = {
     "squad_v1.1/train": (1500, 4000),
     "medquad": (1200, 3500),
     "snli_sample": (8000, None),
@@ -41,7 +41,7 @@ DISTILLATION = DistillConfig(
     negatives=5,
     steps=1000,
     evaluate_steps=200,
-    seed=recipe.SEED,
+    seed=SEED,
 )
 
 Change = Callable[[DistillConfig], DistillConfig]
@@ -84,7 +84,7 @@ def main() -> None:
     for name in (*ABLATIONS, *STUDENTS):
         if name in done:
             continue
-        start = recipe.untrained(given.data, **STUDENTS.get(name, {}))
+        start = untrained(given.data, **STUDENTS.get(name, {}))
         change = ABLATIONS.get(name, ABLATIONS["all"])
         before, after = train(start, change(DISTILLATION), given.data, given.work)
         done = {"untrained": before} | done | {name: after}
@@ -98,8 +98,8 @@ def train(
     with track_steps(errors) as on_progress:
         distilled = distill(
             start,
-            recipe.training_sets(data, DISTILLED),
-            [recipe.dev_set(data, name) for name in recipe.DEV],
+            training_sets(data, DISTILLED),
+            [dev_set(data, name) for name in DEV],
             teacher=taught(data, start, work / "teacher", on_progress),
             work=work / "distillation",
             config=replace(config, steps=STEPS, patience=STEPS),

@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import default_student as recipe
 import numpy as np
 import qdrant_edge as edge
 import torch
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from results import SEED
 from results_page import table
 from results_sets import ENGLISH, PAIRS
+from student_sets import samples
 
 from d2llm_vdb import Student
 from d2llm_vdb.distill.lessons import with_fewer_documents
@@ -145,12 +145,12 @@ def main() -> None:
     student = Student.default()
     work = given.work / "compact-vectors"
     work.mkdir(parents=True, exist_ok=True)
-    samples = kept(work / "samples.npy", lambda: student.embeddings(recipe.samples(given.data)))
+    drawn = kept(work / "samples.npy", lambda: student.embeddings(samples(given.data)))
     parts, sizes = [], Cells()
     for name in SETS:
         one = embedded(given.data, work, student, name)
         rescored, plain = Cells(), Cells()
-        for label, project in projections(one.documents, samples):
+        for label, project in projections(one.documents, drawn):
             documents, queries = project(one.documents), project(one.queries)
             for precision in PRECISIONS:
                 with tempfile.TemporaryDirectory() as directory:
@@ -160,7 +160,7 @@ def main() -> None:
                     sizes[str(documents.shape[1]), precision] = f"{shard.bytes:.0f}"
                     shard.close()
         parts.append(section(name, one, rescored, plain))
-    parts.append(similarity(given.data, work, student, samples))
+    parts.append(similarity(given.data, work, student, drawn))
     PAGE.write_text("\n\n".join([head(sizes), *parts]) + "\n", encoding="utf-8")
 
 
@@ -276,7 +276,7 @@ def head(sizes: Cells) -> str:
         "# Compact recall vectors\n\nMade by `python recipes/compact_vectors.py DATA --work WORK`. "
         "The default student's recall vectors, whole and projected as `Index.compact` projects "
         "them: fitted to the collection's own embeddings, or to 15,000 texts of SQuAD, MedQuAD, "
-        "SNLI, MNLI and STS-B (the training parts; the samples of `recipes/default_student.py`, "
+        "SNLI, MNLI and STS-B (the training parts; the samples of `recipes/student_sets.py`, "
         "which have nothing of Cranfield). Searched in Qdrant Edge as the library searches "
         "collections of this size: all quantised vectors, and rescored are twice as many as are "
         "asked for. int8 is Qdrant's scalar "

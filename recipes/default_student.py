@@ -1,4 +1,4 @@
-"""Make the student that ships with the package: start, training, calibration.
+"""Make the student that ships with the package: start, teacher, training, calibration.
 
     make student DATA=../shared/data
 
@@ -10,12 +10,23 @@ student's model card, d2llm_vdb/students/minilm/README.md.
 from __future__ import annotations
 
 import argparse
-import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
+from student_sets import (
+    DEV,
+    DEV_LIMIT,
+    DEV_PASSAGES,
+    SEED,
+    Wanted,
+    dev_set,
+    training_sets,
+    untrained,
+)
+from teacher import taught_pairs
 from titles import titles
 
 from d2llm_vdb import Student
@@ -23,29 +34,19 @@ from d2llm_vdb.cli.distill import show_training
 from d2llm_vdb.cli.steps import track_steps
 from d2llm_vdb.cli.terminal import errors
 from d2llm_vdb.distill.config import DistillConfig, LossWeights
-from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.distill.dev import calibrate
 from d2llm_vdb.distill.distiller import distill
 from d2llm_vdb.distill.lessons import dev_set as ready
-from d2llm_vdb.distill.lessons import training_set, with_fewer_documents
+from d2llm_vdb.distill.lessons import with_fewer_documents
 from d2llm_vdb.distill.model import DistillationModel
 from d2llm_vdb.distill.plot import save_losses_plot
-from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet, load_set
+from d2llm_vdb.evaluate.sets import RetrievalSet, load_set
 from d2llm_vdb.progress import OnProgress
 from d2llm_vdb.student.config import TASKS
 
-BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
-SEED = 0
-
-# Texts that the segments' projection and the words' weights are fitted to: as many of each kind, so
-# that none of them decides what is kept.
-SAMPLES = ("squad_v1.1/train", "medquad", "snli_sample", "mnli_sample", "stsb_en")
-SAMPLES_A_SIDE = 1500
-
 LORA_RANK = 16
 
-# Queries of each set, and its passages: those judged, and others up to the number. None takes all.
-LEARNT: dict[str, tuple[int | None, int | None]] = {
+LEARNT: Wanted = {
     "squad_v1.1/train": (9000, 6500),
     "medquad": (7000, 5500),
     "snli_sample": (7000, None),
@@ -54,22 +55,20 @@ LEARNT: dict[str, tuple[int | None, int | None]] = {
     "stsb_en": (None, None),
 }
 TITLES = 7000
-DEV = ("medquad", "stsb_en", "snli_sample", "mnli_sample")
-DEV_LIMIT = 200
-DEV_PASSAGES = 1500
 TRAINING = DistillConfig(
-    weights=LossWeights(contrastive=1.0, rank_in_list=0.3, probability=0.3, recall=0.0),
+    weights=LossWeights(
+        contrastive=1.0, rank_in_list=0.3, probability=1.0, recall=0.0, geometry_of_pairs=10.0
+    ),
     temperature=0.5,
-    label_weight=1.0,
+    label_weight=0.5,
     negatives=2,
     lora_rank=LORA_RANK,
     gradient_checkpointing=True,
-    batch_queries=32,
-    steps=500,
-    evaluate_steps=100,
-    patience=5,
-    learning_rate=2e-4,
-    lora_learning_rate=3e-4,
+    batch_queries=64,
+    steps=350,
+    evaluate_steps=50,
+    learning_rate=4e-4,
+    lora_learning_rate=4e-4,
     seed=SEED,
 )
 
@@ -80,15 +79,17 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="directory of the collections")
     parser.add_argument("--out", type=Path, required=True, help="directory of the student")
     parser.add_argument("--work", type=Path, required=True, help="directory of all that is kept")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the training")
     given = parser.parse_args()
+    sets = [*training_sets(given.data, LEARNT), titles(given.work, TITLES)]
     with track_steps(errors) as on_progress:
         distilled = distill(
             untrained(given.data, lora_rank=LORA_RANK),
-            [*training_sets(given.data, LEARNT), titles(given.work, TITLES)],
+            sets,
             [dev_set(given.data, name) for name in DEV],
-            teacher=None,
+            teacher=taught_pairs(sets, given.work / "pair-teacher", on_progress),
             work=given.work / "training",
-            config=TRAINING,
+            config=replace(TRAINING, seed=given.seed),
             on_progress=on_progress,
         )
         answer_as_untrained(distilled.student, untrained(given.data))
@@ -101,12 +102,6 @@ def main() -> None:
     shutil.copy(distilled.losses, given.work / "losses.csv")
     save_losses_plot(distilled.losses, given.work / "losses.png")
     show_training(distilled.record)
-
-
-def untrained(data: Path, **options: Any) -> Student:
-    """Return the student that training starts from; options as `Student.from_backbone` takes."""
-    # Of the texts that vectors are fitted to, a third is plenty.
-    return Student.from_backbone(BACKBONE, sample_texts=samples(data)[::3], **options)
 
 
 @torch.no_grad()
@@ -135,41 +130,6 @@ def recalibrate(student: Student, data: Path, work: Path, on_progress: OnProgres
     sets = [ready(one, student, work, TRAINING, on_progress) for one in chosen]
     model = DistillationModel(student.heads, TRAINING, student.backbone.model)
     calibrate(model.eval(), sets)
-
-
-def samples(data: Path) -> list[str]:
-    """Draw the texts that an untrained student is fitted to."""
-    draw = random.Random(SEED)
-    texts: list[str] = []
-    for name in SAMPLES:
-        one = load_set(data / name, "train", None, name)
-        sides = (
-            (one.queries.values(), one.documents.values())
-            if isinstance(one, RetrievalSet)
-            else (one.first, one.second)
-        )
-        for side in sides:
-            texts += draw.sample(sorted(set(side)), SAMPLES_A_SIDE)
-    return texts
-
-
-def training_sets(
-    data: Path, wanted: dict[str, tuple[int | None, int | None]]
-) -> list[TrainingSet]:
-    """Read the training parts, cut down as said."""
-    sets = []
-    for name, (queries, passages) in wanted.items():
-        one = training_set(load_set(data / name, "train", None, name))
-        if queries is not None:
-            one = one.sample(queries, SEED)
-        sets.append(one if passages is None else one.with_passages(passages, SEED))
-    return sets
-
-
-def dev_set(data: Path, name: str) -> RetrievalSet | PairSet:
-    """Read a development part, with fewer passages where there are many."""
-    one = load_set(data / name, "dev", DEV_LIMIT, name)
-    return with_fewer_documents(one, DEV_PASSAGES, SEED) if isinstance(one, RetrievalSet) else one
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import pytest
 import results
 import results_page
 import results_sets
+import student_sets
 import teacher
 import torch
 from tiny_sets import DOCUMENTS, QUERIES, write_qrels, write_rows
@@ -73,7 +74,7 @@ def report() -> Report:
 
 def test_only_sets_whose_licence_allows_a_shipped_model_are_trained_on() -> None:
     used = {
-        *default_student.SAMPLES,
+        *student_sets.SAMPLES,
         *default_student.LEARNT,
         *teacher.TAUGHT,
         *ablations.DISTILLED,
