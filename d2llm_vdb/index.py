@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Unpack
 from d2llm_vdb.add import Adder, AddReport, OnProgress, OnReject
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.filters import FilterLike, as_filter, required_filter
+from d2llm_vdb.keywords import check_keywords, takes_keywords_of
 from d2llm_vdb.neighbours import NEIGHBOUR_FIELDS, neighbour_filter, with_neighbours
 from d2llm_vdb.opening import OpenOptions, open_both
 from d2llm_vdb.options import MoreOptions, SearchOptions, check_tenant
@@ -67,6 +68,7 @@ class Index:
         return f"Index({self.store.location!r})"
 
     @classmethod
+    @takes_keywords_of(open_both)
     def open(
         cls,
         location: str | os.PathLike[str],
@@ -79,8 +81,7 @@ class Index:
             location: a directory (embedded, no server), an http(s) URL, or ":memory:".
             student: a student, its directory, or "default"; None takes the one the collection
                 was made with, or the default for a new collection.
-            options: `collection` (its name), `create`, `tokens`, `tenant`, `api_key`, `preset`
-                and more; `d2llm_vdb.opening.open_both` describes them all.
+            options: those of `d2llm_vdb.opening.open_both`.
 
         Raises:
             CollectionNotFoundError: it does not exist and `create` is false.
@@ -88,17 +89,30 @@ class Index:
             SchemaMismatchError: it was made with other `tokens`.
             StoreLockedError: another process has the directory open.
             StoreUnavailableError: the server cannot be reached.
+
+        Example:
+            >>> with Index.open(":memory:") as index:
+            ...     index.add([Passage("1", "Qdrant is a vector database.")]).encoded
+            1
         """
+        check_keywords("Index.open", options, OpenOptions.__annotations__)
         return cls(*open_both(location, student, **options))
 
     @classmethod
+    @takes_keywords_of(open_both)
     async def aopen(
         cls,
         location: str | os.PathLike[str],
         student: Student | str | os.PathLike[str] | None = None,
         **options: Unpack[OpenOptions],
     ) -> Index:
-        """Async twin of `open`: loading a student takes a while, so all of it is in a thread."""
+        """Async twin of `open`: loading a student takes a while, so all of it is in a thread.
+
+        Args:
+            location, student: as `open` takes them.
+            options: those of `d2llm_vdb.opening.open_both`.
+        """
+        check_keywords("Index.aopen", options, OpenOptions.__annotations__)
         return cls(*await asyncio.to_thread(open_both, location, student, **options))
 
     def add(
@@ -163,44 +177,69 @@ class Index:
         self._unindexed.grow(self.tenant, report.encoded - report.replaced)
         return report
 
+    @takes_keywords_of(SearchOptions)
     def search(self, query: str, k: int = 10, **options: Unpack[MoreOptions]) -> SearchResult:
         """Find the passages that answer a query: recall, then reranking.
 
         Args:
             query: any text.
-            k: hits to return.
-            options: the other fields of `SearchOptions`, which describes them: `recall_k`,
-                `rerank`, `filter`, `hybrid`, `score_threshold`, `mmr_lambda`, `group_by`, ...
+            k: hits to return; with `group_by`, groups.
+            options: the other fields of `SearchOptions`.
 
         Raises:
             InputError: an option or the query cannot be used.
+
+        Example:
+            >>> for hit in index.search("What is Qdrant?", k=3, filter={"lang": "en"}).hits:
+            ...     print(f"{hit.score:.2f} {hit.text}")
         """
-        [result] = self._search([query], SearchOptions.from_keywords({"k": k, **options}))
+        chosen = SearchOptions.from_keywords("Index.search", {"k": k, **options})
+        [result] = self._search([query], chosen)
         return result
 
+    @takes_keywords_of(SearchOptions)
     async def asearch(
         self, query: str, k: int = 10, **options: Unpack[MoreOptions]
     ) -> SearchResult:
-        """Async twin of `search`; the event loop is never blocked."""
-        chosen = SearchOptions.from_keywords({"k": k, **options})
+        """Async twin of `search`; the event loop is never blocked.
+
+        Args:
+            query, k: as `search` takes them.
+            options: the other fields of `SearchOptions`.
+        """
+        chosen = SearchOptions.from_keywords("Index.asearch", {"k": k, **options})
         [result] = await self._asearch([query], chosen)
         return result
 
+    @takes_keywords_of(SearchOptions)
     def search_many(
-        self, queries: Iterable[str], options: SearchOptions | None = None
+        self, queries: Iterable[str], k: int = 10, **options: Unpack[MoreOptions]
     ) -> list[SearchResult]:
         """Search several queries at once: encoded together, recalled in the same requests.
 
-        Raises:
-            InputError: a query or the options cannot be used.
-        """
-        return self._search(queries, SearchOptions() if options is None else options)
+        Args:
+            queries: any texts.
+            k: hits to return for each; with `group_by`, groups.
+            options: the other fields of `SearchOptions`.
 
+        Raises:
+            InputError: a query or an option cannot be used.
+        """
+        chosen = SearchOptions.from_keywords("Index.search_many", {"k": k, **options})
+        return self._search(queries, chosen)
+
+    @takes_keywords_of(SearchOptions)
     async def asearch_many(
-        self, queries: Iterable[str], options: SearchOptions | None = None
+        self, queries: Iterable[str], k: int = 10, **options: Unpack[MoreOptions]
     ) -> list[SearchResult]:
-        """Async twin of `search_many`."""
-        return await self._asearch(queries, SearchOptions() if options is None else options)
+        """Async twin of `search_many`.
+
+        Args:
+            queries, k: as `search_many` takes them.
+            options: the other fields of `SearchOptions`.
+        """
+        chosen = SearchOptions.from_keywords("Index.asearch_many", {"k": k, **options})
+        return await self._asearch(queries, chosen)
 
     def delete(self, ids: Iterable[str]) -> int:
         """Delete passages by id; returns how many there were.
@@ -374,7 +413,7 @@ class Index:
         self.close()
 
     def _search(self, queries: Iterable[str], options: SearchOptions) -> list[SearchResult]:
-        texts = _checked(queries, options)
+        texts = _checked(queries)
         if not texts:
             return []
         store = self._store_of(options.tenant)
@@ -392,7 +431,7 @@ class Index:
         return _results(self.student, texts, hits, options, watch)
 
     async def _asearch(self, queries: Iterable[str], options: SearchOptions) -> list[SearchResult]:
-        texts = _checked(queries, options)
+        texts = _checked(queries)
         if not texts:
             return []
         store = self._store_of(options.tenant)
@@ -441,11 +480,9 @@ def _in_order(ids: Sequence[str], points: Iterable[StoredPoint]) -> list[Passage
     return [found[each] for each in ids if each in found]
 
 
-def _checked(queries: Iterable[str], options: SearchOptions) -> list[str]:
+def _checked(queries: Iterable[str]) -> list[str]:
     if isinstance(queries, str):
         raise InputError(f"queries={queries!r} is one string; wrap it in a list, or use search")
-    if not isinstance(options, SearchOptions):
-        raise InputError(f"options is {type(options).__name__}, expected SearchOptions")
     texts = list(queries)
     for text in texts:
         check_query(text)

@@ -39,6 +39,7 @@ class OpenOptions(TypedDict, total=False):
     create: bool
     tokens: Tokens | None
     tenant: str | None
+    device: str
     api_key: str | None
     prefer_grpc: bool
     grpc_port: int | None
@@ -61,6 +62,7 @@ def open_both(
     create: bool = True,
     tokens: Tokens | None = None,
     tenant: str | None = None,
+    device: str = "auto",
     api_key: str | None = None,
     prefer_grpc: bool = True,
     grpc_port: int | None = None,
@@ -83,6 +85,8 @@ def open_both(
         tokens: "raw" stores token states too, for rerank="tokens", at about 2 bytes a dimension
             and token; "none" does not. None takes what is there, or "none".
         tenant: open one tenant's part; see `Index.for_tenant`.
+        device: what the student runs on: "cpu", "cuda", "cuda:1" or "mps"; "auto" is a GPU where
+            there is one. A student that is loaded already stays where it is.
         api_key, prefer_grpc, grpc_port, timeout, compression, read_consistency, write_ordering:
             how to speak to a server; see `d2llm_vdb.store.client.ClientOptions`.
         shard_number, replication_factor, write_consistency_factor: layout of a collection created
@@ -124,13 +128,16 @@ def open_both(
     except CollectionNotFoundError:
         if not create:
             raise
-        student = _load_student(student or DEFAULT_STUDENT_NAME)
+        student = _load_student(student or DEFAULT_STUDENT_NAME, device)
         store = connection.open(_schema(student, tokens == "raw"))
     # What is there is checked even where it was to be created: another process may have done so
     # a moment earlier, with another student.
     try:
         _check_tokens(store, tokens)
-        loaded = _remembered_student(store) if student is None else _load_student(student)
+        if student is None:
+            loaded = _remembered_student(store, device)
+        else:
+            loaded = _load_student(student, device)
         store.schema.check_student(loaded.fingerprint, store.location)
         if create:
             store.index_payload({**indexes, **INDEXED_FIELDS})
@@ -158,24 +165,24 @@ def _check_student(student: object) -> None:
         )
 
 
-def _load_student(student: Student | str | os.PathLike[str]) -> Student:
+def _load_student(student: Student | str | os.PathLike[str], device: str) -> Student:
     from d2llm_vdb.student import Student
 
     if isinstance(student, Student):
         return student
     if student == DEFAULT_STUDENT_NAME:
-        return Student.default()
-    return Student.load(os.fspath(student))
+        return Student.default(device=device)
+    return Student.load(os.fspath(student), device=device)
 
 
-def _remembered_student(store: Store) -> Student:
+def _remembered_student(store: Store, device: str) -> Student:
     path = store.schema.student
     if not path:
         raise CheckpointError(
             f"{store.location} was made with a student that was never saved; pass it as student="
         )
     try:
-        return _load_student(path)
+        return _load_student(path, device)
     except CheckpointError as error:
         raise CheckpointError(
             f"{store.location} was made with the student {path}: {error}. If it lies elsewhere "

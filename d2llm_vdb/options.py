@@ -10,6 +10,7 @@ from typing import Any, Literal, TypedDict, cast, get_args
 from d2llm_vdb.checks import check_choice, check_whole_number
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.filters import METADATA, FilterLike, as_filter
+from d2llm_vdb.keywords import check_keywords
 from d2llm_vdb.lazy import models
 from d2llm_vdb.student.config import TASKS, Task
 
@@ -106,16 +107,13 @@ class SearchOptions:
             database_filter(self.database_filter)  # refused now and not after encoding
 
     @classmethod
-    def from_keywords(cls, keywords: Mapping[str, Any]) -> SearchOptions:
-        """Build options from keyword arguments that came through other hands.
+    def from_keywords(cls, function: str, keywords: Mapping[str, Any]) -> SearchOptions:
+        """Build options from the keyword arguments that a function was called with.
 
         Raises:
-            InputError: there is no option of such a name, or an option cannot be used.
+            InputError: it has no option of such a name, or an option cannot be used.
         """
-        names = [field.name for field in fields(cls)]
-        for name in keywords:
-            if name not in names:
-                raise InputError(f"there is no search option {name!r}; use {', '.join(names)}")
+        check_keywords(function, keywords, [field.name for field in fields(cls)])
         return cls(**keywords)
 
     def to_dict(self) -> dict[str, Any]:

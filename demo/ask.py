@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from d2llm_vdb import Index, SearchOptions
+from d2llm_vdb import Index
 from d2llm_vdb.cli.results import show_result
 
 QUESTIONS = (
@@ -17,11 +17,9 @@ QUESTIONS = (
 
 def main() -> None:
     with Index.open(sys.argv[1], create=False) as index:
-        options = SearchOptions(k=3, rerank="tokens")
-        index.search_many(QUESTIONS[:1], options)  # the first search also loads pages from disk
+        index.search(QUESTIONS[0], rerank="tokens")  # the first search also loads pages from disk
         for question in QUESTIONS:
-            [result] = index.search_many([question], options)
-            show_result(result)
+            show_result(index.search(question, k=3, rerank="tokens"))
 
 
 if __name__ == "__main__":

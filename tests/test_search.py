@@ -13,7 +13,7 @@ import torch
 from conftest import hit_ids, log_odds
 from qdrant_client import models
 
-from d2llm_vdb import Index, Passage, SearchOptions, Student
+from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.rankers import StackedSegments
 
@@ -93,9 +93,8 @@ def test_recall_ranks_tell_what_the_rerank_changed(index: Index) -> None:
 def test_many_queries_and_async_give_what_single_searches_give(index: Index) -> None:
     queries = [QUESTION, "how are names looked up?", "what is a lambda?"]
     for rerank in ("none", "iem", "tokens"):
-        options = SearchOptions(k=4, recall_k=15, rerank=rerank)
-        together = index.search_many(queries, options)
-        apart = asyncio.run(index.asearch_many(queries, options))
+        together = index.search_many(queries, 4, recall_k=15, rerank=rerank)
+        apart = asyncio.run(index.asearch_many(queries, 4, recall_k=15, rerank=rerank))
         for query, found, found_async in zip(queries, together, apart, strict=True):
             alone = index.search(query, 4, recall_k=15, rerank=rerank)
             awaited = asyncio.run(index.asearch(query, 4, recall_k=15, rerank=rerank))
@@ -163,12 +162,14 @@ def test_queries_that_cannot_be_are_refused(index: Index, query: str) -> None:
 def test_several_queries_and_options_of_another_type_are_refused(index: Index) -> None:
     with pytest.raises(InputError, match="is one string; wrap it in a list, or use search"):
         index.search_many(QUESTION)
-    with pytest.raises(InputError, match="options is dict, expected SearchOptions"):
+    with pytest.raises(InputError, match="k=\\{'k': 3\\} must be a whole number"):
         asyncio.run(index.asearch_many([QUESTION], {"k": 3}))
     with pytest.raises(InputError, match="filter is str, expected a mapping"):
         index.count("year")
-    with pytest.raises(InputError, match="there is no search option 'top_k'; use k, recall_k"):
-        SearchOptions.from_keywords({"top_k": 3})
+    with pytest.raises(InputError, match=r"Index\.search has no option 'top_k'; it takes k, re"):
+        index.search(QUESTION, top_k=3)
+    with pytest.raises(InputError, match=r"Index\.search_many has .*; did you mean rerank\?"):
+        index.search_many([QUESTION], reranker="iem")
     assert [len(each.hits) for each in index.search_many(iter([QUESTION]))] == [10]
 
 

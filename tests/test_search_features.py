@@ -71,10 +71,10 @@ def test_a_reranked_score_does_not_depend_on_the_fusion(index: Index, rerank: st
 
 @pytest.mark.parametrize("rerank", RERANKS)
 def test_hybrid_batches_and_async_twins_find_the_same(index: Index, rerank: str) -> None:
-    options = SearchOptions(k=5, hybrid=1.0, rerank=rerank)
+    options = {"k": 5, "hybrid": 1.0, "rerank": rerank}
     queries = [QUESTION, "What is a class?"]
-    batch = index.search_many(queries, options)
-    awaited = asyncio.run(index.asearch_many(queries, options))
+    batch = index.search_many(queries, **options)
+    awaited = asyncio.run(index.asearch_many(queries, **options))
     assert list(map(hit_ids, awaited)) == list(map(hit_ids, batch))
     for own, other in zip(awaited, batch, strict=True):
         # Local mode's numpy rounds the last bit as memory happens to lie.

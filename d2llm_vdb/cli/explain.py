@@ -68,7 +68,7 @@ def explain(
         read_consistency=options.consistency(read_consistency),
         create=False,
     ) as index:
-        [result] = index.search_many([query], search_options)
+        result = index.search(query, **search_options.to_dict())
         if hit > len(result.hits):
             raise InputError(f"--hit {hit}: the search found {len(result.hits)}; give one of those")
         explanation = result.hits[hit - 1].explain()

@@ -100,7 +100,7 @@ def search(
 def _answer(index: Index, text: str, search_options: SearchOptions, as_json: bool) -> None:
     from d2llm_vdb.cli.results import show_result
 
-    [result] = index.search_many([text], search_options)
+    result = index.search(text, **search_options.to_dict())
     if as_json:
         print_json(result.to_dict())
     else:

@@ -81,7 +81,6 @@ def _recalled(
         done = encoded
 
     from d2llm_vdb.index import Index
-    from d2llm_vdb.options import SearchOptions
 
     passages = (Passage(str(row), text) for row, text in enumerate(training_set.passages))
     with (
@@ -90,8 +89,7 @@ def _recalled(
     ):
         index.add(passages, on_progress=lambda so_far: report(so_far.encoded + so_far.unchanged))
         index.optimize()
-        options = SearchOptions(k=depth, rerank="none")
-        found = index.search_many(training_set.queries, options)
+        found = index.search_many(training_set.queries, depth, rerank="none")
     return [[int(hit.id) for hit in result.hits] for result in found]
 
 

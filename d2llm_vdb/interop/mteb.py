@@ -151,7 +151,7 @@ class IndexSearch:
         options = replace(options, k=deepest)
         found: RetrievalOutputType = {}
         for some in batched(texts.items(), QUERIES_AT_ONCE):
-            results = self._index.search_many([text for _, text in some], options)
+            results = self._index.search_many([text for _, text in some], **options.to_dict())
             for (key, _), result in zip(some, results, strict=True):
                 found[key] = _scores(result)
         return found
@@ -181,7 +181,7 @@ def _search_among(
         return {}
     among = models.Filter(must=[models.HasIdCondition(has_id=list(ids))])
     options = replace(options, k=min(top_k, len(ids)), recall_k=len(ids), filter=among)
-    return _scores(index.search_many([query], options)[0])
+    return _scores(index.search(query, **options.to_dict()))
 
 
 def _query(row: dict[str, Any]) -> str:

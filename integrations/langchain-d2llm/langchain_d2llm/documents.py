@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -20,9 +22,10 @@ def as_passages(
     ids: Sequence[str | None] | None,
     *,
     batch_size: int | None = None,  # noqa: ARG001
-) -> list[Passage]:
-    """Return n texts as passages, with a random UUID where an id is missing.
+) -> tuple[list[str], list[Passage]]:
+    """Return n ids, and the passages to store.
 
+    A missing id is made of text and metadata: what is the same has the same id, and is one passage.
     `D2LLMVectorStore.add_texts` describes the arguments.
 
     Raises:
@@ -35,19 +38,42 @@ def as_passages(
         if values is not None and len(values) != len(given):
             raise InputError(f"{len(values)} {name} for {len(given)} texts; give one for each")
     rows = zip(given, metadatas or [{}] * len(given), ids or [None] * len(given), strict=True)
-    return [
-        Passage(str(uuid.uuid4()) if each is None else each, text, metadata)
-        for text, metadata, each in rows
-    ]
+    known: list[str] = []
+    made: dict[str, Passage] = {}
+    named: list[Passage] = []
+    for text, metadata, each in rows:
+        passage = Passage(_made_id(text, metadata) if each is None else each, text, metadata)
+        known.append(passage.id)
+        if each is None:
+            made[passage.id] = passage
+        else:
+            named.append(passage)
+    return known, [*named, *made.values()]
+
+
+def _made_id(text: str, metadata: dict[str, Any]) -> str:
+    content = json.dumps([text, metadata], sort_keys=True, default=str)
+    digest = hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16)
+    return str(uuid.UUID(bytes=digest.digest()))
+
+
+def place_of(found: Hit | Passage) -> dict[str, Any]:
+    """Return where a passage stands in its document, as metadata; empty for a whole document."""
+    if found.source is None and found.doc_id in (None, found.id):
+        return {}
+    names = ("source", "doc_id", "chunk", "start", "end")
+    place = {name: getattr(found, name) for name in names}
+    return {name: value for name, value in place.items() if value is not None}
 
 
 def stored_document(passage: Passage) -> Document:
-    """Return a passage as the document it was made of."""
-    return Document(id=passage.id, page_content=passage.text, metadata=dict(passage.metadata))
+    """Return a passage as the document it was made of, and where it stands in a larger one."""
+    metadata = place_of(passage) | dict(passage.metadata)
+    return Document(id=passage.id, page_content=passage.text, metadata=metadata)
 
 
 def found_document(hit: Hit, options: SearchOptions, **found: Any) -> Document:
-    """Return a hit as a document with its id and text.
+    """Return a hit as a document with its id, its text and where it stands in a larger one.
 
     Args:
         hit: what the search returned.
@@ -56,4 +82,5 @@ def found_document(hit: Hit, options: SearchOptions, **found: Any) -> Document:
         found: further metadata; a key that the user's metadata has too stays the user's.
     """
     asked = {"before": list(hit.before), "after": list(hit.after)} if options.neighbours else {}
-    return Document(id=hit.id, page_content=hit.text, metadata=found | hit.metadata | asked)
+    metadata = place_of(hit) | found | hit.metadata | asked
+    return Document(id=hit.id, page_content=hit.text, metadata=metadata)

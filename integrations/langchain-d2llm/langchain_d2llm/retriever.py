@@ -37,10 +37,11 @@ class D2LLMRetriever(BaseRetriever):
     A passage becomes a `Document` with its id and text. Its metadata is a copy of the user's,
     plus `relevance_score` (what the documents are ordered by: a probability after reranking,
     else the recall score), `recall_score` (cosine, in [-1, 1]), `recall_rank` (place before
-    reranking, from 1), `doc_id`, and `source` where known. With `neighbours`, the texts of the
-    passages around it are there too, as the lists `before` and `after`. Where the user's metadata
-    has a key of these names already, the user's value stays; only `relevance_score`, which
-    rerankers and score filters that follow read, and the neighbours always belong to this search.
+    reranking, from 1) and `doc_id`; and, where they are known, `source`, `chunk`, `start` and
+    `end`. With `neighbours`, the texts of the passages around it are there too, as the lists
+    `before` and `after`. Where the user's metadata has a key of these names already, the user's
+    value stays; only `relevance_score`, which rerankers and score filters that follow read, and
+    the neighbours always belong to this search.
 
     Args:
         index: an open index; closing it is up to its owner, and several retrievers may share it.
@@ -77,7 +78,7 @@ class D2LLMRetriever(BaseRetriever):
         check_index(index)
         tracing = RetrieverFields.__annotations__.keys() - SearchChanges.__annotations__.keys()
         SearchOptions.from_keywords(
-            {name: value for name, value in fields.items() if name not in tracing}
+            "D2LLMRetriever", {name: value for name, value in fields.items() if name not in tracing}
         )
         given: dict[str, Any] = {"index": index, **fields}
         super().__init__(**given)
@@ -90,7 +91,7 @@ class D2LLMRetriever(BaseRetriever):
         **changes: Unpack[SearchChanges],
     ) -> list[Document]:
         options = self._options(changes)
-        [result] = self.index.search_many([query], options)
+        result = self.index.search(query, **options.to_dict())
         return [_document(hit, options) for hit in result.hits]
 
     async def _aget_relevant_documents(
@@ -101,12 +102,12 @@ class D2LLMRetriever(BaseRetriever):
         **changes: Unpack[SearchChanges],
     ) -> list[Document]:
         options = self._options(changes)
-        [result] = await self.index.asearch_many([query], options)
+        result = await self.index.asearch(query, **options.to_dict())
         return [_document(hit, options) for hit in result.hits]
 
     def _options(self, changes: SearchChanges) -> SearchOptions:
         own = {name: getattr(self, name) for name in SearchChanges.__annotations__}
-        return SearchOptions.from_keywords(own | changes)
+        return SearchOptions.from_keywords("D2LLMRetriever.invoke", own | changes)
 
 
 def _document(hit: Hit, options: SearchOptions) -> Document:
@@ -115,8 +116,6 @@ def _document(hit: Hit, options: SearchOptions) -> Document:
         "recall_rank": hit.recall_rank,
         "doc_id": hit.doc_id,
     }
-    if hit.source is not None:
-        found["source"] = hit.source
     document = found_document(hit, options, **found)
     document.metadata["relevance_score"] = hit.score
     return document

@@ -19,7 +19,7 @@ from d2llm_vdb.student import Student
 from langchain_d2llm.documents import as_passages, found_document, stored_document
 from langchain_d2llm.embeddings import D2LLMEmbeddings
 
-DEFAULT_K = 4  # LangChain's for every vector store
+DEFAULT_K = SearchOptions().k
 
 Scored = list[tuple[Document, float]]
 
@@ -28,7 +28,9 @@ class D2LLMVectorStore(VectorStore):
     """Documents in an `Index`: added, deleted and read by id, found by recall and reranking.
 
     The student embeds; no other embedding model will do, because reranking needs more of a text
-    than one vector. A document comes back as it went in: its id, text and metadata, nothing added.
+    than one vector. A document comes back as it went in: its id, text and metadata. A passage
+    that `d2llm ingest` cut out of a larger document has `doc_id`, `source`, `chunk`, `start` and
+    `end` in its metadata besides, unless the user's has keys of these names.
     Scores come from `similarity_search_with_score`, or from `D2LLMRetriever` over the same index
     in the metadata.
 
@@ -101,7 +103,8 @@ class D2LLMVectorStore(VectorStore):
         Args:
             texts: n of them, none blank.
             metadatas: of each, JSON-ready values.
-            ids: of each, any strings; where one is None it gets a random UUID.
+            ids: of each, any strings; one that is None is made of text and metadata, so that the
+                same document is stored once however often it is added.
             kwargs: `batch_size`, which LangChain's indexing passes, and nothing else. It is left
                 unused: batches are the index's own.
 
@@ -111,9 +114,9 @@ class D2LLMVectorStore(VectorStore):
         Raises:
             InputError: a text, an id or a value in the metadata cannot be stored.
         """
-        passages = as_passages(texts, metadatas, ids, **kwargs)
+        known, passages = as_passages(texts, metadatas, ids, **kwargs)
         self.index.add(passages)
-        return [passage.id for passage in passages]
+        return known
 
     async def aadd_texts(
         self,
@@ -124,9 +127,9 @@ class D2LLMVectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[str]:
         """Async twin of `add_texts`."""
-        passages = as_passages(texts, metadatas, ids, **kwargs)
+        known, passages = as_passages(texts, metadatas, ids, **kwargs)
         await self.index.aadd(passages)
-        return [passage.id for passage in passages]
+        return known
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
         """Delete documents by id; missing ones are fine.
@@ -181,7 +184,7 @@ class D2LLMVectorStore(VectorStore):
         well that of the fused ranking. Arguments and errors are those of `similarity_search`.
         """
         chosen = _chosen(k, **self.options | options)
-        [result] = self.index.search_many([query], chosen)
+        result = self.index.search(query, **chosen.to_dict())
         return _scored(result, chosen)
 
     async def asimilarity_search_with_score(
@@ -189,7 +192,7 @@ class D2LLMVectorStore(VectorStore):
     ) -> Scored:
         """Async twin of `similarity_search_with_score`."""
         chosen = _chosen(k, **self.options | options)
-        [result] = await self.index.asearch_many([query], chosen)
+        result = await self.index.asearch(query, **chosen.to_dict())
         return _scored(result, chosen)
 
     def max_marginal_relevance_search(
@@ -243,7 +246,7 @@ class D2LLMVectorStore(VectorStore):
 
 
 def _chosen(k: int, **options: Any) -> SearchOptions:
-    return SearchOptions.from_keywords({"k": k, **options})
+    return SearchOptions.from_keywords("D2LLMVectorStore", {"k": k, **options})
 
 
 def _given(ids: list[str] | None) -> list[str]:

@@ -189,7 +189,7 @@ async def test_an_option_that_does_not_exist_is_refused(
     index: Index, retriever: D2LLMRetriever
 ) -> None:
     unknown: dict[str, Any] = {"top_k": 3}
-    message = "there is no search option 'top_k'; use k, recall_k"
+    message = "has no option 'top_k'; it takes k, recall_k"
     with pytest.raises(InputError, match=message):
         D2LLMRetriever(index, **unknown)
     with pytest.raises(InputError, match=message):

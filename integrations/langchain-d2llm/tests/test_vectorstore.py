@@ -41,7 +41,7 @@ def ids(documents: list[Document]) -> list[str | None]:
 async def test_documents_and_scores_are_the_indexs_with_nothing_added(
     store: D2LLMVectorStore, index: Index, passages: dict[str, Passage]
 ) -> None:
-    hits = index.search(LOOP, 4).hits
+    hits = index.search(LOOP).hits
     found = store.similarity_search_with_score(LOOP)
     assert [(document.id, score) for document, score in found] == [(h.id, h.score) for h in hits]
     for document, _ in found:
@@ -89,9 +89,9 @@ async def test_options_that_cannot_be_used_are_refused_by_name(
     store: D2LLMVectorStore, index: Index
 ) -> None:
     unknown: dict[str, Any] = {"top_k": 3}
-    with pytest.raises(InputError, match="there is no search option 'top_k'"):
+    with pytest.raises(InputError, match="has no option 'top_k'"):
         D2LLMVectorStore(index, **unknown)
-    with pytest.raises(InputError, match="there is no search option 'top_k'"):
+    with pytest.raises(InputError, match="has no option 'top_k'"):
         await store.asimilarity_search(LOOP, **unknown)
     with pytest.raises(InputError, match="mmr_lambda=2"):
         store.max_marginal_relevance_search(LOOP, lambda_mult=2)
@@ -189,6 +189,28 @@ async def test_texts_may_come_from_a_generator_and_ids_may_be_missing(
     stored = [document.page_content for document in empty.get_by_ids([first, second, third])]
     assert stored == ["one", "two", "three"]
     assert empty.add_texts([]) == []
+
+
+async def test_texts_without_ids_are_stored_once_however_often_they_are_added(
+    empty: D2LLMVectorStore,
+) -> None:
+    first = empty.add_texts(["rye", "oats", "rye"], [{"a": 1}, {}, {"a": 1}])
+    assert first[0] == first[2] != first[1]
+    assert await empty.aadd_texts(["rye", "oats"], [{"a": 1}, {}]) == first[:2]
+    [other] = empty.add_texts(["rye"], [{"a": 2}])
+    assert other not in first
+    assert empty.index.count() == 3
+    with pytest.raises(InputError, match="id 'x' was given twice"):
+        empty.add_texts(["one", "other"], ids=["x", "x"])
+
+
+def test_passages_of_larger_documents_say_where_they_stand(empty: D2LLMVectorStore) -> None:
+    place = {"doc_id": "guide", "source": "guide.md", "chunk": 1, "start": 10, "end": 24}
+    metadata = {"chunk": "the user's"}
+    empty.index.add([Passage("guide:1", "Oats are boiled.", metadata, chunks=2, **place)])
+    [found] = empty.similarity_search("How are oats cooked?")
+    assert found.metadata == place | metadata
+    assert empty.get_by_ids(["guide:1"]) == [found]
 
 
 def test_texts_that_cannot_be_stored_are_refused_by_name(empty: D2LLMVectorStore) -> None:

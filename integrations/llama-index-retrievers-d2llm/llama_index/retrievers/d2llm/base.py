@@ -58,7 +58,7 @@ class D2LLMRetriever(BaseRetriever):
         check_index(index)
         super().__init__(callback_manager=callback_manager)
         self.index = index
-        self.options = SearchOptions.from_keywords({"k": k, **options})
+        self.options = SearchOptions.from_keywords("D2LLMRetriever", {"k": k, **options})
 
     @property
     def similarity_top_k(self) -> int:
@@ -80,15 +80,17 @@ class D2LLMRetriever(BaseRetriever):
             InputError: an option cannot be used or does not exist.
         """
         changed = copy(self)
-        changed.options = SearchOptions.from_keywords(self.options.to_dict() | dict(changes))
+        changed.options = SearchOptions.from_keywords(
+            "D2LLMRetriever.with_options", self.options.to_dict() | dict(changes)
+        )
         return changed
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        [result] = self.index.search_many([query_bundle.query_str], self.options)
+        result = self.index.search(query_bundle.query_str, **self.options.to_dict())
         return _nodes(result)
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        [result] = await self.index.asearch_many([query_bundle.query_str], self.options)
+        result = await self.index.asearch(query_bundle.query_str, **self.options.to_dict())
         return _nodes(result)
 
 

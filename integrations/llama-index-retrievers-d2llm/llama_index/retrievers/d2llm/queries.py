@@ -61,7 +61,9 @@ def search_options(
             f"mode={query.mode.value!r} is not supported; use 'default', 'mmr', or 'hybrid', which "
             f"recalls by BM25 as well"
         )
-    options = SearchOptions.from_keywords(defaults.to_dict() | asked | changes)
+    options = SearchOptions.from_keywords(
+        "D2LLMVectorStore.query", defaults.to_dict() | asked | changes
+    )
     chosen = selection(
         [options.database_filter, query.filters], query.node_ids or None, query.doc_ids or None
     )

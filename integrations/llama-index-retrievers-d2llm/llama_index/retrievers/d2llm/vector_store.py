@@ -60,7 +60,7 @@ class D2LLMVectorStore(BasePydanticVectorStore):
         check_index(index)
         if "k" in options:
             raise InputError("k is for every query to say; give similarity_top_k to as_retriever")
-        chosen = SearchOptions.from_keywords(options)
+        chosen = SearchOptions.from_keywords("D2LLMVectorStore", options)
         fields: dict[str, Any] = {"replace_documents": replace_documents}
         super().__init__(**fields)
         self._index = index if chosen.tenant is None else index.for_tenant(chosen.tenant)
@@ -164,13 +164,13 @@ class D2LLMVectorStore(BasePydanticVectorStore):
             InputError: an option, a filter or the mode cannot be used, or the query has no text.
         """
         options = search_options(query, self._options, kwargs)
-        [result] = self._index.search_many([query_text(query)], options)
+        result = self._index.search(query_text(query), **options.to_dict())
         return _answer(result)
 
     async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """Async twin of `query`."""
         options = search_options(query, self._options, kwargs)
-        [result] = await self._index.asearch_many([query_text(query)], options)
+        result = await self._index.asearch(query_text(query), **options.to_dict())
         return _answer(result)
 
 
