@@ -17,12 +17,13 @@ ALLOWED = {
     "batching": set(),
     "progress": set(),
     "checks": {"errors"},
+    "keywords": {"errors"},
     "sparse": set(),
     "student": {"errors", "batching", "checks", "sparse", "lazy", "interop"},  # one method, below
     "store": {"errors", "batching", "checks", "sparse", "lazy"},
     "passages": {"errors", "checks"},
     "filters": {"errors", "lazy"},
-    "options": {"errors", "checks", "filters", "lazy", "student", "store"},
+    "options": {"errors", "checks", "filters", "keywords", "lazy", "student", "store"},
     "ordering": {"options", "store"},
     "explain": {"lazy", "options", "student"},
     "search": {"errors", "explain", "options", "ordering", "student", "store"},
@@ -36,6 +37,7 @@ ALLOWED = {
     "index": {
         "errors",
         "filters",
+        "keywords",
         "neighbours",
         "opening",
         "options",

@@ -15,7 +15,9 @@ def with_groups(command: Callable[..., Any]) -> Callable[..., Any]:
     The command itself is called with the dataclass.
     """
     hints = get_type_hints(command, include_extras=True)
-    groups = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    groups: dict[str, type[Any]] = {
+        name: kind for name, kind in hints.items() if is_dataclass(kind) and isinstance(kind, type)
+    }
 
     @wraps(command)
     def run(**given: Any) -> Any:
@@ -30,7 +32,10 @@ def with_groups(command: Callable[..., Any]) -> Callable[..., Any]:
             kinds = get_type_hints(groups[name], include_extras=True)
             shown += [
                 inspect.Parameter(
-                    one.name, parameter.KEYWORD_ONLY, default=one.default, annotation=kinds[one.name]
+                    one.name,
+                    parameter.KEYWORD_ONLY,
+                    default=one.default,
+                    annotation=kinds[one.name],
                 )
                 for one in fields(groups[name])
             ]
