@@ -50,6 +50,7 @@ ALLOWED = {
     },
     "ingest": {
         "errors",
+        "checks",
         "batching",
         "filters",
         "passages",
