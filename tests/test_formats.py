@@ -70,6 +70,8 @@ def test_passages_of_a_pdf_know_their_page_and_title(student: Student) -> None:
     data = io.BytesIO()
     writer.write(data)
     [document] = read("a.pdf", data.getvalue())
+    for number, start in enumerate(document.pages, 1):
+        assert document.text[start:].startswith(f"Words of page {number}")
     [passages] = Chunker(student, 60, 0).cut([document])
     pages = [passage.metadata["page"] for passage in passages]
     assert pages == sorted(pages)
@@ -205,11 +207,11 @@ def test_word_documents_that_would_fill_the_memory_or_read_files_are_rejects(
     assert reason in found.reason
 
 
-def test_an_archive_that_lies_of_its_size_is_unpacked_no_further(
+def test_the_parts_of_a_word_document_are_bounded_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("d2llm_vdb.ingest.docx.MAX_PARSED_BYTES", 2**20)
-    [found] = read("a.docx", with_part(word_document(), "docProps/app.xml", b" " * 2**21))
+    [found] = read("a.docx", with_part(word_document(), "docProps/app.xml", b" " * (2**20 - 10)))
     assert "more than the" in found.reason
 
 

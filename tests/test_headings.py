@@ -51,7 +51,15 @@ def test_headings_longer_than_a_quarter_of_a_passage_are_metadata_alone(student:
     text = f"# {long}\n\n" + "Some words here.\n\n" * 40
     _, *others = Chunker(student, 80, 16).cut([Document("d", text, "f", markdown=True)])[0]
     assert all(p.metadata["headings"] == long.strip() for p in others)
-    assert not any(long in passage.text for passage in others[1:])
+    assert not any(long.strip() in passage.text for passage in others[1:])
+
+
+def test_passages_have_room_for_their_headings(student: Student) -> None:
+    text = "# Some words that stand before every passage of it\n\n" + "word " * 400
+    _, *others = Chunker(student, 80, 16).cut([Document("d", text, "f", markdown=True)])[0]
+    assert all("before every passage" in passage.text for passage in others)
+    ids, _ = student.backbone.tokenize([passage.text for passage in others], 256)
+    assert max(map(len, ids)) <= 80
 
 
 def test_fields_of_the_documents_own_are_kept(student: Student) -> None:

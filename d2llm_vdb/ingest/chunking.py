@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from d2llm_vdb.errors import InputError, MissingExtraError
@@ -179,10 +178,9 @@ def _passages(
     document: Document, chunks: Sequence[Chunk], outline: _Outline | None
 ) -> list[Passage]:
     title = _heading(document)
-    paths = _paths(document.text, chunks, outline.headings) if outline else iter(())
     passages = []
     for number, (start, chunk) in enumerate(chunks):
-        path = next(paths, ())
+        path = outline.headings.path(start) if outline and number else ()
         above = joined(tuple(each for each in path if each.start < start))
         shown = f"{above}\n" if outline and above in outline.shown else ""
         passages.append(
@@ -199,19 +197,6 @@ def _passages(
             )
         )
     return passages
-
-
-def _paths(text: str, chunks: Sequence[Chunk], outline: Outline) -> Iterator[tuple[Heading, ...]]:
-    """Yield what headings each chunk stands below where it says something new; none for the first.
-
-    Before that it repeats the end of the chunk before, which may stand below others.
-    """
-    yield ()
-    for (start, chunk), (next_start, _) in pairwise(chunks):
-        new = max(start + len(chunk), next_start)
-        while text[new : new + 1].isspace():
-            new += 1
-        yield outline.path(new)
 
 
 def _place(document: Document, start: int, path: tuple[Heading, ...]) -> dict[str, Any]:
