@@ -52,6 +52,7 @@ ALLOWED = {
     },
     "ingest": {
         "errors",
+        "checks",
         "batching",
         "filters",
         "passages",

@@ -40,7 +40,10 @@ def test_chunks_fit_the_student_overlap_and_know_their_place(
     assert cut == 0
     covered = np.zeros(len(text), dtype=int)
     for passage in passages:
-        assert passage.text == "A title\n" + text[passage.start : passage.end]
+        cut_out = text[passage.start : passage.end]
+        above = passage.text.removeprefix("A title\n").removesuffix(cut_out)
+        assert passage.text == "A title\n" + above + cut_out
+        assert above in ("", f"{passage.metadata.get('headings')}\n")
         covered[passage.start : passage.end] += 1
     missed = "".join(char for char, times in zip(text, covered, strict=True) if not times)
     assert not missed.strip()

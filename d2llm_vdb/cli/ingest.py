@@ -27,8 +27,8 @@ def ingest(
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="Files and folders (.txt .md .html .pdf .jsonl .csv, also .gz), or - for "
-            "standard input."
+            help="Files and folders (.txt .md .rst .html .pdf .docx .ipynb .jsonl .json .csv .tsv "
+            "and code, also .gz), or - for standard input."
         ),
     ],
     db: options.Db = None,
@@ -49,7 +49,21 @@ def ingest(
         ),
     ] = None,
     format: Annotated[
-        Literal["txt", "md", "html", "pdf", "jsonl", "csv"] | None,
+        Literal[
+            "txt",
+            "md",
+            "rst",
+            "html",
+            "pdf",
+            "docx",
+            "ipynb",
+            "code",
+            "jsonl",
+            "json",
+            "csv",
+            "tsv",
+        ]
+        | None,
         typer.Option(
             help="Read every source as this kind; by file name if left out, and standard input "
             "as jsonl."
@@ -84,6 +98,19 @@ def ingest(
             "fields without another use).",
         ),
     ] = None,
+    delimiter: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHARACTER",
+            help="What stands between the cells of tables, \\t for a tab; found out if left out.",
+        ),
+    ] = None,
+    strings: Annotated[
+        bool,
+        typer.Option(
+            "--strings", help="Keep all cells of tables as text, also numbers, true and false."
+        ),
+    ] = False,
     id_prefix: Annotated[
         str,
         typer.Option(
@@ -143,7 +170,14 @@ def ingest(
         from d2llm_vdb.ingest.records import Fields
         from d2llm_vdb.ingest.rejects import RejectsFile
 
-    fields = Fields(text_field, id_field, title_field, _tuple(metadata_field))
+    fields = Fields(
+        text_field,
+        id_field,
+        title_field,
+        _tuple(metadata_field),
+        strings=strings,
+        delimiter="\t" if delimiter == r"\t" else delimiter,
+    )
     rejects_file = RejectsFile(rejects)
     reader = SourceReader(sources, fields, format, id_prefix=id_prefix, rejects=rejects_file)
     connect = partial(
@@ -176,6 +210,7 @@ def ingest(
             report = run(
                 index, records, rejects_file, chunker=chunker, prune=prune, on_progress=on_progress
             )
+    report.passed_over = reader.passed_over.total()
     if as_json:
         print_json(report.to_dict())
     else:

@@ -1,14 +1,22 @@
-"""Documents to passages: cut by the backbone's own tokens, with overlap."""
+"""Documents to passages: cut by the backbone's own tokens, with overlap.
+
+Passages of Markdown after the first say below which headings they stand, in their metadata and
+before their text: a passage "Run the command below" of the part "Install > Linux" would be found by
+neither word. The first keeps its text and metadata, so that short documents are what they were.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from d2llm_vdb.errors import InputError, MissingExtraError
 from d2llm_vdb.ingest.documents import Document
+from d2llm_vdb.ingest.headings import Heading, Outline, joined
 from d2llm_vdb.passages import Passage
 
 if TYPE_CHECKING:
@@ -22,6 +30,9 @@ TITLE_STEP = 16
 # A tokenizer may take a megabyte without spaces for one unknown token. Passages stay below this
 # many characters a token of their capacity, so that such a text is cut all the same.
 MAX_CHARACTERS_PER_TOKEN = 16
+
+# Headings take this share of a passage at most; longer ones stand in the metadata alone.
+MAX_HEADINGS_SHARE = 1 / 4
 
 Chunk = tuple[int, str]
 
@@ -80,6 +91,7 @@ class Chunker:
         A blank document gives no passage, any other at least one.
         """
         chunks: list[list[Chunk]] = [[] for _ in documents]
+        outlines: dict[int, _Outline] = {}
         to_cut: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)
         lengths = self._count([document.text for document in documents])
         titles = self._count([_heading(document) for document in documents])
@@ -88,13 +100,30 @@ class Chunker:
             if lengths[row] <= capacity and len(document.text) <= _max_characters(capacity):
                 chunks[row] = _whole(document.text)
             else:
+                if document.markdown:
+                    outlines[row] = self._outline(document.text, capacity)
+                    capacity = self._room_beside(titles[row] + outlines[row].tokens)
                 to_cut[capacity, document.markdown].append(row)
         for (capacity, markdown), rows in to_cut.items():
             splitter = self._splitter(capacity, markdown)
             several = splitter.chunk_all_indices([documents[row].text for row in rows])
             for row, some in zip(rows, several, strict=True):
                 chunks[row] = [piece for chunk in some for piece in self._bounded(chunk, capacity)]
-        return [_passages(*pair) for pair in zip(documents, chunks, strict=True)]
+        return [
+            _passages(document, chunks[row], outlines.get(row))
+            for row, document in enumerate(documents)
+        ]
+
+    def _outline(self, text: str, capacity: int) -> _Outline:
+        outline = Outline(text)
+        paths = outline.paths()
+        lengths = dict(zip(paths, self._count([f"{path}\n" for path in paths]), strict=True))
+        shown = {
+            path: tokens
+            for path, tokens in lengths.items()
+            if tokens <= MAX_HEADINGS_SHARE * capacity
+        }
+        return _Outline(outline, frozenset(shown), max(shown.values(), default=0))
 
     def _room_beside(self, title_tokens: int) -> int:
         room = self._capacity - -(-title_tokens // TITLE_STEP) * TITLE_STEP
@@ -136,19 +165,45 @@ def _whole(text: str) -> list[Chunk]:
     return [(text.index(stripped), stripped)] if stripped else []
 
 
-def _passages(document: Document, chunks: Sequence[Chunk]) -> list[Passage]:
-    heading = _heading(document)
-    return [
-        Passage(
-            id=f"{document.id}#{number}" if number else document.id,
-            text=heading + chunk,
-            metadata=document.metadata,
-            doc_id=document.id,
-            chunk=number,
-            chunks=len(chunks),
-            start=start,
-            end=start + len(chunk),
-            source=document.source,
+@dataclass(frozen=True, slots=True)
+class _Outline:
+    """The headings of a document, those of them that passages show, and their most tokens."""
+
+    headings: Outline
+    shown: frozenset[str]
+    tokens: int
+
+
+def _passages(
+    document: Document, chunks: Sequence[Chunk], outline: _Outline | None
+) -> list[Passage]:
+    title = _heading(document)
+    passages = []
+    for number, (start, chunk) in enumerate(chunks):
+        path = outline.headings.path(start) if outline and number else ()
+        above = joined(tuple(each for each in path if each.start < start))
+        shown = f"{above}\n" if outline and above in outline.shown else ""
+        passages.append(
+            Passage(
+                id=f"{document.id}#{number}" if number else document.id,
+                text=title + shown + chunk,
+                metadata=_place(document, start, path) | document.metadata,
+                doc_id=document.id,
+                chunk=number,
+                chunks=len(chunks),
+                start=start,
+                end=start + len(chunk),
+                source=document.source,
+            )
         )
-        for number, (start, chunk) in enumerate(chunks)
-    ]
+    return passages
+
+
+def _place(document: Document, start: int, path: tuple[Heading, ...]) -> dict[str, Any]:
+    """Return what the metadata say of a place; fields of the document's own go before them."""
+    place: dict[str, Any] = {}
+    if document.pages:
+        place["page"] = bisect_right(document.pages, start)
+    if path:
+        place["headings"] = joined(path)
+    return place

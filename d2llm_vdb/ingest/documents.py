@@ -21,7 +21,8 @@ class Document:
         title: put before every passage, so that each says what it is about.
         metadata: JSON-ready values, copied to every passage.
         markdown: cut by headings.
-        line: in the source, where it is a file of records.
+        pages: where each page starts in the text, in characters; empty where it has none.
+        line: in the source, where it is a file of records; in JSON the record's number.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Document:
     title: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
     markdown: bool = False
+    pages: tuple[int, ...] = ()
     line: int | None = None
 
 
@@ -40,7 +42,7 @@ class Reject:
     Args:
         source: the file it is in.
         reason: what is wrong and what to do.
-        line: in the source, from 1, where it has lines.
+        line: in the source, from 1, where it has lines; in JSON the record's number.
         id: of the document or passage, where it is known. What is stored of that document stays;
             a reject without an id may be any document, so that nothing is pruned beside it.
     """

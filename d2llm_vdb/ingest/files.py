@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -15,9 +16,11 @@ from typing import IO, Any
 
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.ingest.documents import STDIN, Document, Records, Reject
-from d2llm_vdb.ingest.formats import KIND_BY_SUFFIX, READERS, RECORD_READERS, whole_file_reject
+from d2llm_vdb.ingest.folders import Folder
+from d2llm_vdb.ingest.formats import KIND_BY_SUFFIX, READERS, RECORD_READERS
 from d2llm_vdb.ingest.records import Fields
 from d2llm_vdb.ingest.rejects import RejectsFile
+from d2llm_vdb.ingest.whole import whole_file_reject
 
 logger = logging.getLogger(__name__)
 
@@ -32,15 +35,16 @@ class _File:
 class SourceReader:
     """Reads documents from files, folders and standard input, as a stream.
 
-    A folder is read with everything below it, in name order; hidden files, files of other kinds
-    and the rejects file are passed over. A file is called by its path as given, `/` between
-    folders; that name is the id of a document that is a whole file.
+    A folder is read with everything below it, in name order; hidden files, files of other kinds,
+    links that lead out of it or to folders, and the rejects file are passed over; `passed_over`
+    counts all but the last by their reason, and so does the log. A file is called by its path as
+    given, `/` between folders; that name is the id of a document that is a whole file.
 
     Args:
         sources: paths, or "-" for standard input.
         fields: which fields of records mean what.
-        format: read everything as this kind ("txt", "md", "html", "pdf", "jsonl", "csv");
-            None goes by the file name, and takes standard input as "jsonl".
+        format: read everything as this kind, one of `READERS` in `formats`; None goes by the file
+            name, and takes standard input as "jsonl".
         id_prefix: put before every id, so that sources with the same ids do not meet.
         rejects: what the run writes and must not read.
 
@@ -64,6 +68,7 @@ class SourceReader:
         self._format = format
         self._id_prefix = id_prefix
         self._written = () if rejects is None else (rejects.path, rejects.unfinished)
+        self.passed_over: Counter[str] = Counter()
         self._unreadable_folders: list[Reject] = []
         listed = (file for source in sources for file in self._files(source))
         self._files_to_read = list(dict.fromkeys(listed))  # `docs docs/a.md` names a.md twice
@@ -138,24 +143,25 @@ class SourceReader:
         # A pipe, as `<(command)` gives, has no name that lasts.
         yield _File(path, _name(source) if path.is_file() else STDIN, kind)
 
-    def _folder(self, folder: Path, name: PurePath) -> Iterator[_File]:
+    def _folder(self, path: Path, name: PurePath) -> Iterator[_File]:
+        folder = Folder(path)
         found = False
-        for file in sorted(self._walk(folder)):
+        for file in folder:
+            if self._is_written(file):
+                continue
             kind = self._format or _kind(file)
-            # A link that leads nowhere is listed, and rejected when it is read.
-            if kind and (file.is_file() or not file.exists()) and not self._is_written(file):
+            if kind is None:
+                folder.passed_over[file.suffix.lower() or "without a suffix"] += 1
+            else:
                 found = True
-                yield _File(file, (name / file.relative_to(folder)).as_posix(), kind)
+                yield _File(file, (name / file.relative_to(path)).as_posix(), kind)
+        self._unreadable_folders += folder.unreadable
+        self.passed_over += folder.passed_over
+        if folder.passed_over:
+            told = ", ".join(f"{n:,} {reason}" for reason, n in folder.passed_over.most_common())
+            logger.info("%s: %d passed over: %s", path, folder.passed_over.total(), told)
         if not found:
-            logger.warning("no file in %s is of a known kind (%s)", folder, ", ".join(READERS))
-
-    def _walk(self, folder: Path) -> Iterator[Path]:
-        def note(error: OSError) -> None:
-            self._unreadable_folders.append(Reject(str(error.filename), f"cannot be read: {error}"))
-
-        for parent, folders, names in os.walk(folder, onerror=note):
-            folders[:] = [each for each in folders if not each.startswith(".")]
-            yield from (Path(parent) / each for each in names if not each.startswith("."))
+            logger.warning("no file in %s is of a known kind (%s)", path, ", ".join(READERS))
 
     def _is_written(self, path: Path) -> bool:
         return any(

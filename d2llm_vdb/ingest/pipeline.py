@@ -31,18 +31,24 @@ class IngestReport:
         documents: read, whether or not they changed anything.
         added: what became of their passages.
         rejected: records and passages refused, all of them in the rejects file.
+        passed_over: files of folders that were not read, where whoever read them says so.
         seconds: wall time.
     """
 
     documents: int = 0
     added: AddReport = field(default_factory=AddReport)
     rejected: int = 0
+    passed_over: int = 0
     seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts as one flat mapping."""
         values = {"documents": self.documents} | asdict(self.added)
-        return values | {"rejected": self.rejected, "seconds": round(self.seconds, 3)}
+        return values | {
+            "rejected": self.rejected,
+            "passed_over": self.passed_over,
+            "seconds": round(self.seconds, 3),
+        }
 
 
 OnProgress = Callable[[IngestReport], None]

@@ -1,18 +1,16 @@
-"""Readers of record files: JSON lines and CSV, where every record is a document."""
+"""Readers of JSON lines and JSON, where every record is a document."""
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.ingest.documents import STDIN, Document, Records, Reject, unnamed_id
+from d2llm_vdb.ingest.reading import MAX_PARSED_BYTES, decoded, read_bytes
 
 # A longer line is skipped, not read into memory.
 MAX_LINE_BYTES = 64 * 2**20
@@ -24,19 +22,34 @@ TITLE_FIELDS = ("title",)
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Which fields of a record mean what; None looks for the usual names.
+    """Which fields of a record mean what, None looks for the usual names; how tables are read.
 
     Args:
         text: of the document; `text`, `content`, `page_content` or `body`.
         id: of the document; `_id`, `id` or `doc_id`, else file name and line number.
         title: put before every passage; `title`.
         metadata: kept with every passage; all other fields.
+        strings: keep all cells of tables as strings, also those that write numbers.
+        delimiter: between the cells of tables, one character; None finds it out.
+
+    Raises:
+        InputError: the delimiter cannot be one.
     """
 
     text: str | None = None
     id: str | None = None
     title: str | None = None
     metadata: tuple[str, ...] | None = None
+    strings: bool = False
+    delimiter: str | None = None
+
+    def __post_init__(self) -> None:
+        given = self.delimiter
+        if given is not None and (len(given) != 1 or given in '"\\\r\n '):
+            raise InputError(
+                f"delimiter={given!r} cannot stand between cells; give --delimiter one character, "
+                f"such as ; or a tab, and no quote, backslash, space or end of line"
+            )
 
     def read(self, record: Any, source: str, line: int) -> Document | Reject:
         """Turn one record into a document, or say why it is none."""
@@ -138,55 +151,15 @@ def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
         yield number, None
 
 
-def read_csv(stream: IO[bytes], source: str, fields: Fields) -> Records:
-    """Read a document a row, named by the header row; without a sound header nothing is read."""
-    csv.field_size_limit(MAX_LINE_BYTES)
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+def read_json(stream: IO[bytes], source: str, fields: Fields) -> Records:
+    """Read a document a record of an array, or one record; without sound JSON nothing is read."""
     try:
-        rows = csv.reader(text, strict=True)
-        try:
-            header = _header(rows)
-        except (csv.Error, InputError) as error:
-            yield Reject(source, f"no row was read, the header cannot be used: {error}", 1)
-            return
-        while True:
-            line = rows.line_num + 1
-            try:
-                cells = next(rows, None)
-            except csv.Error as error:
-                reason = f"lines {line} to {rows.line_num} are not CSV: {error}; check their quotes"
-                yield Reject(source, reason, line)
-                continue
-            if cells is None:
-                return
-            if cells:
-                yield _row_document(header, cells, source, line, fields)
-    finally:
-        text.detach()  # closing the stream is up to its owner
-
-
-def _header(rows: Iterator[list[str]]) -> list[str]:
-    header = next((row for row in rows if row), [])
-    twice = [name for name, times in Counter(header).items() if times > 1]
-    if twice:
-        raise InputError(f"column {twice[0]!r} is there twice; give each a name of its own")
-    if _holds_surrogates(header):
-        raise InputError("it is not UTF-8; convert the file")
-    return header
-
-
-def _row_document(
-    header: Sequence[str], cells: Sequence[str], source: str, line: int, fields: Fields
-) -> Document | Reject:
-    if len(cells) > len(header):
-        return Reject(source, "row has more cells than the header; quote its commas", line)
-    if len(cells) < len(header):
-        return Reject(source, f"row ends before column {header[len(cells)]!r}", line)
-    if _holds_surrogates(cells):
-        return Reject(source, "not UTF-8; convert the file", line)
-    return fields.read(dict(zip(header, cells, strict=True)), source, line)
-
-
-def _holds_surrogates(cells: Sequence[str]) -> bool:
-    """Tell whether bytes that are not UTF-8 were read."""
-    return any("\udc80" <= char <= "\udcff" for cell in cells for char in cell)
+        data = read_bytes(stream, MAX_PARSED_BYTES, "make JSON lines of it, as by jq -c '.[]'")
+        found = json.loads(decoded(data))
+    except InputError as error:
+        yield Reject(source, str(error))
+    except (ValueError, RecursionError) as error:
+        yield Reject(source, f"not JSON: {error}")
+    else:
+        for number, record in enumerate(found if isinstance(found, list) else [found], 1):
+            yield fields.read(record, source, number)

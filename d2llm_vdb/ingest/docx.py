@@ -1,0 +1,97 @@
+"""Word documents to Markdown, by python-docx."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+from d2llm_vdb.errors import InputError, MissingExtraError
+from d2llm_vdb.ingest.documents import Document, unnamed_id
+from d2llm_vdb.ingest.reading import MAX_PARSED_BYTES, read_bytes
+
+if TYPE_CHECKING:
+    from docx.table import Table
+    from docx.text.paragraph import Paragraph
+
+_HEADING = re.compile(r"Heading ([1-9])")
+
+
+def docx_document(data: bytes, source: str) -> Document:
+    """Read paragraphs, headings, lists and tables; what the file says of itself becomes metadata.
+
+    Args:
+        data: the file.
+        source: what it is called.
+
+    Raises:
+        InputError: it is no Word document, or unpacks to more than can be held.
+        MissingExtraError: the parser is not installed.
+    """
+    try:
+        import docx
+        from docx.table import Table
+    except ImportError as error:
+        raise MissingExtraError("python-docx", "ingest", "reading Word documents") from error
+    try:
+        document = docx.Document(_text_parts(data))
+        blocks = [
+            _table(each) if isinstance(each, Table) else _paragraph(each)
+            for each in document.iter_inner_content()
+        ]
+        title = document.core_properties.title.strip()
+    except InputError:
+        raise
+    except Exception as error:  # python-docx raises what it runs into
+        reason = f"not a readable Word document: {type(error).__name__}: {error}"
+        raise InputError(reason) from error
+    text = "\n\n".join(filter(None, blocks))
+    metadata: dict[str, Any] = {"title": title} if title else {}
+    name = unnamed_id(source, f"{title}\n{text}")
+    return Document(name, text, source, title, metadata, markdown=True)
+
+
+def _text_parts(data: bytes) -> io.BytesIO:
+    """Return the archive with its XML alone, unpacked within the limit, whatever it says of itself.
+
+    Pictures and the like are left empty.
+    """
+    plain = io.BytesIO()
+    left = MAX_PARSED_BYTES
+    with zipfile.ZipFile(io.BytesIO(data)) as packed, zipfile.ZipFile(plain, "w") as unpacked:
+        for part in packed.infolist():
+            content = b""
+            if part.filename.endswith((".xml", ".rels")):
+                with packed.open(part) as file:
+                    content = read_bytes(file, left)
+                left -= len(content)
+                if b"<!DOCTYPE" in content:
+                    raise InputError("its XML declares entities, as no Word document does; refused")
+            unpacked.writestr(part.filename, content)
+    plain.seek(0)
+    return plain
+
+
+def _paragraph(paragraph: Paragraph) -> str:
+    text = paragraph.text.strip()
+    style = (paragraph.style.name or "") if text and paragraph.style else ""
+    if style == "Title":
+        return f"# {_line(text)}"
+    if heading := _HEADING.fullmatch(style):
+        return f"{'#' * min(6, int(heading[1]))} {_line(text)}"
+    if style.startswith("List"):
+        return f"- {text}"
+    return text
+
+
+def _table(table: Table) -> str:
+    rows = [[_line(cell.text) for cell in row.cells] for row in table.rows]
+    if not any(map(any, rows)):
+        return ""
+    lines = [f"| {' | '.join(cells)} |" for cells in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

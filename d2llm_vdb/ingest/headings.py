@@ -1,0 +1,81 @@
+"""Headings of Markdown, and those that a place stands below."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from d2llm_vdb.errors import MissingExtraError
+
+SEPARATOR = " > "
+
+_LINE = re.compile(r"\r\n|\r|\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """One heading.
+
+    Args:
+        start: of its line in the text, in characters.
+        text: on one line, without its marks.
+    """
+
+    start: int
+    text: str
+
+
+class Outline:
+    """The headings of a Markdown text.
+
+    Args:
+        text: whose front matter has been taken off.
+
+    Raises:
+        MissingExtraError: the parser is not installed.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._starts: list[int] = []
+        self._paths: list[tuple[Heading, ...]] = []
+        lines = [0, *(match.end() for match in _LINE.finditer(text))]
+        open_ones: list[tuple[int, Heading]] = []
+        tokens = _parser().parse(text)
+        for token, inline in pairwise(tokens):
+            # Those in lists and quotes are not the document's own.
+            if token.type != "heading_open" or token.level or not inline.content.strip():
+                continue
+            level = int(token.tag[1:])
+            heading = Heading(lines[token.map[0]], " ".join(inline.content.split()))
+            open_ones = [each for each in open_ones if each[0] < level] + [(level, heading)]
+            self._starts.append(heading.start)
+            self._paths.append(tuple(each for _, each in open_ones))
+
+    def path(self, place: int) -> tuple[Heading, ...]:
+        """Return the headings that a character stands below, or in, from the outermost on."""
+        number = bisect_right(self._starts, place)
+        return self._paths[number - 1] if number else ()
+
+    def paths(self) -> list[str]:
+        """Return every path of the text and every start of one, each once."""
+        return list(
+            dict.fromkeys(
+                joined(path[:end]) for path in self._paths for end in range(1, len(path) + 1)
+            )
+        )
+
+
+def joined(path: tuple[Heading, ...]) -> str:
+    """Return headings as one line, such as "Install > Linux"."""
+    return SEPARATOR.join(heading.text for heading in path)
+
+
+def _parser() -> Any:
+    try:
+        from markdown_it import MarkdownIt
+    except ImportError as error:
+        raise MissingExtraError("markdown-it-py", "ingest", "cutting Markdown") from error
+    return MarkdownIt("commonmark").disable("inline")

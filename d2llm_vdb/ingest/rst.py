@@ -1,0 +1,116 @@
+"""reStructuredText to Markdown: docutils reads it and writes HTML, which is read as a page.
+
+What only Sphinx knows, such as `.. versionadded::` and `.. py:function::`, keeps its text: the
+body of a directive that docutils does not know is read as text of its own.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+from d2llm_vdb.errors import InputError, MissingExtraError
+from d2llm_vdb.ingest.documents import Document, unnamed_id
+from d2llm_vdb.ingest.html import html_document
+from d2llm_vdb.ingest.reading import decoded
+
+if TYPE_CHECKING:
+    from docutils import nodes
+
+# Nothing but the text itself is read: no included file, raw HTML, style sheet or configuration.
+SETTINGS: dict[str, Any] = {
+    "file_insertion_enabled": False,
+    "raw_enabled": False,
+    "_disable_config": True,
+    "embed_stylesheet": False,
+    "stylesheet_path": None,
+    "image_loading": "link",
+    "initial_header_level": 1,
+    "math_output": "LaTeX",
+    "syntax_highlight": "none",
+    "smart_quotes": False,
+    "report_level": 3,
+    "halt_level": 5,
+    "warning_stream": False,
+    "traceback": True,
+    "doctitle_xform": False,
+    "sectsubtitle_xform": False,
+    "line_length_limit": 2**20,
+}
+
+_DIRECTIVE = re.compile(r"\.\. (?P<name>[\w:.+-]+)::(?P<rest>.*)")
+_OPTION = re.compile(r"\s+:[\w-]+:.*")
+
+# Lists of other files, settings, and what is not to be read.
+_LEFT_OUT = ("toctree", "index", "currentmodule", "meta", "include", "literalinclude", "raw")
+
+
+def rst_document(data: bytes, source: str) -> Document:
+    """Read reStructuredText; what it includes is left out.
+
+    Args:
+        data: in UTF-8.
+        source: what the file is called.
+
+    Raises:
+        InputError: it is not UTF-8, or docutils cannot read it.
+        MissingExtraError: docutils is not installed.
+    """
+    try:
+        from docutils.core import publish_from_doctree
+    except ImportError as error:
+        raise MissingExtraError("docutils", "ingest", "reading reStructuredText") from error
+    text = decoded(data)
+    try:
+        tree = _tree(text)
+        page = publish_from_doctree(tree, writer="html5", settings_overrides=SETTINGS)
+    except Exception as error:  # on some texts docutils raises what it runs into
+        reason = f"not readable reStructuredText: {type(error).__name__}: {error}"
+        raise InputError(reason) from error
+    read = html_document(page, source)
+    return Document(unnamed_id(source, text), read.text, source, markdown=True)
+
+
+def _tree(text: str) -> nodes.document:
+    """Parse a text; its complaints give way to what they complain of."""
+    from docutils import nodes
+    from docutils.core import publish_doctree
+
+    tree = publish_doctree(text, settings_overrides=SETTINGS)
+    for message in list(tree.findall(nodes.system_message)):
+        if message.parent is None:
+            continue
+        kept: list[nodes.Node] = []
+        if isinstance(message.children[-1], nodes.literal_block):
+            kept = _unknown(message.children[-1].astext())
+        message.parent.replace(message, kept)
+    tree.transform_messages.clear()  # else they stand at its end
+    for problem in list(tree.findall(nodes.problematic)):
+        problem.parent.replace(problem, nodes.inline("", _role_text(problem.astext())))
+    return tree
+
+
+def _unknown(block: str) -> list[nodes.Node]:
+    """Return the nodes of a block that docutils could not read."""
+    from docutils import nodes
+
+    first, _, rest = block.partition("\n")
+    directive = _DIRECTIVE.fullmatch(first)
+    if directive is None:
+        return [nodes.literal_block(block, block)]
+    if directive["name"] in _LEFT_OUT:
+        return []
+    lines = rest.split("\n")
+    while lines and _OPTION.fullmatch(lines[0]):
+        del lines[0]
+    argument = directive["rest"].strip()
+    found: list[nodes.Node] = [nodes.paragraph(argument, argument)] if argument else []
+    body = textwrap.dedent("\n".join(lines)).strip("\n")
+    return found + (list(_tree(body).children) if body else [])
+
+
+def _role_text(text: str) -> str:
+    """Return what a role of Sphinx shows: "see" of ":ref:`see <there>`"."""
+    role = re.fullmatch(r":[\w:+.-]+:`([^`<]+?)(\s*<[^`>]*>)?`", text, re.DOTALL)
+    return role[1].lstrip("~!") if role else text

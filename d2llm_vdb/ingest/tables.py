@@ -1,0 +1,217 @@
+"""Reader of CSV and its relatives: a document a row, cells as what they are.
+
+How a table is written is tried out, on its first lines: `csv.Sniffer` takes letters for delimiters
+where there is one column, knows no quotes escaped by a backslash, and none that mean nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.ingest.documents import Records, Reject
+from d2llm_vdb.ingest.records import (
+    ID_FIELDS,
+    MAX_LINE_BYTES,
+    TEXT_FIELDS,
+    TITLE_FIELDS,
+    Fields,
+)
+from d2llm_vdb.ingest.values import boolean, number
+
+logger = logging.getLogger(__name__)
+
+DELIMITERS = (",", "\t", ";", "|")
+
+# Lines that tell how the table is written, and rows that tell what its columns hold.
+SAMPLED_LINES = 200
+SAMPLED_ROWS = 1_000
+SAMPLED_CHARACTERS = 16 * 2**20
+
+Row = tuple[int, list[str]]  # the line it starts at, and its cells
+Dialect = dict[str, Any]  # arguments of csv.reader
+
+_KINDS: dict[str, Callable[[str], Any]] = {"number": number, "true or false": boolean}
+
+
+def read_csv(
+    stream: IO[bytes], source: str, fields: Fields, delimiter: str | None = None
+) -> Records:
+    """Read a document a row, named by the header row; without a sound header nothing is read.
+
+    Args:
+        stream: in UTF-8.
+        source: what the file is called.
+        fields: which columns mean what, and how the table is written where that is known.
+        delimiter: between cells where `fields` names none; None finds it out.
+    """
+    csv.field_size_limit(MAX_LINE_BYTES)
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    try:
+        first = list(itertools.islice(text, SAMPLED_LINES))
+        dialect = _dialect(first, fields.delimiter or delimiter)
+        rows = csv.reader(itertools.chain(first, text), strict=True, **dialect)
+        try:
+            header = _header(rows)
+        except (csv.Error, InputError) as error:
+            yield Reject(source, f"no row was read, the header cannot be used: {error}", 1)
+            return
+        yield from _documents(_rows(rows, header, source), header, source, fields)
+    finally:
+        text.detach()  # closing the stream is up to its owner
+
+
+def _dialect(lines: Sequence[str], delimiter: str | None) -> Dialect:
+    """Return how the first lines are written: what gives the most rows as wide as the first."""
+    best: Dialect = {"delimiter": delimiter or ","}
+    most = (False, 0.0, 0)
+    escaped = any('\\"' in line for line in lines)
+    for each in [delimiter] if delimiter else DELIMITERS:
+        ways: list[Dialect] = [{}]
+        if escaped:
+            ways.append({"escapechar": "\\", "doublequote": False})
+        if each == "\t":  # what has tabs between cells needs no quotes, and may hold some
+            ways.append({"quoting": csv.QUOTE_NONE})
+        for way in ways:
+            dialect = {"delimiter": each, **way}
+            score = _score(lines, dialect)
+            if score[2] > 1 and score > most:
+                best, most = dialect, score
+    return best
+
+
+def _score(lines: Sequence[str], dialect: Dialect) -> tuple[bool, float, int]:
+    """Tell whether lines are sound, the share of rows as wide as the first, and how wide."""
+    rows = csv.reader(lines, strict=True, **dialect)
+    widths: list[int] = []
+    sound = True
+    try:
+        widths.extend(len(row) for row in rows if row)
+    except csv.Error:
+        sound = False
+    if not widths:
+        return False, 0.0, 0
+    return sound, widths.count(widths[0]) / len(widths), widths[0]
+
+
+def _header(rows: Iterator[list[str]]) -> list[str]:
+    header = next((row for row in rows if row), [])
+    twice = [name for name, times in Counter(header).items() if times > 1]
+    if twice:
+        raise InputError(f"column {twice[0]!r} is there twice; give each a name of its own")
+    if _holds_surrogates(header):
+        raise InputError("it is not UTF-8; convert the file")
+    return header
+
+
+def _rows(rows: Any, header: Sequence[str], source: str) -> Iterator[Row | Reject]:
+    while True:
+        line = rows.line_num + 1
+        try:
+            cells = next(rows, None)
+        except csv.Error as error:
+            reason = f"lines {line} to {rows.line_num} are not CSV: {error}; check their quotes"
+            yield Reject(source, reason, line)
+            continue
+        if cells is None:
+            return
+        if len(cells) > len(header):
+            yield Reject(source, "row has more cells than the header; quote its commas", line)
+        elif cells and len(cells) < len(header):
+            yield Reject(source, f"row ends before column {header[len(cells)]!r}", line)
+        elif _holds_surrogates(cells):
+            yield Reject(source, "not UTF-8; convert the file", line)
+        elif cells:
+            yield line, cells
+
+
+def _documents(
+    rows: Iterator[Row | Reject], header: Sequence[str], source: str, fields: Fields
+) -> Records:
+    first = list(_first(rows))
+    columns: list[_Column] = []
+    if not fields.strings:
+        texts = {*TEXT_FIELDS, *ID_FIELDS, *TITLE_FIELDS, fields.text, fields.id, fields.title}
+        columns = [
+            _Column(
+                name, place, source, _kind(row[1][place] for row in first if isinstance(row, tuple))
+            )
+            for place, name in enumerate(header)
+            if name not in texts
+        ]
+        _tell(columns, source)
+    for row in itertools.chain(first, rows):
+        if isinstance(row, Reject):
+            yield row
+            continue
+        line, cells = row
+        record: dict[str, Any] = dict(zip(header, cells, strict=True))
+        for column in columns:
+            record[column.name] = column.value(cells[column.place], line)
+        yield fields.read(record, source, line)
+
+
+def _first(rows: Iterator[Row | Reject]) -> Iterator[Row | Reject]:
+    characters = 0
+    for count, row in enumerate(rows, 1):
+        yield row
+        characters += sum(map(len, row[1])) if isinstance(row, tuple) else 0
+        if count >= SAMPLED_ROWS or characters >= SAMPLED_CHARACTERS:
+            return
+
+
+def _kind(cells: Iterable[str]) -> str | None:
+    """Return what all cells that hold something are, None for texts."""
+    filled = [cell.strip() for cell in cells if cell.strip()]
+    for kind, read in _KINDS.items():
+        if filled and all(read(cell) is not None for cell in filled):
+            return kind
+    return None
+
+
+@dataclass(slots=True)
+class _Column:
+    name: str
+    place: int
+    source: str
+    kind: str | None
+    told: bool = field(default=False)
+
+    def value(self, cell: str, line: int) -> Any:
+        text = cell.strip()
+        if not text:
+            return None
+        if self.kind is None:
+            return cell
+        value = _KINDS[self.kind](text)
+        if value is not None:
+            return value
+        if not self.told:
+            self.told = True
+            logger.warning(
+                "%s, line %d: column %r holds %r, which is no %s as in the first rows; such cells "
+                "stay text. --strings keeps all cells as text",
+                self.source, line, self.name, cell[:40], self.kind,
+            )  # fmt: skip
+        return cell
+
+
+def _tell(columns: Iterable[_Column], source: str) -> None:
+    read = [f"{column.name} ({column.kind})" for column in columns if column.kind]
+    if read:
+        logger.info(
+            "%s: columns that are no text: %s; --strings keeps them as text",
+            source, ", ".join(read),
+        )  # fmt: skip
+
+
+def _holds_surrogates(cells: Sequence[str]) -> bool:
+    """Tell whether bytes that are not UTF-8 were read."""
+    return any("\udc80" <= char <= "\udcff" for cell in cells for char in cell)

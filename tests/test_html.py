@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+
+from d2llm_vdb.ingest.html import html_document
+
+
+def text(page: str | bytes) -> str:
+    return html_document(page.encode() if isinstance(page, str) else page, "f").text
+
+
+@pytest.mark.parametrize(
+    ("page", "expected"),
+    [
+        ("un<b>believ</b>able H<sub>2</sub>O", "unbelievable H2O"),
+        ("<code>pip <i>inst<b>all</b></i></code>, <a>then\n go</a>.", "pip install, then go."),
+        ("<p>one<p>two<div>three</div>four", "one\n\ntwo\n\nthree\n\nfour"),
+        ("a<br>b<hr>c", "a\nb\n\nc"),
+        ("un&shy;break<wbr>able &lt;b&gt; &amp; caf&eacute;&nbsp;x", "unbreakable <b> & café x"),
+        ("<h1>In <em>two</em>\n lines<br>x</h1><h3>H</h3>y", "# In two lines x\n\n### H\n\ny"),
+        ("<ul><li>one<li>two<ol start=3><li>x<li>y</ol></ul>", "- one\n- two\n  3. x\n  4. y"),
+        ("<dl><dt>Term<dd>Meaning<dt>Other<dd>Second</dl>", "Term\n: Meaning\nOther\n: Second"),
+        ("<pre>def f():\n    return 1  # &lt;\n</pre>", "```\ndef f():\n    return 1  # <\n```"),
+        ("<pre>```\n# no heading\n```</pre>", "````\n```\n# no heading\n```\n````"),
+        (
+            "<table><caption>Sizes<tr><th>Name<th>Size<tr><td>a<td><p>1</p><p>2</p></table>",
+            "Sizes\n\n| Name | Size |\n| --- | --- |\n| a | 1 2 |",
+        ),
+        ("<table><tr><td><h1>Layout</h1><td><ul><li>x</ul></table>", "# Layout\n\n- x"),
+        ("<aside>side</aside><details><summary>Sum</summary>Det</details>", "side\n\nSum\n\nDet"),
+        ("<h2>Install<a class=headerlink href=#i>¶</a></h2>", "## Install"),
+        ("<p>one <b>two <i>six</b> four<li>a</foo>&x; a < b", "one two six four\n\n- a&x; a < b"),
+        ("<![nothing known here>text<!-- a comment -->", "text"),
+        ("<article>x<footer>kept</footer></article><footer>on every page</footer>", "x\n\nkept"),
+    ],
+)  # fmt: skip
+def test_a_page_says_what_a_browser_shows(page: str, expected: str) -> None:
+    assert text(page) == expected
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "<script>no</script>", "<style>no</style>", "<noscript>no</noscript>",
+        "<template>no</template>", "<svg><text>no</text></svg>", "<nav><ul><li>no</ul></nav>",
+        "<div role=navigation>no</div>", "<p hidden>no", "<p style='color:red; display: none'>no",
+        "<span aria-hidden=true>no</span>", "<select><option>no</select>",
+    ],
+)  # fmt: skip
+def test_scripts_styles_navigation_and_hidden_parts_are_left_out(part: str) -> None:
+    assert text(f"<div>before</div>{part}<div>after</div>") == "before\n\nafter"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "head"),
+    [
+        ("utf-8", ""),
+        ("utf-8", "<meta charset=klingon>"),
+        ("utf-16", ""),
+        ("shift_jis", "<meta http-equiv=Content-Type content='text/html; charset=Shift_JIS'>"),
+        ("iso-2022-jp", "<meta charset=iso-2022-jp>"),
+        ("euc-jp", "<?xml version='1.0' encoding='euc-jp'?>"),
+    ],
+)
+def test_a_page_is_read_in_the_encoding_that_it_declares(encoding: str, head: str) -> None:
+    page = f"{head}<title>題</title><p>日本語のテキスト".encode(encoding)
+    document = html_document(page, "f")
+    assert (document.title, document.text) == ("題", "日本語のテキスト")
+
+
+def test_nesting_at_any_depth_is_read() -> None:
+    assert text("<div>" * 20_000 + "deep") == "deep"
+
+
+def test_entities_that_a_page_declares_are_not_followed() -> None:
+    page = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/hostname">]><p>&a;</p>'
+    assert text(page).endswith("&a;")
