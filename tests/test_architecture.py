@@ -100,6 +100,17 @@ ALLOWED = {
         "evaluate",
         "cli",
     },
+    "serve": {
+        "errors",
+        "checks",
+        "lazy",
+        "explain",
+        "filters",
+        "index",
+        "ingest",
+        "options",
+        "search",
+    },
     "cli": {
         "progress",
         "errors",
@@ -113,6 +124,7 @@ ALLOWED = {
         "options",
         "reembed",
         "search",
+        "serve",
         "store",
         "student",
         "teacher",
@@ -131,6 +143,9 @@ OWNERS = {
     "mteb": {"interop"},
     "typer": {"cli"},
     "rich": {"cli"},
+    "mcp": {"serve"},
+    "starlette": {"serve"},
+    "uvicorn": {"serve"},
 }
 
 
