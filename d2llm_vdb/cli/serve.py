@@ -29,7 +29,7 @@ def serve(
 ) -> None:
     """Serve a page to try a collection in a browser.
 
-    It shows what recall finds, what reranking moves, why each hit is there, and where the time went.
+    It shows what recall finds, what reranking moves, why each hit is there, and the times taken.
     """
     location = options.location(db, url)
     with waiting("starting"):

@@ -1,4 +1,7 @@
-"""What the tools return: typed values for programs, and the same as text that is easy to read."""
+"""What the tools return: typed values for programs, and the same as text that is easy to read.
+
+The classes have no slots: `mcp` would take those for default values, and publish no schema.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     from d2llm_vdb.search import Hit, SearchResult
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FoundPassage:
     """One passage, its scores, and where it comes from."""
 
@@ -57,7 +60,7 @@ class FoundPassage:
         return " | ".join(facts)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Found:
     """Passages, best first, and what their scores are."""
 
@@ -89,7 +92,7 @@ class Found:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ScorePart:
     """One term of the sum that the score is the sigmoid of."""
 
@@ -99,7 +102,7 @@ class ScorePart:
     adds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class WordPair:
     """A word of the query and the word of the passage most like it."""
 
@@ -108,7 +111,7 @@ class WordPair:
     similarity: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Explained:
     """Why a passage was found, and placed where it is among all candidates."""
 
@@ -170,7 +173,7 @@ class Explained:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RefusedText:
     """A text that was not stored, and why."""
 
@@ -178,7 +181,7 @@ class RefusedText:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Ingested:
     """What became of the texts: passages written, replaced, found unchanged, deleted; refusals."""
 

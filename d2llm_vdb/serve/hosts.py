@@ -1,8 +1,8 @@
 """Who may ask a server of this machine, and the loop that answers.
 
-There is no login. A server that is bound to loopback is out of other machines' reach, and two checks
-keep it out of reach of the web pages that its user visits: a name that an attacker's DNS points here
-is refused (DNS rebinding), and so is what a page of another site sends.
+There is no login. A server that is bound to loopback is out of other machines' reach, and two
+checks keep it out of reach of the web pages that its user visits: a name that an attacker's DNS
+points here is refused (DNS rebinding), and so is what a page of another site sends.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -96,13 +97,15 @@ def mcp_server(finder: Finder, *, allow_ingest: bool = False) -> MCPServer[Any]:
     )
     tools = Tools(finder)
     reads = ToolAnnotations(read_only_hint=True, open_world_hint=False)
-    server.add_tool(tools.search, title="Search passages", annotations=reads)
-    server.add_tool(tools.explain, title="Explain a passage", annotations=reads)
+    # Each publishes what it returns: with True, a type that cannot be published is an error.
+    add = partial(server.add_tool, structured_output=True)
+    add(tools.search, title="Search passages", annotations=reads)
+    add(tools.explain, title="Explain a passage", annotations=reads)
     if allow_ingest:
         writes = ToolAnnotations(
             read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
         )
-        server.add_tool(tools.ingest, title="Store texts", annotations=writes)
+        add(tools.ingest, title="Store texts", annotations=writes)
     return server
 
 
