@@ -43,7 +43,7 @@ def fixed_filter_as_one_choice_of_two() -> None:
 @mutant(NARROWS)
 def filter_of_a_call_is_left_out() -> None:
     """The fixed filter holds, and the call's counts for nothing."""
-    swap(Finder, "_narrowed", lambda self, filter: self.fixed.filter)
+    swap(Finder, "_narrowed", lambda self, _: self.fixed.filter)
 
 
 @mutant(LOOPBACK)

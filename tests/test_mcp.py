@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -208,34 +209,63 @@ async def test_a_client_that_starts_the_server_speaks_over_standard_input(
     assert refused.is_error
 
 
-@pytest.mark.slow
-def test_standard_output_carries_the_protocol_alone(db: Path) -> None:
-    def message(id: int | None, method: str, **params: Any) -> str:
-        number = {} if id is None else {"id": id}
-        return json.dumps({"jsonrpc": "2.0", **number, "method": method, "params": params}) + "\n"
-
+def messages(*calls: tuple[str, dict[str, Any]]) -> str:
+    """The lines that a client writes: it says hello, and calls tools."""
     client = {"name": "test", "version": "1"}
     hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": client}
-    call = {"name": "search", "arguments": {"query": QUESTION}}
-    lines = (
-        message(1, "initialize", **hello)
-        + message(None, "notifications/initialized")
-        + message(2, "tools/call", **call)
-    )
-    command = [sys.executable, "-m", "d2llm_vdb", "-v", "mcp", "--db", str(db), "--tenant", "own"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    sent = [
+        {"id": 0, "method": "initialize", "params": hello},
+        {"method": "notifications/initialized"},
+    ]
+    for number, (name, arguments) in enumerate(calls, 1):
+        call = {"name": name, "arguments": arguments}
+        sent.append({"id": number, "method": "tools/call", "params": call})
+    return "".join(json.dumps({"jsonrpc": "2.0", **each}) + "\n" for each in sent)
+
+
+@contextmanager
+def spoken_to(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """A server over standard input and output, and its pipes."""
+    command = [sys.executable, "-m", "d2llm_vdb", "-v", "mcp", *map(str, arguments)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+def test_standard_output_carries_the_protocol_alone(db: Path) -> None:
+    with spoken_to("--db", db, "--tenant", "own") as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(lines)
+        process.stdin.write(messages(("search", {"query": QUESTION})))
         process.stdin.flush()
         answers = [json.loads(process.stdout.readline()) for _ in range(2)]
         rest, said = process.communicate(timeout=60)
-    assert [answer["id"] for answer in answers] == [1, 2]
+    assert [answer["id"] for answer in answers] == [0, 1]
     assert answers[1]["result"]["structuredContent"]["passages"][0]["id"] == "keys"
     assert (process.returncode, rest) == (0, "")
     assert "student default" in said
+
+
+@pytest.mark.slow
+def test_a_signal_ends_a_server_that_waits_for_input_and_what_was_ingested_stays(
+    tmp_path: Path, student: Student
+) -> None:
+    texts = [{"id": "pear", "text": "Pears are ripe in autumn."}]
+    with spoken_to("--db", tmp_path / "db", "--allow-ingest") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(messages(("ingest", {"texts": texts})))
+        process.stdin.flush()
+        answers = [json.loads(process.stdout.readline()) for _ in range(2)]
+        process.terminate()
+        assert process.wait(timeout=10) == -signal.SIGTERM
+    assert answers[1]["result"]["structuredContent"]["written"] == 1
+    with Index.open(tmp_path / "db", student, create=False) as index:
+        assert [hit.id for hit in index.search("ripe").hits] == ["pear"]
 
 
 @pytest.mark.slow
@@ -271,3 +301,18 @@ def test_what_cannot_be_served_is_wrong_usage(db: Path, arguments: list[str], me
     failed = CliRunner().invoke(app, ["mcp", "--db", str(db), *arguments])
     assert failed.exit_code == 2
     assert message in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "package", "extra"), [("mcp", "mcp", "mcp"), ("serve", "uvicorn", "serve")]
+)
+def test_a_missing_package_is_told_with_the_extra_that_brings_it(
+    db: Path, monkeypatch: pytest.MonkeyPatch, command: str, package: str, extra: str
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.setitem(sys.modules, name, None)
+    for module in ("hosts", "tools", "page"):
+        monkeypatch.delitem(sys.modules, f"d2llm_vdb.serve.{module}", raising=False)
+    failed = CliRunner().invoke(app, [command, "--db", str(db)])
+    assert failed.exit_code == 1
+    assert f"pip install 'd2llm-vdb[{extra}]'" in failed.stderr

@@ -172,25 +172,36 @@ def seen(browser: str, url: str, profile: Path, **values: Any) -> str:
 
 
 @pytest.mark.slow
-def test_a_browser_shows_moves_hits_and_why_and_runs_nothing_of_a_text(
-    browser: str, url: str, tmp_path: Path
-) -> None:
-    hostile = "<i>hostile</i>"
-    page = seen(browser, url, tmp_path, q=QUESTION, k=5, rerank="tokens", why=hostile)
-    shown, _, script = page.partition("<script>")
-    assert script
+def test_a_browser_shows_moves_hits_and_times(browser: str, url: str, tmp_path: Path) -> None:
+    shown = seen(browser, url, tmp_path, q=QUESTION, k=5, rerank="tokens")
     assert "<title>how do I rotate an API key? – d2llm search</title>" in shown
     assert "23 passages" in shown
     assert shown.count('<article class="card hit"') >= 5
     assert shown.count("<path ") >= 5
-    assert "encode" in shown
+    assert re.search(r"encode \d+\.\d ms", shown)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_browser_shows_a_text_and_runs_nothing_of_it(
+    browser: str, url: str, tmp_path: Path, opened: bool
+) -> None:
+    why = {"why": "<i>hostile</i>"} if opened else {}
+    shown, *_ = seen(browser, url, tmp_path, q=QUESTION, k=5, **why).partition("<script>")
+    assert not re.search(r"<(img|b|s|u)[ >]|<i>", shown)
     text = unescape(re.sub(r"<[^>]*>", "", shown))
-    assert HOSTILE in text  # shown twice: whole, and word by word behind the emoji
-    assert "</script><s>value</s>" in text
-    assert not re.search(r"<(img|b|s|u|i)[ >](?!.*class)", re.sub(r'<i class="[^>]*>', "", shown))
-    assert re.search(r'class="word shaded"[^>]*>keys<', shown)
+    assert HOSTILE in text
+    assert "<u>name</u>: </script><s>value</s>" in text
+    assert ("Which words found which" in text) == opened
+
+
+@pytest.mark.slow
+def test_a_browser_marks_the_words_that_found_each_other(
+    browser: str, url: str, tmp_path: Path
+) -> None:
+    shown = seen(browser, url, tmp_path, q=QUESTION, rerank="tokens", why="<i>hostile</i>")
+    assert re.search(r'class="word shaded"[^>]*>keys</span> <span[^>]*>🔑</span> <span', shown)
     assert "MaxSim of the words" in shown
-    assert "Which words found which" in shown
 
 
 @pytest.mark.slow

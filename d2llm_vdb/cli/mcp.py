@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Annotated
 
 import typer
@@ -52,7 +53,6 @@ def mcp(
     location = options.location(db, url)
     with waiting("starting"):
         from d2llm_vdb.serve.finder import Finder
-        from d2llm_vdb.serve.hosts import listen, run, url_of
         from d2llm_vdb.serve.tools import mcp_app, mcp_server
 
     fixed = serving.fixed_options(recall_k, rerank, filter)
@@ -61,6 +61,8 @@ def mcp(
             "--allow-ingest with --filter: a text could replace one that the filter hides; keep "
             "passages apart with --tenant, or leave one of the two out"
         )
+    from d2llm_vdb.serve.hosts import listen, run, url_of
+
     listening = listen(host, port, allow_remote=allow_remote) if http else None
     with open_index(
         location,
@@ -76,7 +78,17 @@ def mcp(
     ) as index:
         server = mcp_server(Finder(index, fixed), allow_ingest=allow_ingest)
         if listening is None:
+            _end_at_once()
             server.run()
         else:
             errors.print(f"MCP at {url_of(listening, '/mcp')}; Ctrl-C ends it", soft_wrap=True)
             run(mcp_app(server, host), listening)
+
+
+def _end_at_once() -> None:
+    """Let signals end the process as they do by default; what was written stays, as after a kill.
+
+    A thread waits for standard input, cannot be woken, and would be waited for.
+    """
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_DFL)

@@ -6,30 +6,31 @@ What a docstring or a description says here is what a language model reads.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from inspect import getdoc
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from d2llm_vdb import __version__
 from d2llm_vdb.errors import D2LLMError, MissingExtraError
-from d2llm_vdb.ingest.documents import Document, Reject
-from d2llm_vdb.ingest.pipeline import ingest
-from d2llm_vdb.options import Rerank
-from d2llm_vdb.serve.answers import Explained, Found, Ingested
-from d2llm_vdb.serve.finder import Finder
-from d2llm_vdb.serve.hosts import KnownHosts
 
-try:
+try:  # before `hosts`, whose packages come with this one
     from mcp.server import MCPServer
     from mcp.server.mcpserver.exceptions import ToolError
     from mcp.server.transport_security import TransportSecuritySettings
     from mcp.types import CallToolResult, TextContent, ToolAnnotations
 except ModuleNotFoundError as error:
     raise MissingExtraError(str(error.name), "mcp", "the MCP server") from error
+
+from d2llm_vdb import __version__
+from d2llm_vdb.ingest.documents import Document, Reject
+from d2llm_vdb.ingest.pipeline import ingest
+from d2llm_vdb.options import Rerank
+from d2llm_vdb.serve.answers import Explained, Found, Ingested
+from d2llm_vdb.serve.finder import Finder
+from d2llm_vdb.serve.hosts import KnownHosts
 
 INSTRUCTIONS = """\
 Semantic search over one collection of passages. Call search first; call explain to see why a \
@@ -97,15 +98,23 @@ def mcp_server(finder: Finder, *, allow_ingest: bool = False) -> MCPServer[Any]:
     )
     tools = Tools(finder)
     reads = ToolAnnotations(read_only_hint=True, open_world_hint=False)
-    # Each publishes what it returns: with True, a type that cannot be published is an error.
-    add = partial(server.add_tool, structured_output=True)
-    add(tools.search, title="Search passages", annotations=reads)
-    add(tools.explain, title="Explain a passage", annotations=reads)
+
+    def add(tool: Callable[..., Any], title: str, annotations: ToolAnnotations) -> None:
+        server.add_tool(
+            tool,
+            title=title,
+            description=getdoc(tool),  # without the indentation
+            annotations=annotations,
+            structured_output=True,  # a type without a schema is an error then
+        )
+
+    add(tools.search, "Search passages", reads)
+    add(tools.explain, "Explain a passage", reads)
     if allow_ingest:
         writes = ToolAnnotations(
             read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
         )
-        add(tools.ingest, title="Store texts", annotations=writes)
+        add(tools.ingest, "Store texts", writes)
     return server
 
 
