@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from pydoc_data.topics import topics as documentation
 from typing import Any
@@ -234,3 +237,19 @@ def side_by_side(work: Callable[[int], None], count: int = 4) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+@contextmanager
+def started(command: str, *arguments: object) -> Iterator[str]:
+    """Run a command that serves HTTP, in a process of its own; yields the URL that it tells."""
+    given = [sys.executable, "-m", "d2llm_vdb", command, *map(str, arguments)]
+    with subprocess.Popen(given, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            line = process.stderr.readline()
+            url = re.search(r"http://[^;\s]+", line)
+            assert url, line + process.stderr.read()
+            yield url[0]
+        finally:
+            process.terminate()
+            process.wait()

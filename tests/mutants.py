@@ -21,6 +21,7 @@ from pathlib import Path
 import mutants_of_caches  # noqa: F401 — they enter themselves into the table
 import mutants_of_lessons  # noqa: F401
 import mutants_of_scores  # noqa: F401
+import mutants_of_servers  # noqa: F401
 import mutants_of_stores  # noqa: F401
 import mutants_of_training  # noqa: F401
 from mutation import MUTANTS, ROOT, Mutant, run
@@ -34,7 +35,10 @@ LONGEST_SECONDS = 600
 # Each process is a fork of one that has loaded torch, and the code, and run nothing.
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(
-    [f"mutants_of_{part}" for part in ("caches", "lessons", "scores", "stores", "training")]
+    [
+        f"mutants_of_{part}"
+        for part in ("caches", "lessons", "scores", "servers", "stores", "training")
+    ]
 )
 
 

@@ -103,6 +103,17 @@ ALLOWED = {
         "evaluate",
         "cli",
     },
+    "serve": {
+        "errors",
+        "checks",
+        "lazy",
+        "explain",
+        "filters",
+        "index",
+        "ingest",
+        "options",
+        "search",
+    },
     "cli": {
         "progress",
         "errors",
@@ -116,6 +127,7 @@ ALLOWED = {
         "options",
         "reembed",
         "search",
+        "serve",
         "store",
         "student",
         "teacher",
@@ -134,6 +146,9 @@ OWNERS = {
     "mteb": {"interop"},
     "typer": {"cli"},
     "rich": {"cli"},
+    "mcp": {"serve"},
+    "starlette": {"serve"},
+    "uvicorn": {"serve"},
 }
 
 

@@ -55,7 +55,19 @@ def test_the_python_for_other_libraries_runs_from_top_to_bottom(
 
 @pytest.mark.parametrize(
     "command",
-    ["ingest", "search", "explain", "evaluate", "info", "reembed", "compact", "init", "convert"],
+    [
+        "ingest",
+        "search",
+        "explain",
+        "serve",
+        "mcp",
+        "evaluate",
+        "info",
+        "reembed",
+        "compact",
+        "init",
+        "convert",
+    ],
 )
 def test_every_option_in_the_docs_exists(command: str) -> None:
     from typer.main import get_command

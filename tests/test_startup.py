@@ -50,6 +50,8 @@ def heavy(script: str, *arguments: str, where: Path) -> tuple[str, set[str]]:
         (["search", "x", "--db", "nowhere"], "no collection in nowhere"),
         (["search", "x", "--db", "db", "--mmr", "7"], "mmr_lambda=7.0 must be between"),
         (["explain", "x", "--db", "nowhere"], "no collection in nowhere"),
+        (["mcp", "--db", "nowhere"], "no collection in nowhere"),
+        (["serve", "--db", "nowhere", "--port", "0"], "no collection in nowhere"),
         (["info", "--db", "nowhere"], "no collection in nowhere"),
         (["ingest", "missing.txt", "--db", "db"], "source 'missing.txt' does not exist"),
     ],

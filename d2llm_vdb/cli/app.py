@@ -19,8 +19,10 @@ from d2llm_vdb.cli.explain import explain
 from d2llm_vdb.cli.info import info
 from d2llm_vdb.cli.ingest import ingest
 from d2llm_vdb.cli.init import init
+from d2llm_vdb.cli.mcp import mcp
 from d2llm_vdb.cli.reembed import reembed
 from d2llm_vdb.cli.search import search
+from d2llm_vdb.cli.serve import serve
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 failed; 2 wrong usage: an option, a query or a file name that cannot be "
@@ -42,6 +44,8 @@ for command in (
     ingest,
     search,
     explain,
+    serve,
+    mcp,
     evaluate,
     info,
     reembed,

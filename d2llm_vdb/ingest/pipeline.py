@@ -14,7 +14,7 @@ from d2llm_vdb.errors import InputError
 from d2llm_vdb.index import Index
 from d2llm_vdb.ingest.chunking import Chunker
 from d2llm_vdb.ingest.documents import Document, Reject
-from d2llm_vdb.ingest.rejects import RejectsFile
+from d2llm_vdb.ingest.rejects import Rejects
 from d2llm_vdb.passages import Passage, check_unicode
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class IngestReport:
     Args:
         documents: read, whether or not they changed anything.
         added: what became of their passages.
-        rejected: records and passages refused, all of them in the rejects file.
+        rejected: records and passages refused, all of them told to `rejects`.
         passed_over: files of folders that were not read, where whoever read them says so.
         seconds: wall time.
     """
@@ -57,7 +57,7 @@ OnProgress = Callable[[IngestReport], None]
 def ingest(
     index: Index,
     records: Iterable[Document | Reject],
-    rejects: RejectsFile,
+    rejects: Rejects,
     *,
     chunker: Chunker | None = None,
     prune: bool = False,
@@ -99,7 +99,7 @@ class _Run:
     """One ingest: counts, and what has been seen."""
 
     def __init__(
-        self, index: Index, rejects: RejectsFile, chunker: Chunker, on_progress: OnProgress | None
+        self, index: Index, rejects: Rejects, chunker: Chunker, on_progress: OnProgress | None
     ) -> None:
         self.report = IngestReport()
         self._index = index

@@ -6,9 +6,17 @@ import json
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.ingest.documents import Reject
+
+
+class Rejects(Protocol):
+    """Takes what is not ingested."""
+
+    def write(self, reject: Reject) -> None:
+        """Take one reject."""
 
 
 class RejectsFile:

@@ -1,0 +1,56 @@
+"""`d2llm serve`."""
+
+from __future__ import annotations
+
+from d2llm_vdb.cli import options, serving
+from d2llm_vdb.cli.opening import open_index
+from d2llm_vdb.cli.terminal import errors, failing_clearly, waiting
+
+
+@failing_clearly("stopped")
+def serve(
+    db: options.Db = None,
+    url: options.Url = None,
+    collection: options.Collection = "d2llm",
+    api_key: options.ApiKey = None,
+    grpc: options.Grpc = True,
+    grpc_port: options.GrpcPort = None,
+    compression: options.Compression = False,
+    read_consistency: options.ReadConsistency = None,
+    student: options.StudentPath = None,
+    recall_k: serving.MostHits = 100,
+    rerank: serving.DefaultRerank = "iem",
+    filter: serving.FixedFilter = None,
+    tenant: serving.FixedTenant = None,
+    host: serving.Host = "127.0.0.1",
+    port: serving.Port = 8080,
+    allow_remote: serving.AllowRemote = False,
+    _verbose: options.Verbose = False,
+) -> None:
+    """Serve a page to try a collection in a browser.
+
+    It shows what recall finds, what reranking moves, why each hit is there, and the times taken.
+    """
+    location = options.location(db, url)
+    with waiting("starting"):
+        from d2llm_vdb.serve.finder import Finder
+        from d2llm_vdb.serve.hosts import listen, run, url_of
+
+    fixed = serving.fixed_options(recall_k, rerank, filter)
+    listening = listen(host, port, allow_remote=allow_remote)
+    with open_index(
+        location,
+        student,
+        collection=collection,
+        api_key=api_key,
+        prefer_grpc=grpc,
+        grpc_port=grpc_port,
+        compression=compression,
+        read_consistency=options.consistency(read_consistency),
+        tenant=tenant,
+        create=False,
+    ) as index:
+        from d2llm_vdb.serve.page import page_app
+
+        errors.print(f"open {url_of(listening)} in a browser; Ctrl-C ends it", soft_wrap=True)
+        run(page_app(Finder(index, fixed), host), listening)

@@ -1,0 +1,61 @@
+"""What `d2llm mcp` and `d2llm serve` share: options of a server, and what it may show."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from d2llm_vdb.cli.options import parsed_filter
+
+if TYPE_CHECKING:
+    from d2llm_vdb.options import SearchOptions
+
+Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen at.")]
+Port = Annotated[
+    int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes one that is free.")
+]
+AllowRemote = Annotated[
+    bool,
+    typer.Option(
+        "--allow-remote",
+        help="Take an ADDRESS that other machines reach. There is no login: whoever reaches it "
+        "may ask.",
+    ),
+]
+MostHits = Annotated[
+    int, typer.Option(min=1, help="Candidates to recall and rerank; no one gets more hits.")
+]
+DefaultRerank = Annotated[
+    Literal["iem", "tokens", "none"],
+    typer.Option(help="What orders the hits where a call does not say."),
+]
+FixedFilter = Annotated[
+    str | None,
+    typer.Option(
+        help="A filter as JSON, as `d2llm search` takes it. It holds for every call, whose own "
+        "filter can only narrow it.",
+        show_default=False,
+    ),
+]
+FixedTenant = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Whose passages to serve, in a collection that several share; no other's are reached.",
+        show_default=False,
+    ),
+]
+
+
+def fixed_options(recall_k: int, rerank: str, filter: str | None) -> SearchOptions:
+    """Return what holds for every search of a server.
+
+    Raises:
+        InputError: the filter cannot be used.
+    """
+    from d2llm_vdb.options import SearchOptions
+
+    return SearchOptions.from_keywords(
+        {"recall_k": recall_k, "rerank": rerank, "filter": parsed_filter(filter)}
+    )

@@ -1,0 +1,91 @@
+"""Searches for callers who choose little: what was fixed at the start holds for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from d2llm_vdb.checks import check_whole_number
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.filters import FilterLike, as_filter
+from d2llm_vdb.lazy import models
+from d2llm_vdb.options import Rerank, SearchOptions
+
+if TYPE_CHECKING:
+    from d2llm_vdb.explain import Explanation
+    from d2llm_vdb.index import Index
+    from d2llm_vdb.search import SearchResult
+
+
+@dataclass(frozen=True, slots=True)
+class Finder:
+    """Searches an index, and lets no caller out of what is fixed.
+
+    Args:
+        index: opened for a tenant where callers may see that one's passages alone.
+        fixed: how to search where a caller says nothing. Its filter holds for every search, and
+            no one gets more than its `recall_k` hits.
+    """
+
+    index: Index
+    fixed: SearchOptions
+
+    async def search(
+        self,
+        query: str,
+        k: int,
+        rerank: Rerank | None = None,
+        filter: FilterLike | None = None,
+    ) -> SearchResult:
+        """Find passages.
+
+        Args:
+            query: any text.
+            k: hits to return.
+            rerank: what orders the hits; None as it is fixed.
+            filter: narrows the fixed one, whatever it says.
+
+        Raises:
+            InputError: a value cannot be used.
+        """
+        check_whole_number("k", k, most=self.fixed.recall_k)
+        options = replace(
+            self.fixed,
+            k=k,
+            rerank=self.fixed.rerank if rerank is None else rerank,
+            filter=self._narrowed(filter),
+        )
+        [result] = await self.index.asearch_many([query], options)
+        return result
+
+    async def explain(
+        self,
+        query: str,
+        id: str,
+        rerank: Rerank | None = None,
+        filter: FilterLike | None = None,
+    ) -> Explanation:
+        """Tell why a query finds a passage, and what its place is among all candidates.
+
+        Args:
+            query, rerank, filter: of the search that found it.
+            id: the passage's.
+
+        Raises:
+            InputError: a value cannot be used, or the passage is none of the candidates.
+        """
+        result = await self.search(query, self.fixed.recall_k, rerank, filter)
+        for hit in result.hits:
+            if hit.id == id:
+                return await asyncio.to_thread(hit.explain)
+        raise InputError(
+            f"id={id!r} is not among the {len(result.hits)} candidates of this query; give the id "
+            f"of a passage that a search with the same query, rerank and filter has found"
+        )
+
+    def _narrowed(self, filter: FilterLike | None) -> FilterLike | None:
+        fixed, own = as_filter(self.fixed.filter), as_filter(filter)
+        if fixed is None or own is None:
+            return own if fixed is None else fixed
+        return models.Filter(must=[fixed, own])
