@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.ingest.broken import members_of
 from d2llm_vdb.ingest.documents import STDIN, Document, Records, Reject, unnamed_id
 
 # A longer line is skipped, not read into memory.
@@ -49,6 +50,18 @@ class Fields:
             return self._document(record, known_id, source, line)
         except InputError as error:
             return Reject(source, str(error), line, known_id)
+
+    def id_of_broken(self, text: str) -> str | None:
+        """Return the id that a record has before it breaks off, None where there is none."""
+        members = members_of(text)
+        if not any(name in members for name in ID_FIELDS if self.id is None) and (
+            self.id not in members
+        ):
+            return None
+        try:
+            return self._id(members, "", 0)
+        except InputError:
+            return None
 
     def _id(self, record: dict[str, Any], source: str, line: int) -> str:
         name = _find("id", record, self.id, ID_FIELDS)
@@ -119,7 +132,8 @@ def read_jsonl(stream: IO[bytes], source: str, fields: Fields) -> Records:
         except UnicodeDecodeError as error:
             yield Reject(source, f"not UTF-8 at byte {error.start}; convert the file", line)
         except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
-            yield Reject(source, f"not JSON: {error}", line)
+            known_id = fields.id_of_broken(data.decode("utf-8-sig"))
+            yield Reject(source, f"not JSON: {error}", line, known_id)
         else:
             yield found
 
