@@ -46,7 +46,8 @@ def index_paths(field: str) -> list[str]:
     in_metadata = field.startswith(f"{METADATA}.")
     if field in _BESIDE or (in_metadata and '"' in field):
         return [field]
-    return metadata_paths(field.removeprefix(f"{METADATA}."))
+    paths = metadata_paths(field.removeprefix(f"{METADATA}."))
+    return [path.removesuffix("[]") for path in paths]  # a list's index has all of its items
 
 
 def escaped_names(metadata: Mapping[str, Any]) -> dict[str, Any]:

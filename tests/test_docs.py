@@ -41,6 +41,16 @@ def test_the_python_that_explains_a_hit_runs_by_itself(
     assert "rotate" in (tmp_path / "why.html").read_text()
 
 
+def test_the_python_that_updates_and_deletes_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    for block in blocks(ROOT / "docs" / "manage.md", "python"):
+        exec(compile(block, "manage.md", "exec"), namespace)
+    assert namespace["report"].updated == 1
+
+
 def test_the_python_for_other_libraries_runs_from_top_to_bottom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,7 +65,18 @@ def test_the_python_for_other_libraries_runs_from_top_to_bottom(
 
 @pytest.mark.parametrize(
     "command",
-    ["ingest", "search", "explain", "evaluate", "info", "reembed", "compact", "init", "convert"],
+    [
+        "ingest",
+        "search",
+        "delete",
+        "explain",
+        "evaluate",
+        "info",
+        "reembed",
+        "compact",
+        "init",
+        "convert",
+    ],
 )
 def test_every_option_in_the_docs_exists(command: str) -> None:
     from typer.main import get_command
