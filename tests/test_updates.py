@@ -166,7 +166,7 @@ def test_windows_take_about_the_time_that_they_may(student: Student, texts: list
     per_text = (time.monotonic() - start) / whole
     paced = [len(some) for some in student.encode_passages(many, window_seconds=10 * per_text)]
     assert sum(paced) == len(many)
-    assert max(paced[1:]) < len(many) / 3 < paced[0]
+    assert max(paced) < len(many) / 2
     generous = [len(some) for some in student.encode_passages(many, window_seconds=1e6)]
     assert len(generous) == 2
     counted = sum(some.token_count for some in student.encode_passages(many))
