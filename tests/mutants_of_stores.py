@@ -219,8 +219,8 @@ def filter_dropped_from_deleting() -> None:
     swap(
         index,
         "selection",
-        lambda ids, documents, filter: whole(
-            ids, documents, filter if ids is None and documents is None else None
+        lambda ids, documents, given: whole(
+            ids, documents, given if ids is None and documents is None else None
         ),
     )
 

@@ -26,6 +26,8 @@ class Census:
 def census(store: Store) -> Census:
     """Count the documents and tenants of a collection, or of a tenant's part of it."""
     tenants = store.values(TENANT_FIELD)
+    if not tenants:
+        return Census(len(store.values(DOCUMENT_FIELD)), tenants)
     nobody = models.IsEmptyCondition(is_empty=models.PayloadField(key=TENANT_FIELD))
     parts: list[models.Condition] = [
         nobody,
