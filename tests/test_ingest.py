@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from d2llm_vdb.ingest.broken import members_of
 from d2llm_vdb.ingest.chunking import Chunker
 from d2llm_vdb.ingest.documents import Document, Reject
 from d2llm_vdb.ingest.pipeline import IngestReport, ingest
+from d2llm_vdb.ingest.records import Fields, read_jsonl
 from d2llm_vdb.ingest.rejects import RejectsFile
 
 
@@ -268,6 +270,26 @@ def test_one_record_that_is_always_broken_keeps_its_own_document_alone(
 )
 def test_what_a_broken_record_says_before_it_breaks_is_read(line: str, members: Any) -> None:
     assert members_of(line) == members
+
+
+@pytest.mark.parametrize(
+    ("line", "fields", "known"),
+    [
+        ('{"id": 7, "text": "b', Fields(), "7"),
+        ('{"id": 7, "text": b, "_id": "x"}', Fields(), None),
+        ('{"name": "n", "id": 7, "text": b}', Fields(id="name"), "n"),
+        ('{"id": 7, "text": b, "name": "n"}', Fields(id="name"), None),
+        ('{"id": null, "text": b}', Fields(), None),
+        ('{"text": b, "id": 7}', Fields(), None),
+        ("no record", Fields(), None),
+    ],
+)
+def test_the_id_of_a_broken_record_is_known_where_nothing_else_can_be_it(
+    line: str, fields: Fields, known: str | None
+) -> None:
+    [reject] = read_jsonl(io.BytesIO(line.encode()), "f", fields)
+    assert isinstance(reject, Reject)
+    assert (reject.id, reject.line) == (known, 1)
 
 
 def test_what_is_written_a_second_is_told(run: Ingest) -> None:

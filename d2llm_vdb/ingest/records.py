@@ -54,9 +54,9 @@ class Fields:
     def id_of_broken(self, text: str) -> str | None:
         """Return the id that a record has before it breaks off, None where there is none."""
         members = members_of(text)
-        if not any(name in members for name in ID_FIELDS if self.id is None) and (
-            self.id not in members
-        ):
+        names = ID_FIELDS if self.id is None else (self.id,)
+        name = next((name for name in names if f'"{name}"' in text), None)
+        if name not in members:  # what comes first in `names` may follow behind the break
             return None
         try:
             return self._id(members, "", 0)
