@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,7 @@ from d2llm_vdb.lazy import models
 from d2llm_vdb.passages import Passage
 from d2llm_vdb.store import Columns, Store
 from d2llm_vdb.store.columns import Payload
+from d2llm_vdb.store.schema import TENANT_FIELD
 
 if TYPE_CHECKING:
     from d2llm_vdb.student import PassageVectors, Student
@@ -24,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 # Passages looked up in the store at a time.
 LOOKUP_PASSAGES = 512
+
+# What is encoded is stored, and told, about as often; slow sources are waited for no longer.
+WINDOW_SECONDS = 3.0
 
 # Payload field of an embedding's length, where the student needs it (`PassageVectors.norms`).
 NORM_FIELD = "norm"
@@ -34,22 +39,26 @@ class AddReport:
     """What became of the passages given.
 
     Args:
-        passages: how many were given: encoded + unchanged + rejected.
+        passages: how many were given: encoded + updated + unchanged + rejected.
         encoded: embedded and written, the replaced ones among them.
+        updated: stored already with the same text, so that what is beside it was written alone.
         unchanged: stored already, with the same content.
-        replaced: stored already, with other content.
+        replaced: stored already, with another text.
         deleted: left over from an older version of a document.
         rejected: refused, each with a reason.
         truncated: of the encoded, cut at the student's `max_tokens`.
+        tokens: of the encoded, as the student reads them.
     """
 
     passages: int = 0
     encoded: int = 0
+    updated: int = 0
     unchanged: int = 0
     replaced: int = 0
     deleted: int = 0
     rejected: int = 0
     truncated: int = 0
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +122,7 @@ class Adder:
         with ThreadPoolExecutor(1, thread_name_prefix="d2llm-upsert") as uploader:
             upload: Future[None] | None = None
             for vectors in self._student.encode_passages(
-                self._texts_to_encode(passages), tokens=with_tokens
+                self._texts_to_encode(passages), tokens=with_tokens, window_seconds=WINDOW_SECONDS
             ):
                 columns = self._columns(vectors)
                 if upload is not None:
@@ -140,7 +149,8 @@ class Adder:
         self.report.passages += len(group)
         payloads = [self._payload(passage) for passage in group]
         stored = self._stored([payload for payload in payloads if payload is not None])
-        changed = []
+        new: list[_Write] = []
+        changed: list[_Write] = []
         for passage, payload in zip(group, payloads, strict=True):
             if payload is None:
                 # A refused passage keeps what is stored under its id, which is not left over.
@@ -149,7 +159,7 @@ class Adder:
                 continue
             known = stored.pop(passage.id, None)
             if known is None:
-                changed.append(_Write(passage, payload, replaces=False))
+                new.append(_Write(passage, payload, replaces=False))
             elif known["content_hash"] == payload["content_hash"]:
                 self.report.unchanged += 1
             elif self._replace_documents and known["doc_id"] != payload["doc_id"]:
@@ -160,7 +170,29 @@ class Adder:
         if self._replace_documents and stored:
             self._store.delete(list(stored))
             self.report.deleted += len(stored)
-        return changed
+        return new + self._with_other_texts(changed)
+
+    def _with_other_texts(self, changed: list[_Write]) -> list[_Write]:
+        """Write what is beside the text where that is all that changed, and return the others."""
+        if not changed:
+            return []
+        points = self._store.retrieve(
+            [write.passage.id for write in changed], ["id", "text", NORM_FIELD]
+        )
+        stored = {point.payload["id"]: point.payload for point in points}
+        others: list[_Write] = []
+        same: dict[str, Payload] = {}
+        for write in changed:
+            known = stored.get(write.passage.id, {})
+            if known.get("text") != write.payload["text"]:
+                others.append(write)
+                continue
+            norm = {NORM_FIELD: known[NORM_FIELD]} if NORM_FIELD in known else {}
+            same[write.passage.id] = write.payload | norm
+        if same:
+            self._store.write_payloads(list(same), list(same.values()))
+            self.report.updated += len(same)
+        return others
 
     def _payload(self, passage: Passage) -> Payload | None:
         try:
@@ -187,8 +219,10 @@ class Adder:
                 models.HasIdCondition(has_id=[payload["id"] for payload in payloads]),
             ]
         )
-        points = self._store.scroll(either, fields=["id", "doc_id", "content_hash", "source"])
-        return {point.payload["id"]: point.payload for point in points}
+        fields = ["id", "doc_id", "content_hash", "source", TENANT_FIELD]
+        found = (point.payload for point in self._store.scroll(either, fields=fields))
+        # The whole collection holds the tenants' passages too, whose ids are their own.
+        return {each["id"]: each for each in found if each.get(TENANT_FIELD) == self._store.tenant}
 
     def _note_source(self, known: Payload, payload: Payload) -> None:
         """Warn once a run that documents of one source replace those of another."""
@@ -215,6 +249,7 @@ class Adder:
         self.report.encoded += len(rows)
         self.report.replaced += sum(given[row].replaces for row in rows)
         self.report.truncated += vectors.truncated
+        self.report.tokens += vectors.token_count
         return columns.take(rows) if problems else columns
 
     def _reject(self, passage: Passage, error: InputError) -> None:
@@ -256,11 +291,13 @@ def _taken_by_another(passage: Passage, doc_id: str) -> InputError:
 def _grouped(passages: Iterable[Passage]) -> Iterator[list[Passage]]:
     """Group passages for one look-up, never cutting a document in two."""
     group: list[Passage] = []
+    begun = 0.0
     for _, document in itertools.groupby(
         passages, key=lambda passage: passage.id if passage.doc_id is None else passage.doc_id
     ):
+        begun = begun if group else time.monotonic()
         group += document
-        if len(group) >= LOOKUP_PASSAGES:
+        if len(group) >= LOOKUP_PASSAGES or time.monotonic() - begun >= WINDOW_SECONDS:
             yield group
             group = []
     if group:

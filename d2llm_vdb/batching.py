@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
@@ -18,6 +19,26 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Yield lists of `size` items, the last one shorter (itertools.batched, new in 3.12)."""
     iterator = iter(items)
     while batch := list(itertools.islice(iterator, size)):
+        yield batch
+
+
+def batched_in_time(items: Iterable[T], size: int, seconds: float) -> Iterator[list[T]]:
+    """Yield lists of `size` items, shorter ones where the items come slowly.
+
+    Args:
+        items: read as a stream.
+        size: items in a list at most.
+        seconds: no further item is waited for, once the list is this old.
+    """
+    batch: list[T] = []
+    begun = 0.0
+    for item in items:
+        begun = begun if batch else time.monotonic()
+        batch.append(item)
+        if len(batch) >= size or time.monotonic() - begun >= seconds:
+            yield batch
+            batch = []
+    if batch:
         yield batch
 
 

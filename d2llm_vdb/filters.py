@@ -2,21 +2,21 @@
 
     {"year": {"$gte": 2020}, "$or": [{"kind": "guide"}, {"tags": {"$in": ["api", "cli"]}}]}
 
-Keys name metadata; a dot goes into a mapping. Several conditions in one mapping all have to hold.
+Keys name metadata, by any name; one with a dot also goes into a mapping. Several conditions in one
+mapping all have to hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any, Union
 
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.lazy import models
+from d2llm_vdb.paths import METADATA, metadata_paths
 
 FilterLike = Union["models.Filter", Mapping[str, Any]]
-
-METADATA = "metadata"
 
 
 def as_filter(filter: object) -> models.Filter | None:
@@ -120,8 +120,18 @@ def _field(name: str, value: object, place: str) -> list[models.Condition]:
     return conditions
 
 
-def _on(name: str, **condition: Any) -> models.FieldCondition:
-    return models.FieldCondition(key=f"{METADATA}.{name}", **condition)
+def on_metadata(name: str, **condition: Any) -> models.Condition:
+    """Return a condition on a name of metadata, wherever that may lead.
+
+    Args:
+        name: as `metadata_paths` takes it.
+        condition: what `models.FieldCondition` takes beside its key.
+    """
+    return _any_of([models.FieldCondition(key=path, **condition) for path in metadata_paths(name)])
+
+
+def _any_of(conditions: Sequence[models.Condition]) -> models.Condition:
+    return conditions[0] if len(conditions) == 1 else models.Filter(should=list(conditions))
 
 
 def _not(condition: models.Condition) -> models.Filter:
@@ -130,15 +140,16 @@ def _not(condition: models.Condition) -> models.Filter:
 
 def _equal(name: str, value: object, place: str) -> models.Condition:
     if value is None:
-        return models.IsNullCondition(is_null=models.PayloadField(key=f"{METADATA}.{name}"))
+        fields = [models.PayloadField(key=path) for path in metadata_paths(name)]
+        return _any_of([models.IsNullCondition(is_null=field) for field in fields])
     if isinstance(value, float):  # the database matches values but for fractions
-        return _on(name, range=models.Range(gte=value, lte=value))
+        return on_metadata(name, range=models.Range(gte=value, lte=value))
     if not isinstance(value, bool | int | str):
         raise InputError(
             f"{place}={value!r} ({type(value).__name__}) cannot be compared with; use a string, a "
             f"number, a boolean or None, or $in with a list of them"
         )
-    return _on(name, match=models.MatchValue(value=value))
+    return on_metadata(name, match=models.MatchValue(value=value))
 
 
 def _any(name: str, values: object, place: str) -> models.Condition:
@@ -148,7 +159,7 @@ def _any(name: str, values: object, place: str) -> models.Condition:
         isinstance(each, int) and not isinstance(each, bool) for each in values
     )
     if values and alike:
-        return _on(name, match=models.MatchAny(any=list(values)))
+        return on_metadata(name, match=models.MatchAny(any=list(values)))
     if not values:  # nothing is among none
         return _not(models.Filter())
     return models.Filter(should=[_equal(name, each, place) for each in values])
@@ -159,10 +170,10 @@ def _compared(bound: str) -> Callable[[str, Any, str], models.Condition]:
         if isinstance(value, str):
             value = _date(value, place)
         if isinstance(value, date):
-            return _on(name, range=models.DatetimeRange(**{bound: value}))
+            return on_metadata(name, range=models.DatetimeRange(**{bound: value}))
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InputError(f"{place}={value!r} must be a number, a date or a datetime")
-        return _on(name, range=models.Range(**{bound: value}))
+        return on_metadata(name, range=models.Range(**{bound: value}))
 
     return condition
 
@@ -180,14 +191,15 @@ def _date(text: str, place: str) -> datetime:
 def _exists(name: str, value: object, place: str) -> models.Condition:
     if not isinstance(value, bool):
         raise InputError(f"{place}={value!r} must be true or false")
-    missing = models.IsEmptyCondition(is_empty=models.PayloadField(key=f"{METADATA}.{name}"))
+    fields = [models.PayloadField(key=path) for path in metadata_paths(name)]
+    missing = models.Filter(must=[models.IsEmptyCondition(is_empty=field) for field in fields])
     return _not(missing) if value else missing
 
 
 def _text(name: str, value: object, place: str) -> models.Condition:
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{place}={value!r} must be words to look for")
-    return _on(name, match=models.MatchText(text=value))
+    return on_metadata(name, match=models.MatchText(text=value))
 
 
 _OPERATORS: dict[str, Callable[[str, Any, str], models.Condition]] = {

@@ -23,6 +23,7 @@ from d2llm_vdb.opening import OpenOptions, open_both
 from d2llm_vdb.options import MoreOptions, SearchOptions, check_tenant
 from d2llm_vdb.passages import Passage, check_query, only_passages
 from d2llm_vdb.search import Hit, SearchResult, Stopwatch, explainable, searching
+from d2llm_vdb.selection import selection
 from d2llm_vdb.store import Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.columns import distinct_ids
 from d2llm_vdb.unindexed import UnindexedFields
@@ -241,25 +242,34 @@ class Index:
         chosen = SearchOptions.from_keywords("Index.asearch_many", {"k": k, **options})
         return await self._asearch(queries, chosen)
 
-    def delete(self, ids: Iterable[str]) -> int:
-        """Delete passages by id; returns how many there were.
+    def delete(
+        self,
+        ids: Iterable[str] | None = None,
+        *,
+        documents: Iterable[str] | None = None,
+        filter: FilterLike | None = None,
+    ) -> int:
+        """Delete passages by id, of documents, or that match; returns how many there were.
+
+        Args:
+            ids: of passages; missing ones are fine.
+            documents: ids of documents, whose passages go beside those of `ids`.
+            filter: of all these, or where neither is given of all passages, those that match go.
 
         Raises:
-            InputError: an id is not a string, or one string stands where a list of ids should.
+            InputError: nothing is given that leaves any passage out, or something cannot be used.
         """
-        given = distinct_ids(ids)
-        found = len(self.store.retrieve(given, fields=["id"]))
-        if found:
-            self.store.delete(given)
-        return found
+        return self.delete_where(selection(ids, documents, filter))
 
-    async def adelete(self, ids: Iterable[str]) -> int:
+    async def adelete(
+        self,
+        ids: Iterable[str] | None = None,
+        *,
+        documents: Iterable[str] | None = None,
+        filter: FilterLike | None = None,
+    ) -> int:
         """Async twin of `delete`."""
-        given = distinct_ids(ids)
-        found = len(await self.store.aretrieve(given, fields=["id"]))
-        if found:
-            await self.store.adelete(given)
-        return found
+        return await self.adelete_where(selection(ids, documents, filter))
 
     def delete_where(self, filter: FilterLike) -> int:
         """Delete the passages that match, all of them with `{}`; returns how many there were.

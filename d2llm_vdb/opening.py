@@ -6,6 +6,7 @@ transformers are imported, which takes seconds.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, TypedDict, get_args
@@ -19,6 +20,7 @@ from d2llm_vdb.errors import (
     SchemaMismatchError,
 )
 from d2llm_vdb.options import check_tenant
+from d2llm_vdb.paths import index_paths
 from d2llm_vdb.store import CollectionOptions, Schema, Store
 from d2llm_vdb.store.client import ReadConsistency, WriteOrdering
 from d2llm_vdb.store.presets import PresetName
@@ -26,6 +28,8 @@ from d2llm_vdb.store.schema import INDEXED_FIELDS, FieldKind, check_payload_inde
 
 if TYPE_CHECKING:
     from d2llm_vdb.student import Student
+
+logger = logging.getLogger(__name__)
 
 Tokens = Literal["raw", "none"]
 
@@ -50,7 +54,7 @@ class OpenOptions(TypedDict, total=False):
     shard_number: int | None
     replication_factor: int | None
     write_consistency_factor: int | None
-    preset: PresetName
+    preset: PresetName | None
     payload_indexes: Mapping[str, FieldKind] | None
 
 
@@ -73,7 +77,7 @@ def open_both(
     shard_number: int | None = None,
     replication_factor: int | None = None,
     write_consistency_factor: int | None = None,
-    preset: PresetName = "balanced",
+    preset: PresetName | None = None,
     payload_indexes: Mapping[str, FieldKind] | None = None,
 ) -> tuple[Student, Store]:
     """Open a collection and its student.
@@ -90,12 +94,13 @@ def open_both(
         api_key, prefer_grpc, grpc_port, timeout, compression, read_consistency, write_ordering:
             how to speak to a server; see `d2llm_vdb.store.client.ClientOptions`.
         shard_number, replication_factor, write_consistency_factor: layout of a collection created
-            on a server; see `CollectionOptions`.
+            on a server; see `CollectionOptions`. One that exists keeps its own, and a warning is
+            logged where that is another.
         preset: how a collection that is created holds its vectors: "balanced", "fast", "small" or
-            "exact"; see `d2llm_vdb.store.presets`.
+            "exact"; see `d2llm_vdb.store.presets`. None takes what is there, or "balanced".
         payload_indexes: fields to index for faster filters, made where they are missing, as in
-            {"metadata.year": "integer"}; the kinds are keyword, integer, float, bool, datetime,
-            geo, uuid and text.
+            {"year": "integer"}, which means `metadata.year`; the kinds are keyword, integer,
+            float, bool, datetime, geo, uuid and text.
 
     Raises:
         D2LLMError: as `Index.open`.
@@ -113,7 +118,7 @@ def open_both(
         options=CollectionOptions(
             shard_number,
             replication_factor,
-            preset,
+            "balanced" if preset is None else preset,
             write_consistency_factor=write_consistency_factor,
         ),
     )
@@ -121,8 +126,10 @@ def open_both(
     if tokens is not None:
         check_choice("tokens", tokens, get_args(Tokens))
     check_tenant(tenant)
-    indexes = payload_indexes or {}
-    check_payload_indexes(indexes)
+    check_payload_indexes(payload_indexes or {})
+    indexes = {
+        path: kind for name, kind in (payload_indexes or {}).items() for path in index_paths(name)
+    }
     try:
         store = connection.open(None)
     except CollectionNotFoundError:
@@ -134,6 +141,15 @@ def open_both(
     # a moment earlier, with another student.
     try:
         _check_tokens(store, tokens)
+        _check_preset(store, preset)
+        _compare_layout(
+            store,
+            {
+                "shard_number": shard_number,
+                "replication_factor": replication_factor,
+                "write_consistency_factor": write_consistency_factor,
+            },
+        )
         if student is None:
             loaded = _remembered_student(store, device)
         else:
@@ -214,3 +230,27 @@ def _check_tokens(store: Store, tokens: Tokens | None) -> None:
             f"{store.location} was made with tokens={stored!r}, not {tokens!r}; leave tokens out "
             f"to use it as it is, or write it anew (d2llm reembed --into NAME --tokens {tokens})"
         )
+
+
+def _check_preset(store: Store, preset: PresetName | None) -> None:
+    held = store.schema.preset
+    if preset is not None and held and preset != held:
+        raise SchemaMismatchError(
+            f"{store.location} was made with preset={held!r}, not {preset!r}; leave preset out to "
+            f"use it as it is, or write it anew (d2llm reembed --into NAME --preset {preset})"
+        )
+
+
+def _compare_layout(store: Store, asked: Mapping[str, int | None]) -> None:
+    """Warn where a collection is laid out in another way than is asked for."""
+    given = {name: value for name, value in asked.items() if value is not None}
+    layout = store.info().layout if given else {}
+    for name, value in given.items():
+        if layout[name] != value:
+            logger.warning(
+                "%s has %s=%d, and keeps it; %d counts where a collection is created on a server",
+                store.location,
+                name,
+                layout[name],
+                value,
+            )

@@ -9,9 +9,10 @@ from typing import Any, Literal, TypedDict, cast, get_args
 
 from d2llm_vdb.checks import check_choice, check_whole_number
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.filters import METADATA, FilterLike, as_filter
+from d2llm_vdb.filters import FilterLike, as_filter
 from d2llm_vdb.keywords import check_keywords
 from d2llm_vdb.lazy import models
+from d2llm_vdb.paths import METADATA
 from d2llm_vdb.student.config import TASKS, Task
 
 Rerank = Literal["iem", "tokens", "none"]

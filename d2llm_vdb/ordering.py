@@ -78,9 +78,17 @@ def grouped(payloads: Sequence[Payload], rows: Rows, field: str, size: int) -> l
 
 
 def _group(payload: Payload, field: str, row: int) -> Hashable:
-    value: Any = payload
-    for part in field.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
+    first, _, name = field.partition(".")
+    value: Any = payload.get(first)
+    if name and isinstance(value, dict):
+        value = value[name] if name in value else _within(value, name)
     if isinstance(value, bool | int | float | str):
         return field, value
     return row
+
+
+def _within(mapping: dict[str, Any], name: str) -> Any:
+    value: Any = mapping
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value

@@ -11,6 +11,7 @@ from typing import Any
 
 from d2llm_vdb.checks import MAX_INTEGER, MIN_INTEGER, check_whole_number
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.paths import ESCAPED, escaped_names
 
 # gRPC allows a message about thirty mappings within each other.
 MAX_DEPTH = 24
@@ -51,7 +52,7 @@ class Passage:
         """Return what is stored beside the vectors.
 
         `content_hash` covers everything else, so that a passage is written again exactly when
-        something about it changed.
+        something about it changed; it is encoded again when that is its text.
 
         Raises:
             InputError: a field is of the wrong type, the id or text is blank, or the metadata
@@ -68,6 +69,8 @@ class Passage:
         }
         optional = {"start": self.start, "end": self.end, "source": self.source}
         values |= {key: value for key, value in optional.items() if value is not None}
+        if escaped := escaped_names(values["metadata"]):
+            values[ESCAPED] = escaped
         canonical = json.dumps(values, sort_keys=True, ensure_ascii=False).encode()
         return values | {"content_hash": hashlib.blake2b(canonical, digest_size=16).hexdigest()}
 

@@ -5,6 +5,7 @@ A store runs these steps, blocking or awaited; the logic is here once.
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from d2llm_vdb.ordering import by_marginal_relevance, by_score, comparable, grou
 from d2llm_vdb.store import Candidates, RecallRequest, Schema
 from d2llm_vdb.store.columns import Array, Payload
 from d2llm_vdb.store.recall import Steps, reading, recalling
-from d2llm_vdb.store.schema import IEM, RECALL, SEGMENTS, TOKENS
+from d2llm_vdb.store.schema import IEM, RECALL, SEGMENTS, TENANT_FIELD, TOKENS
 from d2llm_vdb.student.columns import Float64, QueryVectors
 from d2llm_vdb.student.words import shared_words
 
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
     from d2llm_vdb.student import Student
 
 
-@dataclass(frozen=True, slots=True)
+# Of a text in a repr.
+REPR_CHARACTERS = 60
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Hit:
     """One passage found.
 
@@ -39,6 +44,7 @@ class Hit:
         recall_score: cosine of the recall vectors, in [-1, 1].
         recall_rank: place before reranking, from 1.
         doc_id, chunk, start, end, source: where the passage comes from.
+        tenant: whose it is, in a collection that several share.
         bm25: of its text, where recall is hybrid; 0 where it shares no term with the query.
         match: of its best segment, as it counted; None without a rerank or segments.
         words: what the words that it shares with the query counted; None where recall is not
@@ -58,6 +64,7 @@ class Hit:
     start: int | None = None
     end: int | None = None
     source: str | None = None
+    tenant: str | None = None
     bm25: float | None = None
     match: float | None = None
     words: float | None = None
@@ -66,6 +73,11 @@ class Hit:
     previous_id: str | None = None
     next_id: str | None = None
     _explainer: Explainer | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        of = "" if self.tenant is None else f", tenant={self.tenant!r}"
+        text = textwrap.shorten(self.text, REPR_CHARACTERS, placeholder="…")
+        return f"Hit({self.id!r}, score={self.score:.4g}{of}, text={text!r})"
 
     def explain(self) -> Explanation:
         """Tell why the passage was found, and placed where it is; its text is encoded again.
@@ -317,6 +329,7 @@ def _hit(
         start=payload.get("start"),
         end=payload.get("end"),
         source=payload.get("source"),
+        tenant=payload.get(TENANT_FIELD),
         bm25=None if candidates.bm25 is None else float(candidates.bm25[row]),
         match=None if match is None else float(match[row]),
         words=None if words is None else float(words[row]),

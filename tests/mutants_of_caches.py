@@ -10,6 +10,7 @@ import numpy as np
 from mutation import mutant, swap
 
 from d2llm_vdb import Passage
+from d2llm_vdb.add import Adder
 from d2llm_vdb.distill import negatives, states
 from d2llm_vdb.distill.states import TokenStates
 from d2llm_vdb.student import precision
@@ -101,6 +102,7 @@ def indexes_filled_again() -> None:
         "payload",
         lambda self: whole(self) | {"content_hash": uuid.uuid4().hex},
     )
+    swap(Adder, "_with_other_texts", lambda self, changed: changed)
 
 
 @mutant("test_precision.py::test_the_verdict_is_kept_for_the_process_and_for_the_machine")

@@ -13,8 +13,9 @@ import qdrant_edge
 from mutation import mutant, swap
 from qdrant_client import models
 
-from d2llm_vdb import Index, Passage, reembed
+from d2llm_vdb import Index, Passage, add, filters, index, paths, reembed
 from d2llm_vdb.add import Adder
+from d2llm_vdb.ingest import pipeline
 from d2llm_vdb.store import EdgeStore, Store, TenantStore, columns, edge_filters, recall
 from d2llm_vdb.store.batches import Batches
 
@@ -178,6 +179,63 @@ def stale_passages_stay() -> None:
         return {key: known for key, known in whole(self, payloads).items() if key in ids}
 
     swap(Adder, "_stored", given_alone)
+
+
+@mutant("test_updates.py::test_a_document_that_grows_encodes_what_is_new_alone[edge]")
+def same_texts_encoded_again() -> None:
+    """A passage is encoded again whatever about it changed."""
+    swap(Adder, "_with_other_texts", lambda self, changed: changed)
+
+
+@mutant("test_updates.py::test_changed_metadata_is_written_and_nothing_encoded[edge]")
+def payloads_not_written() -> None:
+    """What changed beside the text is not written."""
+    swap(EdgeStore, "write_payloads", lambda self, ids, payloads: None)
+
+
+@mutant("test_updates.py::test_the_length_of_an_embedding_stays_where_the_text_does")
+def norms_dropped_from_payloads() -> None:
+    """A payload that is written anew loses the length of the embedding."""
+    whole = EdgeStore.write_payloads
+
+    def without(self: EdgeStore, ids: Any, payloads: Any) -> None:
+        whole(self, ids, [{k: v for k, v in each.items() if k != "norm"} for each in payloads])
+
+    swap(EdgeStore, "write_payloads", without)
+
+
+@mutant(
+    "test_updates.py::test_a_passage_of_a_tenant_is_not_taken_for_one_of_nobodys[edge]",
+)
+def tenants_passages_taken_for_nobodys() -> None:
+    """What a tenant has under an id is taken for what the whole collection has."""
+    swap(add, "TENANT_FIELD", "no such field")
+
+
+@mutant("test_delete.py::test_ids_and_documents_are_deleted_and_a_filter_narrows_both[edge]")
+def filter_dropped_from_deleting() -> None:
+    """Deleting documents ignores the filter beside them."""
+    whole = index.selection
+    swap(
+        index,
+        "selection",
+        lambda ids, documents, given: whole(
+            ids, documents, given if ids is None and documents is None else None
+        ),
+    )
+
+
+@mutant("test_ingest.py::test_a_reject_that_may_be_any_document_keeps_those_of_its_source_alone")
+def pruned_beside_unclear_rejects() -> None:
+    """What a reject without an id may be is pruned."""
+    swap(pipeline, "_may_be_in", lambda *_: False)
+
+
+@mutant("test_metadata_names.py::test_every_operator_takes_any_name[edge]")
+def names_with_dots_within_mappings_alone() -> None:
+    """A name with a dot is looked for within mappings and not as it is."""
+    whole = paths.metadata_paths
+    swap(filters, "metadata_paths", lambda name: whole(name)[:1])
 
 
 @mutant(

@@ -231,7 +231,7 @@ def test_markup_is_shown_as_it_stands_and_terminal_commands_not_at_all(in_tmp: P
 
 
 @pytest.mark.parametrize(
-    "command", ["ingest", "search", "info", "reembed", "compact", "init", "convert"]
+    "command", ["ingest", "search", "delete", "info", "reembed", "compact", "init", "convert"]
 )
 def test_help_names_the_exit_codes_and_keeps_what_stands_in_brackets(command: str) -> None:
     shown = " ".join(d2llm(command, "--help").stdout.split())

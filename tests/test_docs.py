@@ -41,6 +41,16 @@ def test_the_python_that_explains_a_hit_runs_by_itself(
     assert "rotate" in (tmp_path / "why.html").read_text()
 
 
+def test_the_python_that_updates_and_deletes_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    for block in blocks(ROOT / "docs" / "manage.md", "python"):
+        exec(compile(block, "manage.md", "exec"), namespace)
+    assert namespace["report"].updated == 1
+
+
 def test_the_python_for_other_libraries_runs_from_top_to_bottom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,6 +68,7 @@ def test_the_python_for_other_libraries_runs_from_top_to_bottom(
     [
         "ingest",
         "search",
+        "delete",
         "explain",
         "serve",
         "mcp",

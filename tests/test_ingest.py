@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,12 +10,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from d2llm_vdb import Index, Student
+from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.cli.app import app
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.ingest.broken import members_of
 from d2llm_vdb.ingest.chunking import Chunker
 from d2llm_vdb.ingest.documents import Document, Reject
 from d2llm_vdb.ingest.pipeline import IngestReport, ingest
+from d2llm_vdb.ingest.records import Fields, read_jsonl
 from d2llm_vdb.ingest.rejects import RejectsFile
 
 
@@ -124,10 +127,10 @@ def test_a_document_cannot_take_the_passage_of_another(
     assert db.store.retrieve(["d#1"]) == before
 
 
-def test_changed_metadata_is_a_change(run: Ingest, db: Index) -> None:
+def test_changed_metadata_is_written_and_nothing_encoded(run: Ingest, db: Index) -> None:
     run([Document("d", "text", "f", metadata={"year": 1})])
     report = run([Document("d", "text", "f", metadata={"year": 2})])
-    assert report.added.replaced == 1
+    assert (report.added.updated, report.added.encoded) == (1, 0)
     assert db.search("text").hits[0].metadata == {"year": 2}
 
 
@@ -192,20 +195,111 @@ def test_pruning_deletes_what_is_gone_or_blank_but_nothing_that_was_rejected(
     assert left == {"d0", "d1", "d2", "d3"}
 
 
-@pytest.mark.parametrize(
-    ("records", "reason"),
-    [
-        ([Document("d0", "text", "f"), Reject("f", "broken")], "1 of the rejects have no known id"),
-        ([], "no document was read"),
-    ],
-)
-def test_nothing_is_pruned_when_it_is_not_known_what_is_gone(
-    run: Ingest, db: Index, caplog: pytest.LogCaptureFixture, records: list[Any], reason: str
+def test_nothing_is_pruned_when_nothing_was_read(
+    run: Ingest, db: Index, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(numbered(6))
-    report = run(records, prune=True)
-    assert (report.added.deleted, db.count()) == (0, 6)
-    assert f"nothing pruned: {reason}" in caplog.text
+    assert (run([], prune=True).added.deleted, db.count()) == (0, 6)
+    assert "nothing pruned: no document was read" in caplog.text
+
+
+def stored_ids(db: Index) -> set[str]:
+    return {point.payload["id"] for point in db.store.scroll(fields=["id"])}
+
+
+def test_a_reject_that_may_be_any_document_keeps_those_of_its_source_alone(
+    run: Ingest, db: Index, caplog: pytest.LogCaptureFixture
+) -> None:
+    others = [Document(f"g{row}", f"another {row}", "g") for row in range(4)]
+    run([*numbered(3), *others])
+    report = run([*numbered(1), others[0], Reject("f", "not JSON", 2)], prune=True)
+    assert (report.added.deleted, report.kept) == (3, 2)
+    assert stored_ids(db) == {"d0", "d1", "d2", "g0"}
+    assert "2 documents are kept that were not read: rejects without a known id, in f (1)" in (
+        caplog.text
+    )
+    report = run([*numbered(1), others[0]], prune=True)
+    assert (report.added.deleted, report.kept) == (2, 0)
+    assert stored_ids(db) == {"d0", "g0"}
+
+
+def test_a_folder_that_cannot_be_read_keeps_what_came_from_below_it(run: Ingest, db: Index) -> None:
+    sources = ("docs/private/a.md", "docs/private/deep/b.md", "docs/c.md")
+    run([Document(source, "text", source) for source in (*sources, "docs/d.md")])
+    unreadable = Reject("./docs/private", "cannot be read")
+    report = run([Document("docs/d.md", "text", "docs/d.md"), unreadable], prune=True)
+    assert (report.added.deleted, report.kept) == (1, 2)
+    assert stored_ids(db) == {*sources[:2], "docs/d.md"}
+
+
+def test_pruning_leaves_the_passages_of_tenants(run: Ingest, db: Index) -> None:
+    run(numbered(3))
+    db.for_tenant("acme").add(Passage(f"d{row}", "Acme's own.") for row in range(5))
+    assert run(numbered(1), prune=True).added.deleted == 2
+    assert (db.count(), db.for_tenant("acme").count()) == (6, 5)
+
+
+def test_one_record_that_is_always_broken_keeps_its_own_document_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [json.dumps({"_id": f"d{row}", "text": f"number {row}"}) for row in range(6)]
+    Path("rows.jsonl").write_text("\n".join(lines))
+    d2llm_ingest("rows.jsonl")
+    Path("rows.jsonl").write_text("\n".join([lines[0], lines[1][:-4]]))
+    for deleted in (4, 0):
+        counts = json.loads(d2llm_ingest("rows.jsonl", "--prune").stdout)
+        assert (counts["deleted"], counts["kept"], counts["rejected"]) == (deleted, 0, 1)
+    with Index.open("db", create=False) as index:
+        assert stored_ids(index) == {"d0", "d1"}
+    Path("rows.jsonl").write_text(lines[0] + "\nno record at all\n")
+    result = d2llm_ingest("rows.jsonl", "--prune")
+    assert json.loads(result.stdout)["kept"] == 1
+    assert "1 documents kept that were not read" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "members"),
+    [
+        ('{"id": "a", "text": "b', {"id": "a"}),
+        ('{"id": "a", "text": "b" "c": 1}', {"id": "a"}),
+        (' { "n" : {"id": "x"} , "id" : 7 , "t": nan}', {"n": {"id": "x"}, "id": 7}),
+        ('{"id": 12', {}),
+        ('{"id": "a"', {}),
+        ("[1, 2", {}),
+        ("", {}),
+        ('{1: 2, "id": 3, ', {}),
+    ],
+)
+def test_what_a_broken_record_says_before_it_breaks_is_read(line: str, members: Any) -> None:
+    assert members_of(line) == members
+
+
+@pytest.mark.parametrize(
+    ("line", "fields", "known"),
+    [
+        ('{"id": 7, "text": "b', Fields(), "7"),
+        ('{"id": 7, "text": b, "_id": "x"}', Fields(), None),
+        ('{"name": "n", "id": 7, "text": b}', Fields(id="name"), "n"),
+        ('{"id": 7, "text": b, "name": "n"}', Fields(id="name"), None),
+        ('{"id": null, "text": b}', Fields(), None),
+        ('{"text": b, "id": 7}', Fields(), None),
+        ("no record", Fields(), None),
+    ],
+)
+def test_the_id_of_a_broken_record_is_known_where_nothing_else_can_be_it(
+    line: str, fields: Fields, known: str | None
+) -> None:
+    [reject] = read_jsonl(io.BytesIO(line.encode()), "f", fields)
+    assert isinstance(reject, Reject)
+    assert (reject.id, reject.line) == (known, 1)
+
+
+def test_what_is_written_a_second_is_told(run: Ingest) -> None:
+    counts = run(numbered(20)).to_dict()
+    assert counts["passages_per_second"] == pytest.approx(20 / counts["seconds"], rel=0.1)
+    assert counts["tokens_per_second"] > counts["passages_per_second"]
+    assert run(numbered(20)).to_dict()["passages_per_second"] == 0
 
 
 def test_replacing_documents_of_another_source_is_warned_of_once(

@@ -14,6 +14,7 @@ from d2llm_vdb.cli.results import show_info
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.store import CollectionOptions, Schema, StoreInfo, requests
 from d2llm_vdb.store.capabilities import capabilities_of
+from d2llm_vdb.store.census import Census
 from d2llm_vdb.store.held import as_reported
 from d2llm_vdb.store.presets import PRESETS, PresetName
 
@@ -145,7 +146,7 @@ def test_info_names_what_a_server_lacks() -> None:
     info = StoreInfo("here", 1, 0, replace(SCHEMA, preset="balanced"), server_version="1.18.1")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("d2llm_vdb.cli.results.output", Console(file=shown, width=200))
-        show_info(info)
+        show_info(info, Census(1, {}))
     line = next(line for line in shown.getvalue().splitlines() if "server" in line)
     assert "Qdrant 1.18.1: no vectors stored as Turbo4, new in 1.19; no memory placement" in line
     assert "TurboQuant quantisation" not in line

@@ -15,7 +15,14 @@ from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.cli.app import app
 from d2llm_vdb.errors import StoreError
 from d2llm_vdb.ingest.documents import Document, Reject
-from d2llm_vdb.ingest.indexing import MAX_FIELDS, SAMPLED_DOCUMENTS, fields_to_index, indexed
+from d2llm_vdb.ingest.indexing import (
+    MAX_FIELDS,
+    SAMPLED_DOCUMENTS,
+    fields_to_index,
+    indexed,
+    warning_of_kinds,
+)
+from d2llm_vdb.paths import metadata_paths
 from d2llm_vdb.store import EdgeStore, MemoryStore
 from d2llm_vdb.store.filters import field_names
 
@@ -151,7 +158,7 @@ def test_every_field_of_a_filter_is_found_by_the_name_of_its_index() -> None:
 def test_kinds_of_index_are_told_by_the_values(values: list[Any], kind: str | None) -> None:
     found = fields_to_index({"field": value} for value in values)
     if kind and kind.startswith("of deep"):
-        assert found == {"metadata.field.deep": "integer"}
+        assert found == dict.fromkeys(metadata_paths("field.deep"), "integer")
     else:
         assert found == ({} if kind is None else {"metadata.field": kind})
 
@@ -161,7 +168,9 @@ def test_the_most_frequent_fields_are_indexed_and_no_more() -> None:
     frequent = [f"metadata.n{number}" for number in (7, 8, 9, 10, 11, 6, 5, 4)]
     assert list(fields_to_index(rows)) == frequent
     assert len(frequent) == MAX_FIELDS
-    assert fields_to_index([{"a b": 1, "c.d": 1, "": 1}]) == {}
+    found = fields_to_index([{"a b": 1, "c.d": 1, "": 1, "e": {"f.g": 1, "h": {"i": 1}}}])
+    paths = [*metadata_paths("a b"), *metadata_paths("c.d"), *metadata_paths("e.h.i")]
+    assert found == dict.fromkeys(paths, "integer")
 
 
 def test_documents_are_read_as_a_stream_and_none_is_lost(tmp_path: Path, student: Student) -> None:
@@ -220,3 +229,54 @@ def test_ingest_indexes_what_it_is_told_and_what_it_sees(
     assert found == {"metadata.text", "metadata.year", "metadata.kind"}
     said, _ = ingest("--index-fields", "auto")
     assert "no further field" in said
+
+
+def test_an_index_that_the_data_has_nothing_for_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"text": f"Text {n}.", "year": "2021", "unit price": 1.5, "n": n} for n in range(3)]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def ingest(*fields: str) -> Any:
+        chosen = [part for field in fields for part in ("--index-field", field)]
+        return CliRunner().invoke(app, ["ingest", "rows.jsonl", "--db", "db", *chosen])
+
+    assert ingest("year:integer", "n:integer", "unit price:float", "gone:bool").exit_code == 0
+    warned = [record.getMessage() for record in caplog.records]
+    assert len(warned) == 2
+    assert "index year:integer finds none of the 3 documents" in warned[0]
+    assert "'2021', for one, is none" in warned[0]
+    assert "index gone:bool finds none" in warned[1]
+    assert "it is not there" in warned[1]
+    with Index.open("db", create=False) as index:
+        assert (index.info().payload_indexes or {})['metadata."unit price"'] == "float"
+    caplog.clear()
+    assert ingest("year:keyword").exit_code == 0
+    assert "has an index of the kind integer on metadata.year, which stays" in caplog.text
+    refused = ingest("year")
+    assert refused.exit_code == 2
+    assert "--index-field year names no kind; write year:KIND" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "fitting", "other"),
+    [
+        ("integer", 3, True),
+        ("float", 3, "3"),
+        ("bool", False, 0),
+        ("keyword", "x", 1),
+        ("text", ["a b"], [1]),
+        ("datetime", "2026-03-01", "March"),
+        ("uuid", "0b0e2f70-5c1c-4b0c-9d2a-0a4f8c1d2e3f", "0b0e"),
+        ("geo", {"lon": 1.0, "lat": 2.0}, "1,2"),
+    ],
+)
+def test_a_value_fits_the_index_that_finds_it(
+    kind: Any, fitting: Any, other: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    for value, warned in ((fitting, False), (other, True)):
+        caplog.clear()
+        records = [Document("1", "t", "f", metadata={"a": {"b": value}}), Reject("f", "no")]
+        assert list(warning_of_kinds(records, {"a.b": kind, "doc_id": "keyword"})) == records
+        assert bool(caplog.records) == warned

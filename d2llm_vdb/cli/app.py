@@ -13,6 +13,7 @@ from d2llm_vdb import __version__
 from d2llm_vdb.cli import options
 from d2llm_vdb.cli.compact import compact
 from d2llm_vdb.cli.convert import convert
+from d2llm_vdb.cli.delete import delete
 from d2llm_vdb.cli.distill import distill, teach
 from d2llm_vdb.cli.evaluate import evaluate
 from d2llm_vdb.cli.explain import explain
@@ -48,6 +49,7 @@ for command in (
     mcp,
     evaluate,
     info,
+    delete,
     reembed,
     compact,
     init,

@@ -26,11 +26,13 @@ def info(
     with waiting("starting"):
         from d2llm_vdb.cli.results import show_info
         from d2llm_vdb.connection import Connection
+        from d2llm_vdb.store.census import census
 
     connection = Connection(location, collection, api_key, grpc, grpc_port, compression=compression)
     with closing(connection.open(None)) as store:
-        found = store.info()
+        found, counted = store.info(), census(store)
     if as_json:
-        print_json(asdict(found))
+        counts = {"passages": found.points, "preset": found.schema.preset}
+        print_json(counts | asdict(counted) | asdict(found))
     else:
-        show_info(found)
+        show_info(found, counted)

@@ -139,9 +139,12 @@ def ingest(
     replicas: options.Replicas = None,
     write_consistency: options.WriteConsistency = None,
     preset: Annotated[
-        Literal["balanced", "fast", "small", "exact"],
-        typer.Option(help="How a collection that is created holds its vectors."),
-    ] = "balanced",
+        Literal["balanced", "fast", "small", "exact"] | None,
+        typer.Option(
+            help="How a collection that is created holds its vectors (default: balanced).",
+            show_default=False,
+        ),
+    ] = None,
     index_field: options.IndexField = None,
     index_fields: Annotated[
         Literal["auto"] | None,
@@ -165,7 +168,7 @@ def ingest(
         from d2llm_vdb.cli.progress import show_summary, track
         from d2llm_vdb.ingest.chunking import Chunker
         from d2llm_vdb.ingest.files import SourceReader
-        from d2llm_vdb.ingest.indexing import indexed
+        from d2llm_vdb.ingest.indexing import indexed, warning_of_kinds
         from d2llm_vdb.ingest.pipeline import ingest as run
         from d2llm_vdb.ingest.records import Fields
         from d2llm_vdb.ingest.rejects import RejectsFile
@@ -179,6 +182,7 @@ def ingest(
         delimiter="\t" if delimiter == r"\t" else delimiter,
     )
     rejects_file = RejectsFile(rejects)
+    indexes = options.fields_and_kinds(index_field)
     reader = SourceReader(sources, fields, format, id_prefix=id_prefix, rejects=rejects_file)
     connect = partial(
         open_index,
@@ -194,7 +198,7 @@ def ingest(
         replication_factor=replicas,
         write_consistency_factor=write_consistency,
         preset=preset,
-        payload_indexes=options.fields_and_kinds(index_field),
+        payload_indexes=indexes,
         tenant=tenant,
     )
     with rejects_file:
@@ -206,7 +210,9 @@ def ingest(
             index = connect(made_with)
         with index, track(reader, errors) as on_progress:
             chunker = Chunker(index.student, chunk_tokens, overlap)
-            records = indexed(reader, index, _tell_indexed) if index_fields else reader
+            records = warning_of_kinds(reader, indexes)
+            if index_fields:
+                records = indexed(records, index, _tell_indexed)
             report = run(
                 index, records, rejects_file, chunker=chunker, prune=prune, on_progress=on_progress
             )
@@ -215,6 +221,12 @@ def ingest(
         print_json(report.to_dict())
     else:
         show_summary(report, index.store.location)
+    if report.kept:
+        errors.print(
+            f"{report.kept:,} documents kept that were not read: rejects without an id may be any "
+            f"of them",
+            soft_wrap=True,
+        )
     if report.rejected:
         where = printable(str(rejects))
         errors.print(f"{report.rejected:,} rejected, with reasons, in {where}", soft_wrap=True)

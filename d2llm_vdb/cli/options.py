@@ -156,8 +156,7 @@ IndexField = Annotated[
     list[str] | None,
     typer.Option(
         metavar="FIELD:KIND",
-        help="Payload field to index for faster filters, e.g. metadata.year:integer; repeat "
-        "for more.",
+        help="Metadata to index for faster filters, e.g. year:integer; repeat for more.",
     ),
 ]
 Tenant = Annotated[
@@ -212,8 +211,19 @@ def _check_directory(db: str) -> None:
 
 
 def fields_and_kinds(texts: list[str] | None) -> dict[str, str]:
-    """Read --index-field."""
-    return {field: kind for field, _, kind in (text.rpartition(":") for text in texts or ())}
+    """Read --index-field.
+
+    Raises:
+        InputError: one names no kind.
+    """
+    pairs = [text.rpartition(":") for text in texts or ()]
+    for field, _, kind in pairs:
+        if not field:
+            raise InputError(
+                f"--index-field {kind} names no kind; write {kind}:KIND, where KIND is keyword, "
+                f"integer, float, bool, datetime, geo, uuid or text"
+            )
+    return {field: kind for field, _, kind in pairs}
 
 
 def parsed_filter(text: str | None) -> Any:

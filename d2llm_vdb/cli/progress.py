@@ -71,7 +71,7 @@ class _Making:
 def _share_done(reader: SourceReader, report: IngestReport) -> float:
     """Estimate how much of the input is stored: reading runs a window ahead of encoding."""
     added = report.added
-    done = added.encoded + added.unchanged + added.rejected
+    done = added.encoded + added.updated + added.unchanged + added.rejected
     return reader.read_bytes / (reader.total_bytes or 1) * done / max(1, added.passages)
 
 
@@ -81,10 +81,11 @@ def _percent(reader: SourceReader, report: IngestReport) -> str:
 
 def _line(report: IngestReport) -> str:
     added = report.added
-    rate = (added.encoded + added.unchanged) / max(report.seconds, 1e-3)
+    updated = f"{added.updated:,} updated, " if added.updated else ""
     return (
-        f"{added.encoded:,} passages encoded, {added.unchanged:,} unchanged, "
-        f"{report.rejected:,} rejected, {rate:,.0f}/s"
+        f"{added.encoded:,} passages encoded, {updated}{added.unchanged:,} unchanged, "
+        f"{report.rejected:,} rejected, {report.passages_per_second:,.1f} passages/s, "
+        f"{report.tokens_per_second:,.0f} tokens/s"
     )
 
 
@@ -94,6 +95,7 @@ def show_summary(report: IngestReport, location: str) -> None:
     table.add_column()
     table.add_column(justify="right")
     for name, value in report.to_dict().items():
+        name = name.replace("_per_second", " a second")
         table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:,.1f}")
     output.print(printable(f"ingested into {location}"), soft_wrap=True)
     output.print(table)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -9,14 +11,16 @@ from rich.text import Text
 
 from d2llm_vdb.cli.terminal import output, printable
 from d2llm_vdb.store.capabilities import LAYOUT_FEATURES, capabilities_of
-from d2llm_vdb.store.schema import IEM, RECALL, SEGMENTS, TOKENS
+from d2llm_vdb.store.schema import IEM, LAYOUT_OPTIONS, RECALL, SEGMENTS, TOKENS
 
 if TYPE_CHECKING:
     from d2llm_vdb.search import SearchResult
     from d2llm_vdb.store import StoreInfo
+    from d2llm_vdb.store.census import Census
     from d2llm_vdb.student import Student
 
 MAX_TEXT = 280
+SHOWN_TENANTS = 10
 
 
 def show_result(result: SearchResult) -> None:
@@ -61,12 +65,14 @@ def excerpt(text: str) -> str:
     return flat if len(flat) <= MAX_TEXT else flat[: MAX_TEXT - 1] + "…"
 
 
-def show_info(info: StoreInfo) -> None:
+def show_info(info: StoreInfo, census: Census) -> None:
     """Print a collection's size, vectors and student."""
     schema = info.schema
     server = {} if info.server_version is None else {"server": _server(info)}
     rows = {
         "passages": f"{info.points:,}",
+        "documents": f"{census.documents:,}",
+        "tenants": _tenants(census),
         "indexed vectors": _indexed(info),
         **server,
         "on disk": "-" if info.disk_bytes is None else f"{info.disk_bytes / 2**20:,.1f} MiB",
@@ -81,11 +87,28 @@ def show_info(info: StoreInfo) -> None:
         "tokens": _held(info, TOKENS, f"{schema.token_dim} a token")
         if schema.token_dim
         else "not stored",
-        "indexed fields": ", ".join(info.payload_indexes or ()) or "none",
+        "indexed fields": _named(info.payload_indexes or {}) or "none",
+        "layout": _layout(info),
         "student": schema.student or "(never saved)",
         "fingerprint": schema.fingerprint,
     }
     _show_facts(info.location, rows)
+
+
+def _tenants(census: Census) -> str:
+    largest = sorted(census.tenants.items(), key=itemgetter(1), reverse=True)[:SHOWN_TENANTS]
+    named = ", ".join(f"{name} ({passages:,})" for name, passages in largest)
+    more = ", …" if len(census.tenants) > SHOWN_TENANTS else ""
+    return f"{len(census.tenants):,}: {named}{more}" if largest else "none"
+
+
+def _named(kinds: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}:{kind}" for name, kind in kinds.items())
+
+
+def _layout(info: StoreInfo) -> str:
+    shards, replicas, written = (info.layout[name] for name in LAYOUT_OPTIONS)
+    return f"shards: {shards}, replicas: {replicas}, of which {written} confirm a write"
 
 
 def _held(info: StoreInfo, name: str, size: str) -> str:

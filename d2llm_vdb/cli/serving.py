@@ -9,7 +9,7 @@ import typer
 from d2llm_vdb.cli.options import parsed_filter
 
 if TYPE_CHECKING:
-    from d2llm_vdb.options import SearchOptions
+    from d2llm_vdb.options import Rerank, SearchOptions
 
 Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen at.")]
 Port = Annotated[
@@ -48,7 +48,7 @@ FixedTenant = Annotated[
 ]
 
 
-def fixed_options(recall_k: int, rerank: str, filter: str | None) -> SearchOptions:
+def fixed_options(recall_k: int, rerank: Rerank, filter: str | None) -> SearchOptions:
     """Return what holds for every search of a server.
 
     Raises:
@@ -56,6 +56,4 @@ def fixed_options(recall_k: int, rerank: str, filter: str | None) -> SearchOptio
     """
     from d2llm_vdb.options import SearchOptions
 
-    return SearchOptions.from_keywords(
-        {"recall_k": recall_k, "rerank": rerank, "filter": parsed_filter(filter)}
-    )
+    return SearchOptions(recall_k=recall_k, rerank=rerank, filter=parsed_filter(filter))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
-from d2llm_vdb.filters import METADATA
 from d2llm_vdb.index import Index
 from d2llm_vdb.ingest.documents import Document, Records, Reject
+from d2llm_vdb.paths import METADATA, index_paths, metadata_paths
 from d2llm_vdb.store.schema import FieldKind
+
+logger = logging.getLogger(__name__)
 
 # The first documents: as many, or as much text, as are read before any is stored.
 SAMPLED_DOCUMENTS = 1_000
@@ -23,14 +26,13 @@ MAX_FIELDS = 8
 # Longer texts are read and not filtered by.
 MAX_KEYWORD = 64
 
-# Other names stand in quotes in the database's paths.
-_NAME = re.compile(r"[\w-]+")
-
 # As ISO 8601 writes them and the database reads them.
 _DATE = re.compile(
     r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])"
     r"([T ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?)?"
 )
+
+_UUID = re.compile(r"[\da-fA-F]{8}(-?[\da-fA-F]{4}){3}-?[\da-fA-F]{12}")
 
 
 def indexed(
@@ -71,13 +73,13 @@ def fields_to_index(metadata: Iterable[Mapping[str, Any]]) -> dict[str, FieldKin
     documents = 0
     for one in metadata:
         documents += 1
-        for name, found in _flat(one, METADATA):
+        for name, found in _flat(one):
             values[name] += found
             having[name] += 1
     frequent = sorted(having, key=having.__getitem__, reverse=True)
     kinds = {name: _kind(values[name]) for name in frequent if 2 * having[name] >= documents}
     chosen = [(name, kind) for name, kind in kinds.items() if kind is not None]
-    return dict(chosen[:MAX_FIELDS])
+    return {path: kind for name, kind in chosen[:MAX_FIELDS] for path in metadata_paths(name)}
 
 
 def _first(records: Iterator[Document | Reject]) -> Records:
@@ -89,15 +91,17 @@ def _first(records: Iterator[Document | Reject]) -> Records:
             return
 
 
-def _flat(metadata: Mapping[str, Any], within: str) -> Iterator[tuple[str, list[Any]]]:
-    """Yield the fields that hold something, by their paths, with one value or those of a list."""
+def _flat(metadata: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, list[Any]]]:
+    """Yield the names that hold something, as filters take them, with one value or several."""
     for key, value in metadata.items():
-        if not isinstance(key, str) or not _NAME.fullmatch(key) or value is None:
+        # No filter finds a name with a dot or a quote within a mapping.
+        if not isinstance(key, str) or not key.strip() or (within and set(key) & set('."\\')):
             continue
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{within}.{key}")
-        elif found := value if isinstance(value, list) else [value]:
-            yield f"{within}.{key}", found
+            if not set(key) & set('."\\'):
+                yield from _flat(value, f"{within}{key}.")
+        elif found := value if isinstance(value, list) else [] if value is None else [value]:
+            yield f"{within}{key}", found
 
 
 def _kind(values: list[Any]) -> FieldKind | None:
@@ -114,3 +118,74 @@ def _kind(values: list[Any]) -> FieldKind | None:
         return "datetime"
     repeat = 2 * len(set(values)) <= len(values)
     return "keyword" if repeat and max(map(len, values)) <= MAX_KEYWORD else None
+
+
+def warning_of_kinds(records: Iterable[Document | Reject], indexes: Mapping[str, str]) -> Records:
+    """Yield records as they are, and warn of indexes that find nothing in the first documents.
+
+    Args:
+        records: as `SourceReader` gives them; read as a stream.
+        indexes: the fields to index, as users name them, and the kinds.
+    """
+    asked = {
+        field: kind for field, kind in indexes.items() if index_paths(field)[0].startswith(METADATA)
+    }
+    others: dict[str, Any] = {}
+    documents = 0
+    for record in records:
+        if asked and isinstance(record, Document):
+            documents += 1
+            for field in list(asked):
+                value = _value(record.metadata, field)
+                if _fits(value, asked[field]):
+                    del asked[field]
+                elif value is not None:
+                    others.setdefault(field, value)
+            if documents == SAMPLED_DOCUMENTS:
+                _warn(asked, others, documents)
+                asked = {}
+        yield record
+    if documents:
+        _warn(asked, others, documents)
+
+
+def _warn(asked: Mapping[str, str], others: Mapping[str, Any], documents: int) -> None:
+    for field, kind in asked.items():
+        found = f"{others[field]!r:.60}, for one, is none" if field in others else "it is not there"
+        logger.warning(
+            "the index %s:%s finds none of the %d documents read so far: %s; filters on it find "
+            "nothing where the kind is another",
+            field,
+            kind,
+            documents,
+            found,
+        )
+
+
+def _value(metadata: Mapping[str, Any], field: str) -> Any:
+    """Return what a field holds: by the name as it is, or within mappings."""
+    name = field.removeprefix(f"{METADATA}.")
+    for whole in (name, name.replace('"', "")):  # a path has quotes around a key
+        if whole in metadata:
+            return metadata[whole]
+    value: Any = metadata
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _fits(value: Any, kind: str) -> bool:
+    """Tell whether an index of a kind finds a value, or one of those in a list."""
+    if isinstance(value, list):
+        return any(_fits(each, kind) for each in value)
+    if kind == "geo":
+        return isinstance(value, Mapping) and {"lat", "lon"} <= value.keys()
+    if kind == "bool" or isinstance(value, bool):
+        return kind == "bool" and isinstance(value, bool)
+    if kind in ("integer", "float"):
+        return isinstance(value, int) or (kind == "float" and isinstance(value, float))
+    if kind == "datetime":
+        return isinstance(value, str) and _DATE.fullmatch(value) is not None
+    if kind == "uuid":
+        return isinstance(value, str) and _UUID.fullmatch(value) is not None
+    return isinstance(value, str)

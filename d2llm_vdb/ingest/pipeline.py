@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cache, partial
+from pathlib import PurePath
 from typing import Any
 
-from d2llm_vdb.add import AddReport
-from d2llm_vdb.batching import batched
+from d2llm_vdb.add import WINDOW_SECONDS, AddReport
+from d2llm_vdb.batching import batched, batched_in_time
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.index import Index
 from d2llm_vdb.ingest.chunking import Chunker
 from d2llm_vdb.ingest.documents import Document, Reject
 from d2llm_vdb.ingest.rejects import Rejects
 from d2llm_vdb.passages import Passage, check_unicode
+from d2llm_vdb.store.schema import TENANT_FIELD
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +36,7 @@ class IngestReport:
         added: what became of their passages.
         rejected: records and passages refused, all of them told to `rejects`.
         passed_over: files of folders that were not read, where whoever read them says so.
+        kept: documents that pruning left, since one of the rejects may be any of them.
         seconds: wall time.
     """
 
@@ -39,16 +44,33 @@ class IngestReport:
     added: AddReport = field(default_factory=AddReport)
     rejected: int = 0
     passed_over: int = 0
+    kept: int = 0
     seconds: float = 0.0
+
+    @property
+    def passages_per_second(self) -> float:
+        """Passages written, over all of the time."""
+        return (self.added.encoded + self.added.updated) / max(self.seconds, 1e-3)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens of the passages encoded, over all of the time."""
+        return self.added.tokens / max(self.seconds, 1e-3)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts as one flat mapping."""
-        values = {"documents": self.documents} | asdict(self.added)
-        return values | {
-            "rejected": self.rejected,
-            "passed_over": self.passed_over,
-            "seconds": round(self.seconds, 3),
-        }
+        return (
+            {"documents": self.documents}
+            | asdict(self.added)
+            | {
+                "rejected": self.rejected,
+                "passed_over": self.passed_over,
+                "kept": self.kept,
+                "seconds": round(self.seconds, 3),
+                "passages_per_second": round(self.passages_per_second, 1),
+                "tokens_per_second": round(self.tokens_per_second, 1),
+            }
+        )
 
 
 OnProgress = Callable[[IngestReport], None]
@@ -74,8 +96,9 @@ def ingest(
         rejects: takes the records and passages that cannot be stored.
         chunker: cuts the documents; with the student's longest text where it is None.
         prune: delete what is stored of documents that are not among `records`, or are blank there.
-            What is stored of a rejected one stays. Nothing is pruned when a reject has no known
-            id, since it may be any of them, or when there is no document at all.
+            What is stored of a rejected one stays. Where a reject has no known id, so does all
+            that came from the same source, since it may be any of that. Nothing is pruned when
+            there is no document at all.
         on_progress: told the report so far, after every step.
 
     Raises:
@@ -108,11 +131,12 @@ class _Run:
         self._on_progress = on_progress
         self._taken: set[str] = set()
         self._rejected_ids: set[str] = set()
-        self._rejects_without_id = 0
+        self._unclear_sources: Counter[str] = Counter()
         self._start = time.monotonic()
 
     def passages(self, records: Iterable[Document | Reject]) -> Iterator[Passage]:
-        for some in batched(self._documents(records), CUT_DOCUMENTS):
+        documents = self._documents(records)
+        for some in batched_in_time(documents, CUT_DOCUMENTS, WINDOW_SECONDS):
             for passages in self._chunker.cut(some):
                 yield from passages
 
@@ -147,7 +171,7 @@ class _Run:
 
     def _reject_record(self, reject: Reject) -> None:
         if reject.id is None:
-            self._rejects_without_id += 1
+            self._unclear_sources[reject.source] += 1
         else:
             self._rejected_ids.add(reject.id)
         self._reject(reject)
@@ -157,27 +181,50 @@ class _Run:
         self.report.rejected += 1
 
     def prune(self) -> None:
-        kept = self._taken | self._rejected_ids
-        if self._rejects_without_id:
-            logger.warning(
-                "nothing pruned: %d of the rejects have no known id, and may be any document",
-                self._rejects_without_id,
-            )
-            return
-        if not kept:
+        known = self._taken | self._rejected_ids
+        if not known:
             logger.warning("nothing pruned: no document was read, and all would be deleted")
             return
-        stored = self._index.store.scroll(fields=["id", "doc_id"])
-        gone = [point.payload["id"] for point in stored if point.payload["doc_id"] not in kept]
+        unclear = cache(partial(_may_be_in, self._unclear_sources))
+        kept, gone = set(), []
+        for point in self._stored():
+            if point["doc_id"] in known:
+                continue
+            if unclear(point.get("source")):
+                kept.add(point["doc_id"])
+            else:
+                gone.append(point["id"])
         for some in batched(gone, 1000):
             self._index.store.delete(some)
         self.report.added.deleted += len(gone)
+        self.report.kept = len(kept)
+        if kept:
+            logger.warning(
+                "%d documents are kept that were not read: rejects without a known id, in %s, may "
+                "be any of them; mend these, or delete documents by d2llm delete --doc",
+                len(kept),
+                ", ".join(f"{source} ({count})" for source, count in self._unclear_sources.items()),
+            )
+
+    def _stored(self) -> Iterator[dict[str, Any]]:
+        """Read whose passages are stored; not those of tenants, but in a tenant's own index."""
+        for point in self._index.store.scroll(fields=["id", "doc_id", "source", TENANT_FIELD]):
+            if point.payload.get(TENANT_FIELD) == self._index.tenant:
+                yield point.payload
 
     def progress(self, added: AddReport) -> None:
         self.report.added = added
         self.report.seconds = time.monotonic() - self._start
         if self._on_progress is not None:
             self._on_progress(self.report)
+
+
+def _may_be_in(unclear: Collection[str], source: str | None) -> bool:
+    """Tell whether a document's source may be one of some, or below a folder of its name."""
+    if source is None or source in unclear:
+        return bool(unclear)
+    names = {PurePath(each).name for each in unclear}
+    return bool(names & {"", "..", *PurePath(source).parts[:-1]})
 
 
 def _blank(document: Document) -> str:

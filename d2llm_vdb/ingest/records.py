@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.ingest.broken import members_of
 from d2llm_vdb.ingest.documents import STDIN, Document, Records, Reject, unnamed_id
 from d2llm_vdb.ingest.reading import MAX_PARSED_BYTES, decoded, read_bytes
 
@@ -62,6 +63,18 @@ class Fields:
             return self._document(record, known_id, source, line)
         except InputError as error:
             return Reject(source, str(error), line, known_id)
+
+    def id_of_broken(self, text: str) -> str | None:
+        """Return the id that a record has before it breaks off, None where there is none."""
+        members = members_of(text)
+        names = ID_FIELDS if self.id is None else (self.id,)
+        name = next((name for name in names if f'"{name}"' in text), None)
+        if name not in members:  # what comes first in `names` may follow behind the break
+            return None
+        try:
+            return self._id(members, "", 0)
+        except InputError:
+            return None
 
     def _id(self, record: dict[str, Any], source: str, line: int) -> str:
         name = _find("id", record, self.id, ID_FIELDS)
@@ -132,7 +145,8 @@ def read_jsonl(stream: IO[bytes], source: str, fields: Fields) -> Records:
         except UnicodeDecodeError as error:
             yield Reject(source, f"not UTF-8 at byte {error.start}; convert the file", line)
         except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
-            yield Reject(source, f"not JSON: {error}", line)
+            known_id = fields.id_of_broken(data.decode("utf-8-sig"))
+            yield Reject(source, f"not JSON: {error}", line, known_id)
         else:
             yield found
 

@@ -56,8 +56,7 @@ class Finder:
             rerank=self.fixed.rerank if rerank is None else rerank,
             filter=self._narrowed(filter),
         )
-        [result] = await self.index.asearch_many([query], options)
-        return result
+        return await self.index.asearch(query, **options.to_dict())
 
     async def explain(
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -28,7 +28,7 @@ from d2llm_vdb.store.recall import (
     Steps,
     recalling,
 )
-from d2llm_vdb.store.schema import INDEXED_FIELDS, FieldKind, Schema
+from d2llm_vdb.store.schema import INDEXED_FIELDS, LAYOUT_OPTIONS, FieldKind, Schema
 
 T = TypeVar("T")
 
@@ -68,9 +68,10 @@ class StoreInfo:
         schema: what it was made for.
         disk_bytes: size on disk, where it can be seen from here.
         server_version: of Qdrant, where a server holds the collection.
-        payload_indexes: fields that have an index; None where the store makes none.
+        payload_indexes: fields that have an index, and its kind; None where the store makes none.
         held: how each of its vectors is stored and quantised, by name; what the database says
             where it was asked, else what the preset stands for.
+        layout: shards, replicas and write consistency, as `CollectionOptions` names them.
     """
 
     location: str
@@ -79,8 +80,9 @@ class StoreInfo:
     schema: Schema
     disk_bytes: int | None = None
     server_version: str | None = None
-    payload_indexes: Collection[str] | None = None
+    payload_indexes: Mapping[str, str] | None = None
     held: Mapping[str, str] = field(default_factory=dict)
+    layout: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(LAYOUT_OPTIONS, 1))
 
     def __post_init__(self) -> None:
         if not self.held:
@@ -117,6 +119,10 @@ class Store(ABC):
     @abstractmethod
     def upsert(self, columns: Columns) -> None:
         """Write passages, replacing those whose id is stored; returns once they are durable."""
+
+    @abstractmethod
+    def write_payloads(self, ids: Sequence[str], payloads: Sequence[Payload]) -> None:
+        """Replace the payloads of stored passages; their vectors stay. Durable as `upsert`."""
 
     @abstractmethod
     def query(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
@@ -159,6 +165,10 @@ class Store(ABC):
     @abstractmethod
     def count(self, filter: models.Filter | None = None) -> int:
         """Count points exactly."""
+
+    @abstractmethod
+    def values(self, field: str, filter: models.Filter | None = None) -> dict[str, int]:
+        """Return the strings in an indexed payload field, and how many points have each."""
 
     @abstractmethod
     def optimize(self) -> None:
@@ -238,6 +248,10 @@ class Store(ABC):
         """Async twin of `upsert`."""
         await asyncio.to_thread(self.upsert, columns)
 
+    async def awrite_payloads(self, ids: Sequence[str], payloads: Sequence[Payload]) -> None:
+        """Async twin of `write_payloads`."""
+        await asyncio.to_thread(self.write_payloads, ids, payloads)
+
     async def aquery(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
         """Async twin of `query`."""
         return await asyncio.to_thread(self.query, queries)
@@ -285,6 +299,10 @@ class Store(ABC):
     async def acount(self, filter: models.Filter | None = None) -> int:
         """Async twin of `count`."""
         return await asyncio.to_thread(self.count, filter)
+
+    async def avalues(self, field: str, filter: models.Filter | None = None) -> dict[str, int]:
+        """Async twin of `values`."""
+        return await asyncio.to_thread(self.values, field, filter)
 
     async def aoptimize(self) -> None:
         """Async twin of `optimize`."""

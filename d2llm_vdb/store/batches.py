@@ -8,10 +8,10 @@ from typing import Generic, TypeVar
 
 from d2llm_vdb.errors import StoreError
 from d2llm_vdb.store import requests
-from d2llm_vdb.store.columns import Columns
+from d2llm_vdb.store.columns import Columns, Payload
 from d2llm_vdb.store.recall import Point, PointQuery
 from d2llm_vdb.store.requests import Call
-from d2llm_vdb.store.wire import ID_BYTES, Wire, fitting
+from d2llm_vdb.store.wire import ID_BYTES, POINT_BYTES, Wire, fitting
 
 T = TypeVar("T")
 
@@ -93,6 +93,19 @@ def upsert(collection: str, columns: Columns, wire: Wire) -> Batches[None]:
         fitting(columns.sizes(wire)),
         lambda rows: requests.upsert(collection, columns.take(rows), wire),
         name,
+    )
+
+
+def write_payloads(
+    collection: str, ids: Sequence[str], payloads: Sequence[Payload], wire: Wire
+) -> Batches[None]:
+    """Replace payloads of stored passages, and wait until that is stored."""
+    return Batches(
+        fitting([POINT_BYTES + wire.payload_bytes(payload) for payload in payloads]),
+        lambda rows: requests.write_payloads(
+            collection, ids[rows.start : rows.stop], payloads[rows.start : rows.stop]
+        ),
+        lambda row: (f"the payload of {ids[row]!r}", f"Make its metadata less, {LARGER_REQUESTS}"),
     )
 
 

@@ -31,7 +31,7 @@ ReadConsistency = Literal["majority", "quorum", "all"]
 WriteOrdering = Literal["weak", "medium", "strong"]
 
 READS = ("query_batch_points", "retrieve", "scroll")
-WRITES = ("upsert", "delete")
+WRITES = ("upsert", "batch_update_points", "delete")
 
 # gRPC's Python says that it reads gzip, as httpx does, and Qdrant gzips whatever it may: most of
 # the time of a search. What is said here is that answers are read as they are.

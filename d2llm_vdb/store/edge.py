@@ -19,10 +19,11 @@ from uuid import UUID
 
 import qdrant_edge as edge
 
+from d2llm_vdb.checks import MAX_COUNT
 from d2llm_vdb.errors import CollectionNotFoundError, StoreError, StoreLockedError
 from d2llm_vdb.lazy import models
 from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
-from d2llm_vdb.store.columns import Columns, distinct_ids, point_id, stored_vectors
+from d2llm_vdb.store.columns import Columns, Payload, distinct_ids, point_id, stored_vectors
 from d2llm_vdb.store.edge_layout import SEGMENT_POINTS, collection, payload_index
 from d2llm_vdb.store.presets import PRESETS
 from d2llm_vdb.store.recall import Point, PointQuery, SparseVector
@@ -34,6 +35,7 @@ from d2llm_vdb.store.schema import (
     FieldKind,
     Schema,
     damaged,
+    missing_indexes,
 )
 
 SCHEMA_FILE = "d2llm.json"
@@ -98,6 +100,14 @@ class EdgeStore(Store):
             elif self._unflushed >= FLUSH_POINTS:
                 self._flush()
 
+    def write_payloads(self, ids: Sequence[str], payloads: Sequence[Payload]) -> None:
+        for passage_id, payload in zip(ids, payloads, strict=True):
+            written = edge.UpdateOperation.overwrite_payload([point_id(passage_id)], payload)
+            self._run(self._shard.update, written)
+        self._unflushed += len(ids)
+        if self._unflushed >= FLUSH_POINTS:
+            self._flush()
+
     def _upsert_points(self, columns: Columns) -> None:
         points = [
             edge.Point(point_id(passage_id), _vectors(columns, row), columns.payloads[row])
@@ -157,8 +167,12 @@ class EdgeStore(Store):
     def count(self, filter: models.Filter | None = None) -> int:
         return int(self._run(self._shard.count, edge.CountRequest(filter=_filter(filter))))
 
+    def values(self, field: str, filter: models.Filter | None = None) -> dict[str, int]:
+        request = edge.FacetRequest(field, MAX_COUNT, exact=True, filter=_filter(filter))
+        return {str(hit.value): hit.count for hit in self._run(self._shard.facet, request).hits}
+
     def index_payload(self, fields: Mapping[str, FieldKind] = INDEXED_FIELDS) -> None:
-        self._run(_index_payload, self._shard, fields)
+        self._run(_index_payload, self._shard, fields, self.location)
 
     def optimize(self) -> None:
         self._flush()
@@ -180,7 +194,7 @@ class EdgeStore(Store):
             info.indexed_vectors_count,
             self.schema,
             disk_bytes=sum(path.stat().st_blocks * 512 for path in files),
-            payload_indexes=sorted(info.payload_schema),
+            payload_indexes=_indexes(info),
         )
 
     def close(self) -> None:
@@ -235,7 +249,7 @@ def _create(directory: Path, schema: Schema, options: CollectionOptions) -> Sche
         (draft / SCHEMA_FILE).write_text(text + "\n", encoding="utf-8")
         config = collection(schema, PRESETS[options.preset])
         shard = edge.EdgeShard.create(str(draft.absolute() / SHARD_DIR), config)
-        _index_payload(shard, INDEXED_FIELDS)
+        _index_payload(shard, INDEXED_FIELDS, str(directory))
         shard.flush()
         shard.close()
         draft.rename(directory)
@@ -251,11 +265,17 @@ def _create(directory: Path, schema: Schema, options: CollectionOptions) -> Sche
     return schema
 
 
-def _index_payload(shard: Any, fields: Mapping[str, FieldKind]) -> None:
-    present = shard.info().payload_schema
-    for name, kind in fields.items():
-        if name not in present:
-            shard.update(edge.UpdateOperation.create_field_index(name, payload_index(name, kind)))
+def _index_payload(shard: Any, fields: Mapping[str, FieldKind], location: str) -> None:
+    for name, kind in missing_indexes(fields, _indexes(shard.info()), location):
+        shard.update(edge.UpdateOperation.create_field_index(name, payload_index(name, kind)))
+
+
+def _indexes(info: Any) -> dict[str, str]:
+    """Return the fields that have an index, and its kind."""
+    return {
+        name: str(index.data_type).rpartition(".")[2].lower()
+        for name, index in sorted(info.payload_schema.items())
+    }
 
 
 def _load_shard(directory: Path) -> Any:

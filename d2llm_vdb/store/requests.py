@@ -11,10 +11,11 @@ from typing import Any, Generic, TypeVar
 
 from qdrant_client import models
 
+from d2llm_vdb.checks import MAX_COUNT
 from d2llm_vdb.store import layout
 from d2llm_vdb.store.base import Page, StoredPoint
 from d2llm_vdb.store.capabilities import Capabilities, capabilities_of
-from d2llm_vdb.store.columns import Columns, distinct_ids, point_id, stored_vectors
+from d2llm_vdb.store.columns import Columns, Payload, distinct_ids, point_id, stored_vectors
 from d2llm_vdb.store.filters import database_filter
 from d2llm_vdb.store.presets import PRESETS
 from d2llm_vdb.store.recall import Point, PointQuery
@@ -109,6 +110,18 @@ def upsert(name: str, columns: Columns, wire: Wire) -> Call[None]:
         payloads=list(columns.payloads),
     )
     return Call("upsert", {"collection_name": name, "points": batch, "wait": True}, _ignore)
+
+
+def write_payloads(name: str, ids: Sequence[str], payloads: Sequence[Payload]) -> Call[None]:
+    """Replace payloads of stored passages, and wait until that is stored."""
+    written = [
+        models.OverwritePayloadOperation(
+            overwrite_payload=models.SetPayload(payload=payload, points=[point_id(passage_id)])
+        )
+        for passage_id, payload in zip(ids, payloads, strict=True)
+    ]
+    arguments = {"collection_name": name, "update_operations": written, "wait": True}
+    return Call("batch_update_points", arguments, _ignore)
 
 
 def query(
@@ -230,3 +243,17 @@ def count(name: str, filter: models.Filter | None) -> Call[int]:
         "exact": True,
     }
     return Call("count", arguments, lambda answer: int(answer.count))
+
+
+def values(name: str, field: str, filter: models.Filter | None) -> Call[dict[str, int]]:
+    """Read the strings in an indexed payload field, and how many points have each."""
+    arguments = {
+        "collection_name": name,
+        "key": field,
+        "facet_filter": None if filter is None else database_filter(filter),
+        "limit": MAX_COUNT,
+        "exact": True,
+    }
+    return Call(
+        "facet", arguments, lambda answer: {str(hit.value): hit.count for hit in answer.hits}
+    )

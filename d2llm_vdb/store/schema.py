@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast, get_args
 
@@ -14,6 +15,8 @@ from d2llm_vdb.errors import (
     StoreError,
 )
 from d2llm_vdb.store.presets import PRESETS, PresetName
+
+logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 4
 FIRST_LAYOUT = 3
@@ -35,6 +38,10 @@ INDEXED_FIELDS: Mapping[str, FieldKind] = {
 }
 
 
+# Kinds that are an option of another one.
+_DATABASE_KINDS: Mapping[str, str] = {"phrases": "text", "tenant": "keyword"}
+
+
 def check_payload_indexes(fields: object) -> None:
     """Raise `InputError` unless given payload fields and the kind of each one's index."""
     if not isinstance(fields, Mapping) or not all(
@@ -46,6 +53,29 @@ def check_payload_indexes(fields: object) -> None:
         )
     for name, kind in fields.items():
         check_choice(f"payload_indexes[{name!r}]", kind, FIELD_KINDS)
+
+
+def missing_indexes(
+    fields: Mapping[str, FieldKind], present: Mapping[str, str], location: str
+) -> Iterator[tuple[str, FieldKind]]:
+    """Yield the fields that have no index yet, and warn of those that have one of another kind.
+
+    Args:
+        fields: to be indexed.
+        present: fields that are, and the kinds that the database names.
+        location: of the collection.
+    """
+    for name, kind in fields.items():
+        if name not in present:
+            yield name, kind
+        elif present[name] != _DATABASE_KINDS.get(kind, kind):
+            logger.warning(
+                "%s has an index of the kind %s on %s, which stays; it gets none of the kind %s",
+                location,
+                present[name],
+                name,
+                kind,
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +188,9 @@ def damaged(location: object, reason: object) -> StoreError:
     )
 
 
+LAYOUT_OPTIONS = ("shard_number", "replication_factor", "write_consistency_factor")
+
+
 @dataclass(frozen=True, slots=True)
 class CollectionOptions:
     """How a new collection is laid out; the embedded store has one shard and no replicas.
@@ -176,7 +209,7 @@ class CollectionOptions:
     write_consistency_factor: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("shard_number", "replication_factor", "write_consistency_factor"):
+        for name in LAYOUT_OPTIONS:
             if getattr(self, name) is not None:
                 check_whole_number(name, getattr(self, name))
         check_choice("preset", self.preset, tuple(PRESETS))

@@ -35,12 +35,19 @@ from d2llm_vdb.store.client import (
     hide_credentials,
     unavailable,
 )
-from d2llm_vdb.store.columns import Columns
+from d2llm_vdb.store.columns import Columns, Payload
 from d2llm_vdb.store.held import as_reported
 from d2llm_vdb.store.loop_thread import LoopThread
 from d2llm_vdb.store.recall import Point, PointQuery
 from d2llm_vdb.store.requests import METADATA_KEY, Call
-from d2llm_vdb.store.schema import INDEXED_FIELDS, CollectionOptions, FieldKind, Schema
+from d2llm_vdb.store.schema import (
+    INDEXED_FIELDS,
+    LAYOUT_OPTIONS,
+    CollectionOptions,
+    FieldKind,
+    Schema,
+    missing_indexes,
+)
 from d2llm_vdb.store.wire import GRPC, REST
 
 T = TypeVar("T")
@@ -123,6 +130,9 @@ class ClientStore(Store):
         self._call_all(batches.upsert(self._collection, columns, self._wire))
         self._wrote()
 
+    def write_payloads(self, ids: Sequence[str], payloads: Sequence[Payload]) -> None:
+        self._call_all(batches.write_payloads(self._collection, ids, payloads, self._wire))
+
     def _plan(self, queries: Sequence[PointQuery]) -> Call[list[Sequence[Point]]]:
         return requests.query(self._collection, queries, self._wire, indexed=self._indexed)
 
@@ -159,11 +169,13 @@ class ClientStore(Store):
     def count(self, filter: models.Filter | None = None) -> int:
         return self._call(requests.count(self._collection, filter))
 
+    def values(self, field: str, filter: models.Filter | None = None) -> dict[str, int]:
+        return self._call(requests.values(self._collection, field, filter))
+
     def index_payload(self, fields: Mapping[str, FieldKind] = INDEXED_FIELDS) -> None:
-        present = self._call(requests.read_collection(self._collection)).payload_schema
-        for name, kind in fields.items():
-            if name not in present:
-                self._call(requests.index_payload(self._collection, name, kind, self.capabilities))
+        info = self._call(requests.read_collection(self._collection))
+        for name, kind in missing_indexes(fields, _indexes(info), self.location):
+            self._call(requests.index_payload(self._collection, name, kind, self.capabilities))
 
     def optimize(self) -> None:
         """Do nothing: a server flushes and indexes by itself."""
@@ -178,13 +190,16 @@ class ClientStore(Store):
             info.points_count or 0,
             indexed,
             self.schema,
-            payload_indexes=sorted(info.payload_schema),
+            payload_indexes=_indexes(info),
         )
 
     async def aupsert(self, columns: Columns) -> None:
         columns.check(self.schema)
         await self._acall_all(batches.upsert(self._collection, columns, self._wire))
         self._wrote()
+
+    async def awrite_payloads(self, ids: Sequence[str], payloads: Sequence[Payload]) -> None:
+        await self._acall_all(batches.write_payloads(self._collection, ids, payloads, self._wire))
 
     async def aquery(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
         asked = batches.query(queries, self._wire, self._plan)
@@ -218,6 +233,9 @@ class ClientStore(Store):
 
     async def acount(self, filter: models.Filter | None = None) -> int:
         return await self._acall(requests.count(self._collection, filter))
+
+    async def avalues(self, field: str, filter: models.Filter | None = None) -> dict[str, int]:
+        return await self._acall(requests.values(self._collection, field, filter))
 
     async def ainfo(self) -> StoreInfo:
         return self._info(await self._acall(requests.read_collection(self._collection)))
@@ -351,6 +369,7 @@ class ServerStore(ClientStore):
             found,
             server_version=self.capabilities.version,
             held=as_reported(self.schema, info.config),
+            layout={name: getattr(info.config.params, name) or 1 for name in LAYOUT_OPTIONS},
         )
 
     def _call(self, call: Call[T]) -> T:
@@ -393,6 +412,11 @@ class ServerStore(ClientStore):
         except asyncio.CancelledError:
             self.check_open()  # closing cancels what runs, and its caller should hear why
             raise
+
+
+def _indexes(info: models.CollectionInfo) -> dict[str, str]:
+    """Return the fields that have an index, and its kind."""
+    return {name: index.data_type.value for name, index in sorted(info.payload_schema.items())}
 
 
 class MemoryStore(ClientStore):

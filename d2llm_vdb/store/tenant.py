@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from d2llm_vdb.lazy import models
 from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
-from d2llm_vdb.store.columns import POINT_NAMESPACE, Columns, distinct_ids
+from d2llm_vdb.store.columns import POINT_NAMESPACE, Columns, Payload, distinct_ids
 from d2llm_vdb.store.filters import with_ids
 from d2llm_vdb.store.recall import Point, PointQuery
 from d2llm_vdb.store.schema import INDEXED_FIELDS, TENANT_FIELD, FieldKind
@@ -48,7 +48,7 @@ class TenantStore(Store):
         return models.Filter(must=both)
 
     def _columns(self, columns: Columns) -> Columns:
-        payloads = [payload | {TENANT_FIELD: self.tenant} for payload in columns.payloads]
+        payloads = self._payloads(columns.payloads)
         return replace(columns, ids=self._ids(columns.ids), payloads=payloads)
 
     def _query(self, query: PointQuery) -> PointQuery:
@@ -59,6 +59,15 @@ class TenantStore(Store):
 
     async def aupsert(self, columns: Columns) -> None:
         await self.whole.aupsert(self._columns(columns))
+
+    def _payloads(self, payloads: Sequence[Payload]) -> list[Payload]:
+        return [payload | {TENANT_FIELD: self.tenant} for payload in payloads]
+
+    def write_payloads(self, ids: Sequence[str], payloads: Sequence[Payload]) -> None:
+        self.whole.write_payloads(self._ids(ids), self._payloads(payloads))
+
+    async def awrite_payloads(self, ids: Sequence[str], payloads: Sequence[Payload]) -> None:
+        await self.whole.awrite_payloads(self._ids(ids), self._payloads(payloads))
 
     def query(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
         return self.whole.query([self._query(each) for each in queries])
@@ -113,6 +122,12 @@ class TenantStore(Store):
 
     async def acount(self, filter: models.Filter | None = None) -> int:
         return await self.whole.acount(self._filter(filter))
+
+    def values(self, field: str, filter: models.Filter | None = None) -> dict[str, int]:
+        return self.whole.values(field, self._filter(filter))
+
+    async def avalues(self, field: str, filter: models.Filter | None = None) -> dict[str, int]:
+        return await self.whole.avalues(field, self._filter(filter))
 
     def size(self) -> int:
         return self.whole.size()

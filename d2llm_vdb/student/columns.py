@@ -32,6 +32,7 @@ class PassageVectors:
         segments: for each passage the rows of its pieces, float16 (k, s), fewer for a text of
             few tokens; None for a student without segments.
         truncated: how many of the passages were cut at the student's `max_tokens`.
+        token_count: how many tokens the backbone read of all of them.
     """
 
     recall: Float32
@@ -41,6 +42,7 @@ class PassageVectors:
     tokens: list[Float16] | None
     segments: list[Float16] | None
     truncated: int
+    token_count: int
 
     def __len__(self) -> int:
         return len(self.recall)

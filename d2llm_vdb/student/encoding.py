@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2llm_vdb.batching import batched
+from d2llm_vdb.batching import batched_in_time
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.student.backbone import Backbone, TokenBatch
 from d2llm_vdb.student.columns import PassageVectors, QueryVectors
@@ -26,6 +29,31 @@ logger = logging.getLogger(__name__)
 # token states of one window fit in memory beside the model and progress shows every few seconds.
 WINDOW_TEXTS = 1024
 WINDOW_BATCHES = 12
+TOKENISED_TEXTS = 8
+
+
+class Pace:
+    """How many tokens a window may have so that windows take about a given time.
+
+    The first has one batch; the others as many as the one before them says.
+
+    Args:
+        backbone: what reads them.
+        seconds: that a window should take, and that its texts are waited for at most.
+    """
+
+    def __init__(self, backbone: Backbone, seconds: float) -> None:
+        self.seconds = seconds
+        self.tokens = backbone.batch_tokens
+        self._most = WINDOW_BATCHES * backbone.batch_tokens
+
+    @contextmanager
+    def measured(self, window: TokenWindow) -> Iterator[None]:
+        """Learn from the time that a window takes."""
+        start = time.monotonic()
+        yield
+        rate = window.token_count / max(time.monotonic() - start, 1e-3)
+        self.tokens = min(self._most, int(rate * self.seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,28 +70,43 @@ class TokenWindow:
     terms: list[TextTerms]
     truncated: int
 
+    @property
+    def token_count(self) -> int:
+        """Tokens of all texts."""
+        return sum(map(len, self.token_ids))
+
 
 def token_windows(
-    backbone: Backbone, texts: Iterable[str], prompt: str, max_tokens: int
+    backbone: Backbone,
+    texts: Iterable[str],
+    prompt: str,
+    max_tokens: int,
+    pace: Pace | None = None,
 ) -> Iterator[TokenWindow]:
-    """Tokenise texts as a stream, a window of them at a time.
+    """Tokenise texts as a stream, a window of them at a time, of a size that a pace may limit.
 
     Raises:
         InputError: a text is not a string or is blank.
     """
-    window_tokens = WINDOW_BATCHES * backbone.batch_tokens
+    most_tokens, seconds = WINDOW_BATCHES * backbone.batch_tokens, math.inf
+    if pace is not None:
+        most_tokens, seconds = pace.tokens, pace.seconds
     token_ids: list[list[int]] = []
     terms: list[TextTerms] = []
     cut = tokens = 0
-    for some in batched(_checked(texts), 64):
+    begun = time.monotonic()
+    for some in batched_in_time(_checked(texts), TOKENISED_TEXTS, seconds):
         new_ids, new_cut = backbone.tokenize([prompt + text for text in some], max_tokens)
         token_ids += new_ids
         terms += backbone.terms.of(some)
         cut += new_cut
         tokens += sum(map(len, new_ids))
-        if len(token_ids) >= WINDOW_TEXTS or tokens >= window_tokens:
+        late = time.monotonic() - begun >= seconds
+        if late or len(token_ids) >= WINDOW_TEXTS or tokens >= most_tokens:
             yield TokenWindow(token_ids, terms, cut)
             token_ids, terms, cut, tokens = [], [], 0, 0
+            begun = time.monotonic()
+            most_tokens = most_tokens if pace is None else pace.tokens
     if token_ids:
         yield TokenWindow(token_ids, terms, cut)
 
@@ -113,6 +156,7 @@ def passage_vectors(
         states if tokens else None,
         None if config.segments is None else segments,
         window.truncated,
+        window.token_count,
     )
 
 

@@ -109,6 +109,7 @@ def from_embeddings(
         tokens,
         segments,
         truncated=0,
+        token_count=0,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -26,7 +27,7 @@ from d2llm_vdb.student.config import (
     StudentConfig,
     Task,
 )
-from d2llm_vdb.student.encoding import passage_vectors, query_vectors, to_numpy, token_windows
+from d2llm_vdb.student.encoding import Pace, passage_vectors, query_vectors, to_numpy, token_windows
 from d2llm_vdb.student.fitting import check_fit, fit
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.pairs import PairRerank, RankedDocument, predict, rank
@@ -68,6 +69,14 @@ class Student:
         self.heads = heads.to(backbone.device).eval()
         self.path: Path | None = None
         self._fingerprint: str | None = None
+
+    def __repr__(self) -> str:
+        name = "never saved" if self.path is None else repr(str(self.path))
+        config = self.config
+        return (
+            f"Student({name}, backbone={config.backbone!r}, recall vectors of "
+            f"{config.recall_width}, {config.iem.interaction} interaction)"
+        )
 
     @classmethod
     def from_backbone(
@@ -222,20 +231,31 @@ class Student:
         return self._fingerprint
 
     def encode_passages(
-        self, texts: Iterable[str], *, tokens: bool = False
+        self,
+        texts: Iterable[str],
+        *,
+        tokens: bool = False,
+        window_seconds: float | None = None,
     ) -> Iterator[PassageVectors]:
         """Encode passages as a stream, a window of them at a time, in order.
 
         Args:
             texts: any iterable; it is read as far as needed for the next window.
             tokens: also return token states.
+            window_seconds: about how long a window may take, where the next one should not be
+                waited for as long as it takes to fill it.
 
         Raises:
             InputError: a text is not a string or is blank.
         """
         config, backbone = self.config, self.backbone
-        for window in token_windows(backbone, texts, config.passage_prompt, config.max_tokens):
-            yield passage_vectors(config, backbone, self.heads, window, tokens=tokens)
+        pace = None if window_seconds is None else Pace(backbone, window_seconds)
+        for window in token_windows(
+            backbone, texts, config.passage_prompt, config.max_tokens, pace
+        ):
+            with nullcontext() if pace is None else pace.measured(window):
+                vectors = passage_vectors(config, backbone, self.heads, window, tokens=tokens)
+            yield vectors
 
     def encode_queries(self, texts: Iterable[str]) -> Iterator[QueryVectors]:
         """Encode queries as a stream, a window of them at a time, in order.

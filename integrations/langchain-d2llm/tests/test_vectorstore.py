@@ -294,3 +294,14 @@ async def test_the_event_loop_runs_on_while_documents_are_added_and_found(
     assert await asyncio.gather(*added) == [["0"], ["1"], ["2"]]
     assert len(await found) <= 3
     assert len(await empty.asimilarity_search("text")) == 3
+
+
+@pytest.mark.parametrize("key", ["unit price", "a.b", "size (cm)", "it's", '"q"'])
+def test_metadata_of_any_name_filters_and_comes_back_untouched(
+    empty: D2LLMVectorStore, key: str
+) -> None:
+    empty.add_texts(["A cheap lamp.", "A dear lamp."], [{key: 1}, {key: 2}], ids=["1", "2"])
+    [document] = empty.similarity_search("a lamp", filter={key: {"$gt": 1}})
+    assert (document.id, document.metadata) == ("2", {key: 2})
+    empty.add_texts(["A dear lamp."], [{key: 0}], ids=["2"])
+    assert ids(empty.similarity_search("a lamp", filter={key: {"$lt": 1}})) == ["2"]

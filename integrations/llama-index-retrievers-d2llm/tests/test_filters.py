@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -219,3 +220,25 @@ def test_a_value_that_does_not_go_with_its_operator_is_refused(
     one = MetadataFilter(key="topic", value=value, operator=operator)
     with pytest.raises(InputError, match=message):
         qdrant_filter(MetadataFilters(filters=[one]))
+
+
+@pytest.mark.parametrize("location", ["embedded", ":memory:"])
+@pytest.mark.parametrize("key", ["unit price", "a.b", "size (cm)", "it's", '"q"'])
+def test_keys_of_any_kind_filter_as_any_other(
+    student: Student, tmp_path: Path, location: str, key: str
+) -> None:
+    where = tmp_path if location == "embedded" else location
+    with Index.open(where, student) as index:
+        index.add([Passage("0", "Cheap.", {key: 1}), Passage("1", "Dear.", {})])
+        for operator, value, rows in (
+            (Op.EQ, 1, {0}),
+            (Op.NE, 1, {1}),
+            (Op.GTE, 1, {0}),
+            (Op.NIN, [1], {1}),
+            (Op.IS_EMPTY, None, {1}),
+        ):
+            one = MetadataFilter(key=key, value=value, operator=operator)
+            assert found(index, MetadataFilters(filters=[one])) == rows
+        index.add([Passage("0", "Cheap.", {key: "in a word"})])
+        one = MetadataFilter(key=key, value="a word", operator=Op.TEXT_MATCH)
+        assert found(index, MetadataFilters(filters=[one])) == {0}

@@ -15,7 +15,7 @@ from llama_index.core.vector_stores.types import (
 from qdrant_client import models
 
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.filters import METADATA, required_filter
+from d2llm_vdb.filters import on_metadata, required_filter
 
 
 def qdrant_filter(filters: MetadataFilters) -> models.Filter:
@@ -76,7 +76,7 @@ def _condition(one: MetadataFilter) -> models.Filter:
     if not isinstance(one.value, str) or not one.value.strip():
         raise InputError(f"{one.key} {one.operator.value} {one.value!r}: give text to look for")
     match = _TEXT_MATCHES[one.operator](one.value)
-    return models.Filter(must=[models.FieldCondition(key=f"{METADATA}.{one.key}", match=match)])
+    return models.Filter(must=[on_metadata(one.key, match=match)])
 
 
 def _comparable(one: MetadataFilter) -> Any:

@@ -1,0 +1,135 @@
+"""`d2llm delete`."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from d2llm_vdb.cli import options
+from d2llm_vdb.cli.terminal import (
+    EXIT_FAILED,
+    errors,
+    failing_clearly,
+    output,
+    print_json,
+    printable,
+    waiting,
+)
+from d2llm_vdb.errors import InputError
+
+if TYPE_CHECKING:
+    from qdrant_client import models
+
+    from d2llm_vdb.store import Store
+
+
+@failing_clearly()
+def delete(
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids of passages.")] = None,
+    doc: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID", help="Document whose passages are deleted; repeat for more."),
+    ] = None,
+    filter: options.Filter = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Delete every passage; of a tenant, all of its own.")
+    ] = False,
+    db: options.Db = None,
+    url: options.Url = None,
+    collection: options.Collection = "d2llm",
+    api_key: options.ApiKey = None,
+    grpc: options.Grpc = True,
+    grpc_port: options.GrpcPort = None,
+    compression: options.Compression = False,
+    write_ordering: options.WriteOrdering = None,
+    tenant: options.Tenant = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
+    as_json: options.Json = False,
+    _verbose: options.Verbose = False,
+) -> None:
+    """Delete passages: by id, of documents, or that match a filter.
+
+    It says how many there are and asks. A filter beside IDS or --doc leaves some of these out.
+    Without --tenant, --doc and --filter mean every tenant's passages.
+    """
+    location = options.location(db, url)
+    with waiting("starting"):
+        from d2llm_vdb.connection import Connection
+        from d2llm_vdb.options import check_tenant
+
+    if everything and (ids or doc or filter):
+        raise typer.BadParameter("means every passage; give it alone", param_hint="--all")
+    check_tenant(tenant)
+    connection = Connection(
+        location,
+        collection,
+        api_key,
+        grpc,
+        grpc_port,
+        compression=compression,
+        write_ordering=write_ordering,
+    )
+    chosen = _chosen(ids, doc, filter, everything)
+    with closing(_of_tenant(connection.open(None), tenant)) as store:
+        found, held = store.count(chosen), store.count()
+        if found == held and found and not (ids or doc or everything):
+            raise InputError(
+                f"filter={filter!r} matches all {held:,} passages; give --all in its place to "
+                f"delete everything, or a filter that leaves some out"
+            )
+        if found and not yes:
+            _ask(store, found, held, chosen)
+        if found:
+            store.delete_where(chosen)
+            store.optimize()
+        told = store.location
+    if as_json:
+        print_json({"deleted": found, "left": held - found})
+    else:
+        output.print(
+            printable(f"{found:,} passages deleted from {told}, {held - found:,} left"),
+            soft_wrap=True,
+        )
+
+
+def _of_tenant(store: Store, tenant: str | None) -> Store:
+    from d2llm_vdb.store import TenantStore
+
+    return store if tenant is None else TenantStore(store, tenant)
+
+
+def _chosen(
+    ids: list[str] | None, doc: list[str] | None, filter: str | None, everything: bool
+) -> models.Filter:
+    from d2llm_vdb.filters import required_filter
+    from d2llm_vdb.selection import selection
+
+    if everything:
+        return required_filter({})
+    return selection(ids or None, doc or None, options.parsed_filter(filter))
+
+
+def _ask(store: Store, found: int, held: int, chosen: models.Filter) -> None:
+    """Go on if the answer is yes, and end the command else."""
+    whose = "" if store.tenant is None else f" of the tenant {store.tenant!r}"
+    others = "" if store.tenant is not None else _of_tenants(store, chosen)
+    question = f"delete {found:,} of {held:,} passages{whose} from {store.location}{others}?"
+    try:
+        agreed = typer.confirm(printable(question), err=True)
+    except typer.Abort:  # no answer
+        errors.print()
+        agreed = False
+    if not agreed:
+        errors.print("nothing deleted; --yes deletes without asking")
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _of_tenants(store: Store, chosen: models.Filter) -> str:
+    from d2llm_vdb.store.schema import TENANT_FIELD
+
+    counts = store.values(TENANT_FIELD, chosen)
+    if not counts:
+        return ""
+    return f", {sum(counts.values()):,} of them passages of {len(counts):,} tenants"

@@ -1,0 +1,52 @@
+"""Which passages are meant: those with some ids, those of some documents, those that match."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.filters import FilterLike, as_filter
+from d2llm_vdb.lazy import models
+from d2llm_vdb.store.columns import distinct_ids
+from d2llm_vdb.store.schema import DOCUMENT_FIELD
+
+
+def selection(
+    ids: Iterable[str] | None = None,
+    documents: Iterable[str] | None = None,
+    filter: FilterLike | None = None,
+) -> models.Filter:
+    """Return what matches the passages meant.
+
+    Args:
+        ids: of passages.
+        documents: ids of documents, whose passages are meant beside those of `ids`.
+        filter: of all these, or where neither is given of all passages, those that match alone.
+
+    Raises:
+        InputError: nothing is given that leaves any passage out, or something cannot be used.
+    """
+    named: list[models.Condition] = []
+    if ids is not None:
+        named.append(models.HasIdCondition(has_id=list(distinct_ids(ids))))
+    if documents is not None:
+        among = models.MatchAny(any=_names(documents))
+        named.append(models.FieldCondition(key=DOCUMENT_FIELD, match=among))
+    chosen = as_filter(filter)
+    bounds = chosen is not None and any(part for _, part in chosen)
+    if not named and not bounds:
+        raise InputError(
+            "neither ids, documents nor a filter that leaves any passage out is given, and all "
+            "would be meant; say which, or delete everything by delete_where({}) (--all)"
+        )
+    must: list[models.Condition] = [models.Filter(should=named)] if named else []
+    if chosen is not None:
+        must.append(chosen)
+    return models.Filter(must=must)
+
+
+def _names(documents: Iterable[str]) -> list[str]:
+    try:
+        return distinct_ids(documents)
+    except InputError as error:
+        raise InputError(f"documents: {error}") from error
