@@ -1,4 +1,4 @@
-"""Make the student that ships with the package: start, teacher, training, calibration.
+"""Make the student that ships with the package: start, training, calibration.
 
     make student DATA=../shared/data
 
@@ -26,7 +26,6 @@ from student_sets import (
     training_sets,
     untrained,
 )
-from teacher import taught_pairs
 from titles import titles
 
 from d2llm_vdb import Student
@@ -56,19 +55,18 @@ LEARNT: Wanted = {
 }
 TITLES = 7000
 TRAINING = DistillConfig(
-    weights=LossWeights(
-        contrastive=1.0, rank_in_list=0.3, probability=1.0, recall=0.0, geometry_of_pairs=10.0
-    ),
+    weights=LossWeights(contrastive=1.0, rank_in_list=0.3, probability=0.3, recall=0.0),
     temperature=0.5,
-    label_weight=0.5,
+    label_weight=1.0,
     negatives=2,
     lora_rank=LORA_RANK,
     gradient_checkpointing=True,
-    batch_queries=64,
-    steps=350,
-    evaluate_steps=50,
-    learning_rate=4e-4,
-    lora_learning_rate=4e-4,
+    batch_queries=32,
+    steps=500,
+    evaluate_steps=100,
+    patience=5,
+    learning_rate=2e-4,
+    lora_learning_rate=3e-4,
     seed=SEED,
 )
 
@@ -87,7 +85,7 @@ def main() -> None:
             untrained(given.data, lora_rank=LORA_RANK),
             sets,
             [dev_set(given.data, name) for name in DEV],
-            teacher=taught_pairs(sets, given.work / "pair-teacher", on_progress),
+            teacher=None,
             work=given.work / "training",
             config=replace(TRAINING, seed=given.seed),
             on_progress=on_progress,
