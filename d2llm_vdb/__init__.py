@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from d2llm_vdb.add import AddReport
     from d2llm_vdb.errors import D2LLMError
     from d2llm_vdb.index import Index
-    from d2llm_vdb.options import SearchOptions
     from d2llm_vdb.passages import Passage
     from d2llm_vdb.search import Hit, SearchResult, Timings
+    from d2llm_vdb.search.options import SearchOptions
     from d2llm_vdb.student import Student
 
 __all__ = [
@@ -41,7 +41,7 @@ __getattr__ = names_of(
         "Hit": "search",
         "Index": "index",
         "Passage": "passages",
-        "SearchOptions": "options",
+        "SearchOptions": "search",
         "SearchResult": "search",
         "Student": "student",
         "Timings": "search",

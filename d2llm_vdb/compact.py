@@ -12,7 +12,7 @@ from d2llm_vdb.errors import InputError
 from d2llm_vdb.store import Store
 from d2llm_vdb.store.columns import Array
 from d2llm_vdb.student import Student
-from d2llm_vdb.student.recall import cosines
+from d2llm_vdb.student.embeddings import cosines
 from d2llm_vdb.student.stored import recall_of, with_compact_recall
 
 # Embeddings that are read: a PCA needs no more, and comparing all of them with each query takes

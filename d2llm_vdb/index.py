@@ -18,15 +18,16 @@ from d2llm_vdb.add import Adder, AddReport, OnProgress, OnReject
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.filters import FilterLike, as_filter, required_filter
 from d2llm_vdb.keywords import check_keywords, takes_keywords_of
-from d2llm_vdb.neighbours import NEIGHBOUR_FIELDS, neighbour_filter, with_neighbours
 from d2llm_vdb.opening import OpenOptions, open_both
-from d2llm_vdb.options import MoreOptions, SearchOptions, check_tenant
 from d2llm_vdb.passages import Passage, check_query, only_passages
-from d2llm_vdb.search import Hit, SearchResult, Stopwatch, explainable, searching
+from d2llm_vdb.search import Hit, SearchResult
+from d2llm_vdb.search.neighbours import NEIGHBOUR_FIELDS, neighbour_filter, with_neighbours
+from d2llm_vdb.search.options import MoreOptions, SearchOptions, check_tenant
+from d2llm_vdb.search.steps import Stopwatch, explainable, searching
+from d2llm_vdb.search.unindexed import UnindexedFields
 from d2llm_vdb.selection import selection
 from d2llm_vdb.store import Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.columns import distinct_ids
-from d2llm_vdb.unindexed import UnindexedFields
 
 if TYPE_CHECKING:
     from d2llm_vdb.compact import CompactStudent

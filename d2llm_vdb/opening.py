@@ -19,8 +19,8 @@ from d2llm_vdb.errors import (
     InputError,
     SchemaMismatchError,
 )
-from d2llm_vdb.options import check_tenant
 from d2llm_vdb.paths import index_paths
+from d2llm_vdb.search.options import check_tenant
 from d2llm_vdb.store import CollectionOptions, Schema, Store
 from d2llm_vdb.store.client import ReadConsistency, WriteOrdering
 from d2llm_vdb.store.presets import PresetName

@@ -19,7 +19,7 @@ from d2llm_vdb.errors import InputError
 from d2llm_vdb.store import Columns, Store, StoredPoint, TenantStore
 from d2llm_vdb.store.schema import FIRST_LAYOUT, SEGMENTS, TENANT_FIELD, TOKENS, Schema
 from d2llm_vdb.student import PassageVectors, Student
-from d2llm_vdb.student.recall import unit
+from d2llm_vdb.student.embeddings import unit
 from d2llm_vdb.student.stored import from_embeddings, from_tokens, parts
 
 if TYPE_CHECKING:

@@ -30,8 +30,8 @@ from d2llm_vdb import Student
 from d2llm_vdb.distill.lessons import with_fewer_documents
 from d2llm_vdb.evaluate.metrics import spearman
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet, load_set
+from d2llm_vdb.student.embeddings import cosines
 from d2llm_vdb.student.projection import CompactProjection
-from d2llm_vdb.student.recall import cosines
 
 PAGE = Path("docs/compact-table.md")
 

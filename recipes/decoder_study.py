@@ -31,7 +31,7 @@ from d2llm_vdb.distill.lessons import SCORES_FILE, dev_set, draw_steps, prepare
 from d2llm_vdb.distill.model import DistillationModel
 from d2llm_vdb.distill.teach import teach
 from d2llm_vdb.distill.worth import compare
-from d2llm_vdb.evaluate.pairs import cross_encoder_scores, student_scores
+from d2llm_vdb.evaluate.pair_scores import cross_encoder_scores, student_scores
 from d2llm_vdb.progress import OnProgress, Progress
 from d2llm_vdb.teacher import ScoreCache, Teacher, load_teacher
 

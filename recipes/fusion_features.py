@@ -23,7 +23,7 @@ from d2llm_vdb.evaluate.sets import RetrievalSet
 from d2llm_vdb.progress import OnProgress, Progress
 from d2llm_vdb.sparse import SparseRows
 from d2llm_vdb.store.recall import RRF_K
-from d2llm_vdb.student.columns import QueryVectors
+from d2llm_vdb.student.arrays import QueryVectors
 from d2llm_vdb.student.terms import UNREAD
 
 DEPTH = 100

@@ -25,30 +25,33 @@ ALLOWED = {
     "passages": {"errors", "checks", "paths"},
     "filters": {"errors", "lazy", "paths"},
     "selection": {"errors", "filters", "lazy", "store"},
-    "options": {"errors", "checks", "filters", "keywords", "lazy", "paths", "student", "store"},
-    "ordering": {"options", "store"},
-    "explain": {"lazy", "options", "student"},
-    "search": {"errors", "explain", "options", "ordering", "student", "store"},
-    "neighbours": {"lazy", "search", "store"},
-    "unindexed": {"lazy", "store"},
+    "explain": {"lazy", "search", "student"},
+    "search": {
+        "errors",
+        "checks",
+        "explain",
+        "filters",
+        "keywords",
+        "lazy",
+        "paths",
+        "student",
+        "store",
+    },
     "add": {"errors", "lazy", "passages", "student", "store"},
     "reembed": {"errors", "add", "index", "student", "store"},  # the index by its type alone
     "compact": {"errors", "checks", "student", "store"},
     "connection": {"errors", "checks", "store"},
-    "opening": {"errors", "checks", "connection", "options", "paths", "student", "store"},
+    "opening": {"errors", "checks", "connection", "paths", "search", "student", "store"},
     "index": {
         "errors",
         "filters",
         "keywords",
-        "neighbours",
         "opening",
-        "options",
         "passages",
         "search",
         "add",
         "reembed",
         "compact",
-        "unindexed",
         "selection",
         "student",
         "store",
@@ -72,7 +75,6 @@ ALLOWED = {
         "checks",
         "batching",
         "passages",
-        "options",
         "search",
         "add",
         "index",
@@ -86,7 +88,6 @@ ALLOWED = {
         "errors",
         "batching",
         "passages",
-        "options",
         "search",
         "index",
         "student",
@@ -98,7 +99,6 @@ ALLOWED = {
         "checks",
         "batching",
         "passages",
-        "options",
         "search",
         "index",
         "student",
@@ -114,7 +114,6 @@ ALLOWED = {
         "filters",
         "index",
         "ingest",
-        "options",
         "search",
     },
     "cli": {
@@ -128,7 +127,6 @@ ALLOWED = {
         "filters",
         "index",
         "ingest",
-        "options",
         "selection",
         "reembed",
         "search",
@@ -210,7 +208,7 @@ def test_a_student_knows_other_libraries_in_one_method_only() -> None:
 
 
 def test_adapters_know_the_index_and_what_it_returns_only() -> None:
-    public = {"errors", "filters", "index", "options", "passages", "search", "student"}
+    public = {"errors", "filters", "index", "passages", "search", "student"}
     public |= {"Hit", "Index", "Passage", "SearchOptions", "SearchResult", "Student"}
     files = [
         path for path in (ROOT / "integrations").rglob("*.py")

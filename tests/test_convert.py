@@ -31,7 +31,7 @@ from d2llm_vdb.cli.app import app
 from d2llm_vdb.errors import CheckpointError, D2LLMError, InputError
 from d2llm_vdb.student.config import PMAConfig
 from d2llm_vdb.student.convert import convert_student
-from d2llm_vdb.student.recall import embeddings
+from d2llm_vdb.student.embeddings import embeddings
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from d2llm_vdb.evaluate import evaluate, load_set
 from d2llm_vdb.evaluate.bare import BareBackbone
 from d2llm_vdb.evaluate.extras import require
 from d2llm_vdb.evaluate.modes import MODES, STUDENT_MODES
-from d2llm_vdb.evaluate.pairs import bare_scores, student_scores
+from d2llm_vdb.evaluate.pair_scores import bare_scores, student_scores
 from d2llm_vdb.evaluate.report import SetFacts
 from d2llm_vdb.student.backbone import locate
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from d2llm_vdb import Student
 from d2llm_vdb.student import merged
-from d2llm_vdb.student.columns import PassageVectors
+from d2llm_vdb.student.arrays import PassageVectors
 from d2llm_vdb.student.merged import MergedAdapters, merge
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from d2llm_vdb import Index, Passage, SearchOptions, SearchResult, Student
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.options import RERANKS
-from d2llm_vdb.ordering import by_marginal_relevance, by_score, comparable, grouped
+from d2llm_vdb.search.options import RERANKS
+from d2llm_vdb.search.ordering import by_marginal_relevance, by_score, comparable, grouped
 
 QUESTION = "How do I catch an exception?"
 

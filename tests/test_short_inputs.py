@@ -12,8 +12,8 @@ from tiny_models import save_decoder
 
 from d2llm_vdb import Student
 from d2llm_vdb.student import onnx_export, short_inputs
+from d2llm_vdb.student.arrays import QueryVectors
 from d2llm_vdb.student.backbone import Backbone
-from d2llm_vdb.student.columns import QueryVectors
 from d2llm_vdb.student.short_inputs import LONGEST, ShortInputs
 
 pytest.importorskip("onnxruntime")

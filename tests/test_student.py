@@ -15,7 +15,7 @@ from d2llm_vdb import Student
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.student import PassageVectors
 from d2llm_vdb.student.backbone import locate
-from d2llm_vdb.student.recall import embeddings
+from d2llm_vdb.student.embeddings import embeddings
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 

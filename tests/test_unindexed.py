@@ -24,7 +24,7 @@ from d2llm_vdb.ingest.indexing import (
 )
 from d2llm_vdb.paths import metadata_paths
 from d2llm_vdb.store import EdgeStore, MemoryStore
-from d2llm_vdb.store.filters import field_names
+from d2llm_vdb.store.conditions import field_names
 
 OWN = {"must": [{"key": "doc_id", "match": {"value": "if"}}]}
 
@@ -32,7 +32,7 @@ OWN = {"must": [{"key": "doc_id", "match": {"value": "if"}}]}
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let collections count as large from ten passages on."""
-    monkeypatch.setattr("d2llm_vdb.unindexed.MANY_PASSAGES", 10)
+    monkeypatch.setattr("d2llm_vdb.search.unindexed.MANY_PASSAGES", 10)
 
 
 async def test_a_field_without_an_index_is_warned_of_once(

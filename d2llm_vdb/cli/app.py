@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from d2llm_vdb import __version__
-from d2llm_vdb.cli import options
+from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.compact import compact
 from d2llm_vdb.cli.convert import convert
 from d2llm_vdb.cli.delete import delete
@@ -68,7 +68,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _set_up(
-    _verbose: options.Verbose = False,
+    _verbose: flags.Verbose = False,
     _version: Annotated[
         bool,
         typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),

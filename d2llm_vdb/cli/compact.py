@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from d2llm_vdb.cli import options
-from d2llm_vdb.cli.opening import check_free, open_index
+from d2llm_vdb.cli import flags
+from d2llm_vdb.cli.loading import check_free, open_index
 from d2llm_vdb.cli.reembed import check_other_name, tell_what_is_where, write_anew
 from d2llm_vdb.cli.terminal import failing_clearly, output, printable, waiting
 from d2llm_vdb.errors import CollectionNotFoundError, InputError
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 @failing_clearly()
 def compact(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Directory to write the student to.")],
-    into: options.Into,
-    db: options.Db = None,
-    url: options.Url = None,
-    collection: options.Collection = "d2llm",
-    api_key: options.ApiKey = None,
-    grpc: options.Grpc = True,
-    grpc_port: options.GrpcPort = None,
-    compression: options.Compression = False,
-    write_ordering: options.WriteOrdering = None,
-    student: options.StudentPath = None,
+    into: flags.Into,
+    db: flags.Db = None,
+    url: flags.Url = None,
+    collection: flags.Collection = "d2llm",
+    api_key: flags.ApiKey = None,
+    grpc: flags.Grpc = True,
+    grpc_port: flags.GrpcPort = None,
+    compression: flags.Compression = False,
+    write_ordering: flags.WriteOrdering = None,
+    student: flags.StudentPath = None,
     dim: Annotated[int, typer.Option(min=1, help="Dimensions of the compact vectors.")] = 128,
     floor: Annotated[
         float,
@@ -47,20 +47,20 @@ def compact(
             help="Queries to measure by, one a line (default: some of the passages).",
         ),
     ] = None,
-    preset: options.Preset = None,
-    index_field: options.IndexField = None,
-    shards: options.Shards = None,
-    replicas: options.Replicas = None,
-    write_consistency: options.WriteConsistency = None,
-    force: options.Force = False,
-    _verbose: options.Verbose = False,
+    preset: flags.Preset = None,
+    index_field: flags.IndexField = None,
+    shards: flags.Shards = None,
+    replicas: flags.Replicas = None,
+    write_consistency: flags.WriteConsistency = None,
+    force: flags.Force = False,
+    _verbose: flags.Verbose = False,
 ) -> None:
     """Make a collection's recall vectors compact, fitted to what it holds.
 
     Writes a student that differs by these vectors alone, and the collection anew for it, without
     encoding anything. Refused where too little would be found.
     """
-    location = options.location(db, url)
+    location = flags.location(db, url)
     check_other_name(into, collection)
     check_free(out, force)
     asked = None if queries is None else _lines(queries)
@@ -90,7 +90,7 @@ def compact(
                 collection=into,
                 tokens="none" if schema.token_dim is None else "raw",
                 preset=preset or schema.preset or "balanced",
-                payload_indexes=options.fields_and_kinds(index_field),
+                payload_indexes=flags.fields_and_kinds(index_field),
                 shard_number=shards,
                 replication_factor=replicas,
                 write_consistency_factor=write_consistency,

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from d2llm_vdb.cli import options
-from d2llm_vdb.cli.opening import check_free
+from d2llm_vdb.cli import flags
+from d2llm_vdb.cli.loading import check_free
 from d2llm_vdb.cli.terminal import errors, failing_clearly, waiting
 
 
@@ -37,8 +37,8 @@ def convert(
             "student).",
         ),
     ] = None,
-    samples: options.SamplePaths = None,
-    sample_size: options.SampleSize = 5_000,
+    samples: flags.SamplePaths = None,
+    sample_size: flags.SampleSize = 5_000,
     recall_dim: Annotated[
         int | None,
         typer.Option(
@@ -60,16 +60,16 @@ def convert(
         int | None,
         typer.Option(min=8, help="Longest text in tokens (default: as config.json says, or 256)."),
     ] = None,
-    query_prompt: options.QueryPrompt = "",
-    passage_prompt: options.PassagePrompt = "",
-    force: options.Force = False,
-    _verbose: options.Verbose = False,
+    query_prompt: flags.QueryPrompt = "",
+    passage_prompt: flags.PassagePrompt = "",
+    force: flags.Force = False,
+    _verbose: flags.Verbose = False,
 ) -> None:
     """Make a student of the weights that the D2LLM, C2LLM or CGE code saved."""
     check_free(out, force)
     beside = out.resolve().with_name(f"{out.resolve().name}-backbone")
     with waiting("starting"):
-        from d2llm_vdb.cli.progress import track_samples
+        from d2llm_vdb.cli.ingest_progress import track_samples
         from d2llm_vdb.cli.results import show_converted
         from d2llm_vdb.cli.samples import Samples
         from d2llm_vdb.student.convert import convert_student

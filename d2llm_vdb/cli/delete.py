@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from d2llm_vdb.cli import options
+from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.terminal import (
     EXIT_FAILED,
     errors,
@@ -32,32 +32,32 @@ def delete(
         list[str] | None,
         typer.Option(metavar="ID", help="Document whose passages are deleted; repeat for more."),
     ] = None,
-    filter: options.Filter = None,
+    filter: flags.Filter = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Delete every passage; of a tenant, all of its own.")
     ] = False,
-    db: options.Db = None,
-    url: options.Url = None,
-    collection: options.Collection = "d2llm",
-    api_key: options.ApiKey = None,
-    grpc: options.Grpc = True,
-    grpc_port: options.GrpcPort = None,
-    compression: options.Compression = False,
-    write_ordering: options.WriteOrdering = None,
-    tenant: options.Tenant = None,
+    db: flags.Db = None,
+    url: flags.Url = None,
+    collection: flags.Collection = "d2llm",
+    api_key: flags.ApiKey = None,
+    grpc: flags.Grpc = True,
+    grpc_port: flags.GrpcPort = None,
+    compression: flags.Compression = False,
+    write_ordering: flags.WriteOrdering = None,
+    tenant: flags.Tenant = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
-    as_json: options.Json = False,
-    _verbose: options.Verbose = False,
+    as_json: flags.Json = False,
+    _verbose: flags.Verbose = False,
 ) -> None:
     """Delete passages: by id, of documents, or that match a filter.
 
     It says how many there are and asks. A filter beside IDS or --doc leaves some of these out.
     Without --tenant, --doc and --filter mean every tenant's passages.
     """
-    location = options.location(db, url)
+    location = flags.location(db, url)
     with waiting("starting"):
         from d2llm_vdb.connection import Connection
-        from d2llm_vdb.options import check_tenant
+        from d2llm_vdb.search.options import check_tenant
 
     if everything and (ids or doc or filter):
         raise typer.BadParameter("means every passage; give it alone", param_hint="--all")
@@ -108,7 +108,7 @@ def _chosen(
 
     if everything:
         return required_filter({})
-    return selection(ids or None, doc or None, options.parsed_filter(filter))
+    return selection(ids or None, doc or None, flags.parsed_filter(filter))
 
 
 def _ask(store: Store, found: int, held: int, chosen: models.Filter) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from d2llm_vdb.cli import options
-from d2llm_vdb.cli.opening import check_free, load_student
+from d2llm_vdb.cli import flags
+from d2llm_vdb.cli.loading import check_free, load_student
 from d2llm_vdb.cli.steps import track_steps
 from d2llm_vdb.cli.terminal import errors, failing_clearly, output, printable, waiting
 from d2llm_vdb.progress import Progress
@@ -125,7 +125,7 @@ def distill(
     force: Annotated[
         bool, typer.Option("--force", help="Replace the student that is at OUT.")
     ] = False,
-    _verbose: options.Verbose = False,
+    _verbose: flags.Verbose = False,
 ) -> None:
     """Distil a teacher into a student: PMA, IEM, late interaction and recall vector.
 
@@ -212,7 +212,7 @@ def teach(
     limit: Limit = None,
     passages: Passages = None,
     seed: Seed = 0,
-    _verbose: options.Verbose = False,
+    _verbose: flags.Verbose = False,
 ) -> None:
     """Fine-tune a teacher on labelled pairs, since small ones are weak without.
 

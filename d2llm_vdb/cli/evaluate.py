@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from d2llm_vdb.cli import options
-from d2llm_vdb.cli.opening import load_student
+from d2llm_vdb.cli import flags
+from d2llm_vdb.cli.loading import load_student
 from d2llm_vdb.cli.steps import track_steps
 from d2llm_vdb.cli.terminal import errors, failing_clearly, waiting
 from d2llm_vdb.errors import InputError
@@ -56,7 +56,7 @@ def evaluate(
             metavar="FILE", help="Draw quality against latency to this file, .png or .svg."
         ),
     ] = None,
-    _verbose: options.Verbose = False,
+    _verbose: flags.Verbose = False,
 ) -> None:
     """Measure how well, and how fast, a student ranks.
 
@@ -74,7 +74,7 @@ def evaluate(
 
     for file in (json_file, plot):
         _check_parent(file)
-    directory = None if db is None else options.location(db, None)
+    directory = None if db is None else flags.location(db, None)
     names = distinct_names(sets)
     loaded = [load_set(path, split, limit, name) for path, name in zip(sets, names, strict=True)]
     if plot is not None:

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from d2llm_vdb.cli import options
-from d2llm_vdb.cli.opening import open_index
+from d2llm_vdb.cli import flags
+from d2llm_vdb.cli.loading import open_index
 from d2llm_vdb.cli.terminal import failing_clearly, output, print_json, waiting
 from d2llm_vdb.errors import InputError
 
@@ -16,42 +16,42 @@ from d2llm_vdb.errors import InputError
 @failing_clearly()
 def explain(
     query: Annotated[str, typer.Argument(help="What was looked for.", show_default=False)],
-    db: options.Db = None,
-    url: options.Url = None,
-    collection: options.Collection = "d2llm",
-    api_key: options.ApiKey = None,
-    grpc: options.Grpc = True,
-    grpc_port: options.GrpcPort = None,
-    compression: options.Compression = False,
-    read_consistency: options.ReadConsistency = None,
-    student: options.StudentPath = None,
+    db: flags.Db = None,
+    url: flags.Url = None,
+    collection: flags.Collection = "d2llm",
+    api_key: flags.ApiKey = None,
+    grpc: flags.Grpc = True,
+    grpc_port: flags.GrpcPort = None,
+    compression: flags.Compression = False,
+    read_consistency: flags.ReadConsistency = None,
+    student: flags.StudentPath = None,
     hit: Annotated[int, typer.Option(min=1, help="Which hit to explain, by its place.")] = 1,
     k: Annotated[int, typer.Option("-k", min=1, help="Hits to show the places of.")] = 5,
-    recall_k: options.RecallK = 100,
+    recall_k: flags.RecallK = 100,
     rerank: Annotated[Literal["iem", "tokens"], typer.Option(help="What orders the hits.")] = "iem",
-    task: options.SearchTask = "asymmetric",
-    filter: options.Filter = None,
-    hybrid: options.Hybrid = None,
-    tenant: options.Tenant = None,
+    task: flags.SearchTask = "asymmetric",
+    filter: flags.Filter = None,
+    hybrid: flags.Hybrid = None,
+    tenant: flags.Tenant = None,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the explanation as a web page.")
     ] = None,
-    as_json: options.Json = False,
-    _verbose: options.Verbose = False,
+    as_json: flags.Json = False,
+    _verbose: flags.Verbose = False,
 ) -> None:
     """Show why a passage was found: which words count, which segment, and what they add up to."""
-    location = options.location(db, url)
+    location = flags.location(db, url)
     if html is not None and not html.parent.is_dir():
         raise typer.BadParameter(f"there is no directory {html.parent}", param_hint="--html")
     with waiting("starting"):
-        from d2llm_vdb.cli.explanation import show_explanation, show_places
+        from d2llm_vdb.cli.reasons import show_explanation, show_places
         from d2llm_vdb.explain import html_page
-        from d2llm_vdb.options import SearchOptions
+        from d2llm_vdb.search.options import SearchOptions
 
     search_options = SearchOptions(
         k=max(k, hit),
         recall_k=recall_k,
-        filter=options.parsed_filter(filter),
+        filter=flags.parsed_filter(filter),
         task=task,
         rerank=rerank,
         hybrid=hybrid,
@@ -65,7 +65,7 @@ def explain(
         prefer_grpc=grpc,
         grpc_port=grpc_port,
         compression=compression,
-        read_consistency=options.consistency(read_consistency),
+        read_consistency=flags.consistency(read_consistency),
         create=False,
     ) as index:
         result = index.search(query, **search_options.to_dict())

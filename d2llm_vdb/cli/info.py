@@ -5,24 +5,24 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import asdict
 
-from d2llm_vdb.cli import options
+from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.terminal import failing_clearly, print_json, waiting
 
 
 @failing_clearly()
 def info(
-    db: options.Db = None,
-    url: options.Url = None,
-    collection: options.Collection = "d2llm",
-    api_key: options.ApiKey = None,
-    grpc: options.Grpc = True,
-    grpc_port: options.GrpcPort = None,
-    compression: options.Compression = False,
-    as_json: options.Json = False,
-    _verbose: options.Verbose = False,
+    db: flags.Db = None,
+    url: flags.Url = None,
+    collection: flags.Collection = "d2llm",
+    api_key: flags.ApiKey = None,
+    grpc: flags.Grpc = True,
+    grpc_port: flags.GrpcPort = None,
+    compression: flags.Compression = False,
+    as_json: flags.Json = False,
+    _verbose: flags.Verbose = False,
 ) -> None:
     """Show what a collection holds and which student made it."""
-    location = options.location(db, url)
+    location = flags.location(db, url)
     with waiting("starting"):
         from d2llm_vdb.cli.results import show_info
         from d2llm_vdb.connection import Connection

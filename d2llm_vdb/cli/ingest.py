@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from d2llm_vdb.cli import options
-from d2llm_vdb.cli.opening import load_student, open_index
+from d2llm_vdb.cli import flags
+from d2llm_vdb.cli.loading import load_student, open_index
 from d2llm_vdb.cli.terminal import (
     EXIT_REJECTS,
     errors,
@@ -31,15 +31,15 @@ def ingest(
             "and code, also .gz), or - for standard input."
         ),
     ],
-    db: options.Db = None,
-    url: options.Url = None,
-    collection: options.Collection = "d2llm",
-    api_key: options.ApiKey = None,
-    grpc: options.Grpc = True,
-    grpc_port: options.GrpcPort = None,
-    compression: options.Compression = False,
-    write_ordering: options.WriteOrdering = None,
-    student: options.StudentPath = None,
+    db: flags.Db = None,
+    url: flags.Url = None,
+    collection: flags.Collection = "d2llm",
+    api_key: flags.ApiKey = None,
+    grpc: flags.Grpc = True,
+    grpc_port: flags.GrpcPort = None,
+    compression: flags.Compression = False,
+    write_ordering: flags.WriteOrdering = None,
+    student: flags.StudentPath = None,
     tokens: Annotated[
         Literal["raw", "none"] | None,
         typer.Option(
@@ -135,9 +135,9 @@ def ingest(
             metavar="FILE", help="Where records that cannot be ingested go, with reasons."
         ),
     ] = Path("d2llm-rejects.jsonl"),
-    shards: options.Shards = None,
-    replicas: options.Replicas = None,
-    write_consistency: options.WriteConsistency = None,
+    shards: flags.Shards = None,
+    replicas: flags.Replicas = None,
+    write_consistency: flags.WriteConsistency = None,
     preset: Annotated[
         Literal["balanced", "fast", "small", "exact"] | None,
         typer.Option(
@@ -145,7 +145,7 @@ def ingest(
             show_default=False,
         ),
     ] = None,
-    index_field: options.IndexField = None,
+    index_field: flags.IndexField = None,
     index_fields: Annotated[
         Literal["auto"] | None,
         typer.Option(
@@ -154,18 +154,18 @@ def ingest(
             show_default=False,
         ),
     ] = None,
-    tenant: options.Tenant = None,
-    as_json: options.Json = False,
-    _verbose: options.Verbose = False,
+    tenant: flags.Tenant = None,
+    as_json: flags.Json = False,
+    _verbose: flags.Verbose = False,
 ) -> None:
     """Read documents, cut them into passages, embed and store them.
 
     Safe to run again: what has not changed is not encoded, what has changed is replaced, and
     after a kill it takes up where it was.
     """
-    location = options.location(db, url)
+    location = flags.location(db, url)
     with waiting("starting"):
-        from d2llm_vdb.cli.progress import show_summary, track
+        from d2llm_vdb.cli.ingest_progress import show_summary, track
         from d2llm_vdb.ingest.chunking import Chunker
         from d2llm_vdb.ingest.files import SourceReader
         from d2llm_vdb.ingest.indexing import indexed, warning_of_kinds
@@ -182,7 +182,7 @@ def ingest(
         delimiter="\t" if delimiter == r"\t" else delimiter,
     )
     rejects_file = RejectsFile(rejects)
-    indexes = options.fields_and_kinds(index_field)
+    indexes = flags.fields_and_kinds(index_field)
     reader = SourceReader(sources, fields, format, id_prefix=id_prefix, rejects=rejects_file)
     connect = partial(
         open_index,

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from d2llm_vdb.cli import options
-from d2llm_vdb.cli.opening import check_free
+from d2llm_vdb.cli import flags
+from d2llm_vdb.cli.loading import check_free
 from d2llm_vdb.cli.terminal import errors, failing_clearly, output, printable, waiting
 
 
@@ -19,8 +19,8 @@ def init(
         str,
         typer.Option(metavar="MODEL", help="Hub id, directory, .gguf file, or package:NAME."),
     ] = "sentence-transformers/all-MiniLM-L6-v2",
-    samples: options.SamplePaths = None,
-    sample_size: options.SampleSize = 5_000,
+    samples: flags.SamplePaths = None,
+    sample_size: flags.SampleSize = 5_000,
     recall_dim: Annotated[
         int | None,
         typer.Option(
@@ -56,16 +56,16 @@ def init(
             min=8, help="Longest text in tokens (default: 256, or what the backbone reads)."
         ),
     ] = None,
-    query_prompt: options.QueryPrompt = "",
-    passage_prompt: options.PassagePrompt = "",
+    query_prompt: flags.QueryPrompt = "",
+    passage_prompt: flags.PassagePrompt = "",
     lora_rank: Annotated[
         int | None,
         typer.Option(
             min=1, help="Add LoRA adapters of this rank to the backbone, for distill to train."
         ),
     ] = None,
-    force: options.Force = False,
-    _verbose: options.Verbose = False,
+    force: flags.Force = False,
+    _verbose: flags.Verbose = False,
 ) -> None:
     """Make an untrained student from a backbone.
 
@@ -73,7 +73,7 @@ def init(
     """
     check_free(out, force)
     with waiting("starting"):
-        from d2llm_vdb.cli.progress import track_samples
+        from d2llm_vdb.cli.ingest_progress import track_samples
         from d2llm_vdb.cli.samples import Samples
         from d2llm_vdb.student import Student
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from d2llm_vdb.cli import options
-from d2llm_vdb.cli.opening import open_index
+from d2llm_vdb.cli import flags
+from d2llm_vdb.cli.loading import open_index
 from d2llm_vdb.cli.terminal import errors, failing_clearly, output, print_json, printable, waiting
 
 if TYPE_CHECKING:
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 @failing_clearly("interrupted; run the same command again to go on")
 def reembed(
-    into: options.Into,
-    db: options.Db = None,
-    url: options.Url = None,
-    collection: options.Collection = "d2llm",
-    api_key: options.ApiKey = None,
-    grpc: options.Grpc = True,
-    grpc_port: options.GrpcPort = None,
-    compression: options.Compression = False,
-    write_ordering: options.WriteOrdering = None,
-    student: options.StudentPath = None,
-    tokens: options.Tokens = None,
-    preset: options.Preset = None,
-    index_field: options.IndexField = None,
-    shards: options.Shards = None,
-    replicas: options.Replicas = None,
-    write_consistency: options.WriteConsistency = None,
-    as_json: options.Json = False,
-    _verbose: options.Verbose = False,
+    into: flags.Into,
+    db: flags.Db = None,
+    url: flags.Url = None,
+    collection: flags.Collection = "d2llm",
+    api_key: flags.ApiKey = None,
+    grpc: flags.Grpc = True,
+    grpc_port: flags.GrpcPort = None,
+    compression: flags.Compression = False,
+    write_ordering: flags.WriteOrdering = None,
+    student: flags.StudentPath = None,
+    tokens: flags.Tokens = None,
+    preset: flags.Preset = None,
+    index_field: flags.IndexField = None,
+    shards: flags.Shards = None,
+    replicas: flags.Replicas = None,
+    write_consistency: flags.WriteConsistency = None,
+    as_json: flags.Json = False,
+    _verbose: flags.Verbose = False,
 ) -> None:
     """Write a collection into a new one: for another student, preset or version of this library.
 
@@ -44,7 +44,7 @@ def reembed(
     will do. The old collection serves meanwhile, and stays. Safe to run again: it goes on where
     it was.
     """
-    location = options.location(db, url)
+    location = flags.location(db, url)
     check_other_name(into, collection)
     with waiting("starting"):
         from d2llm_vdb.connection import Connection
@@ -63,7 +63,7 @@ def reembed(
             write_ordering=write_ordering,
             tokens=tokens or ("none" if schema.token_dim is None else "raw"),
             preset=preset or schema.preset or "balanced",
-            payload_indexes=options.fields_and_kinds(index_field),
+            payload_indexes=flags.fields_and_kinds(index_field),
             shard_number=shards,
             replication_factor=replicas,
             write_consistency_factor=write_consistency,

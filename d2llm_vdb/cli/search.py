@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from d2llm_vdb.cli import options
-from d2llm_vdb.cli.opening import open_index
+from d2llm_vdb.cli import flags
+from d2llm_vdb.cli.loading import open_index
 from d2llm_vdb.cli.terminal import exit_code, failing_clearly, print_error, print_json, waiting
 from d2llm_vdb.errors import D2LLMError
 
 if TYPE_CHECKING:
     from d2llm_vdb.index import Index
-    from d2llm_vdb.options import SearchOptions
+    from d2llm_vdb.search.options import SearchOptions
 
 
 @failing_clearly()
@@ -22,24 +22,24 @@ def search(
     query: Annotated[
         str | None, typer.Argument(help="What to look for; left out, it is asked for.")
     ] = None,
-    db: options.Db = None,
-    url: options.Url = None,
-    collection: options.Collection = "d2llm",
-    api_key: options.ApiKey = None,
-    grpc: options.Grpc = True,
-    grpc_port: options.GrpcPort = None,
-    compression: options.Compression = False,
-    read_consistency: options.ReadConsistency = None,
-    student: options.StudentPath = None,
+    db: flags.Db = None,
+    url: flags.Url = None,
+    collection: flags.Collection = "d2llm",
+    api_key: flags.ApiKey = None,
+    grpc: flags.Grpc = True,
+    grpc_port: flags.GrpcPort = None,
+    compression: flags.Compression = False,
+    read_consistency: flags.ReadConsistency = None,
+    student: flags.StudentPath = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Hits to show.")] = 5,
-    recall_k: options.RecallK = 100,
+    recall_k: flags.RecallK = 100,
     rerank: Annotated[
         Literal["iem", "tokens", "none"], typer.Option(help="What orders the hits.")
     ] = "iem",
-    task: options.SearchTask = "asymmetric",
-    filter: options.Filter = None,
+    task: flags.SearchTask = "asymmetric",
+    filter: flags.Filter = None,
     threshold: Annotated[float | None, typer.Option(help="Leave out lower scores.")] = None,
-    hybrid: options.Hybrid = None,
+    hybrid: flags.Hybrid = None,
     mmr: Annotated[
         float | None,
         typer.Option(metavar="LAMBDA", help="Order by marginal relevance: 1 relevant, 0 diverse."),
@@ -52,24 +52,24 @@ def search(
     neighbours: Annotated[
         int, typer.Option(min=0, help="Passages before and after each hit to show with it.")
     ] = 0,
-    tenant: options.Tenant = None,
-    as_json: options.Json = False,
-    _verbose: options.Verbose = False,
+    tenant: flags.Tenant = None,
+    as_json: flags.Json = False,
+    _verbose: flags.Verbose = False,
 ) -> None:
     """Search a collection.
 
     Without a QUERY they are typed one after the other, until a blank line; from a file or pipe
     every line is one. --json then prints an object a line.
     """
-    location = options.location(db, url)
+    location = flags.location(db, url)
     with waiting("starting"):
         from d2llm_vdb.cli.prompt import queries
-        from d2llm_vdb.options import SearchOptions
+        from d2llm_vdb.search.options import SearchOptions
 
     search_options = SearchOptions(
         k=k,
         recall_k=recall_k,
-        filter=options.parsed_filter(filter),
+        filter=flags.parsed_filter(filter),
         task=task,
         rerank=rerank,
         score_threshold=threshold,
@@ -88,7 +88,7 @@ def search(
         prefer_grpc=grpc,
         grpc_port=grpc_port,
         compression=compression,
-        read_consistency=options.consistency(read_consistency),
+        read_consistency=flags.consistency(read_consistency),
         create=False,
     ) as index:
         if query is not None:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from d2llm_vdb.cli import options, serving
-from d2llm_vdb.cli.opening import open_index
+from d2llm_vdb.cli import flags, serving
+from d2llm_vdb.cli.loading import open_index
 from d2llm_vdb.cli.terminal import errors, failing_clearly, waiting
 
 
 @failing_clearly("stopped")
 def serve(
-    db: options.Db = None,
-    url: options.Url = None,
-    collection: options.Collection = "d2llm",
-    api_key: options.ApiKey = None,
-    grpc: options.Grpc = True,
-    grpc_port: options.GrpcPort = None,
-    compression: options.Compression = False,
-    read_consistency: options.ReadConsistency = None,
-    student: options.StudentPath = None,
+    db: flags.Db = None,
+    url: flags.Url = None,
+    collection: flags.Collection = "d2llm",
+    api_key: flags.ApiKey = None,
+    grpc: flags.Grpc = True,
+    grpc_port: flags.GrpcPort = None,
+    compression: flags.Compression = False,
+    read_consistency: flags.ReadConsistency = None,
+    student: flags.StudentPath = None,
     recall_k: serving.MostHits = 100,
     rerank: serving.DefaultRerank = "iem",
     filter: serving.FixedFilter = None,
@@ -25,13 +25,13 @@ def serve(
     host: serving.Host = "127.0.0.1",
     port: serving.Port = 8080,
     allow_remote: serving.AllowRemote = False,
-    _verbose: options.Verbose = False,
+    _verbose: flags.Verbose = False,
 ) -> None:
     """Serve a page to try a collection in a browser.
 
     It shows what recall finds, what reranking moves, why each hit is there, and the times taken.
     """
-    location = options.location(db, url)
+    location = flags.location(db, url)
     with waiting("starting"):
         from d2llm_vdb.serve.finder import Finder
         from d2llm_vdb.serve.hosts import listen, run, url_of
@@ -46,7 +46,7 @@ def serve(
         prefer_grpc=grpc,
         grpc_port=grpc_port,
         compression=compression,
-        read_consistency=options.consistency(read_consistency),
+        read_consistency=flags.consistency(read_consistency),
         tenant=tenant,
         create=False,
     ) as index:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from d2llm_vdb.cli.options import parsed_filter
+from d2llm_vdb.cli.flags import parsed_filter
 
 if TYPE_CHECKING:
-    from d2llm_vdb.options import Rerank, SearchOptions
+    from d2llm_vdb.search.options import Rerank, SearchOptions
 
 Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen at.")]
 Port = Annotated[
@@ -54,6 +54,6 @@ def fixed_options(recall_k: int, rerank: Rerank, filter: str | None) -> SearchOp
     Raises:
         InputError: the filter cannot be used.
     """
-    from d2llm_vdb.options import SearchOptions
+    from d2llm_vdb.search.options import SearchOptions
 
     return SearchOptions(recall_k=recall_k, rerank=rerank, filter=parsed_filter(filter))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from d2llm_vdb.distill.batches import Taught, Unlisted
 from d2llm_vdb.distill.config import DistillConfig
 from d2llm_vdb.distill.data import POSITIVE, TrainingSet
-from d2llm_vdb.student.columns import Float32
+from d2llm_vdb.student.arrays import Float32
 from d2llm_vdb.teacher import ScoreCache, Teacher
 
 # Labels are kept this far from 0 and 1, so that they have finite log odds.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from d2llm_vdb.distill.data import POSITIVE, TrainingSet
-from d2llm_vdb.student.columns import Float16, Float32
+from d2llm_vdb.student.arrays import Float16, Float32
 
 
 @dataclass(frozen=True)

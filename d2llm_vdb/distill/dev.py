@@ -18,8 +18,8 @@ from d2llm_vdb.distill.states import Texts
 from d2llm_vdb.evaluate.metrics import binary_metrics, retrieval_metrics, spearman
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
 from d2llm_vdb.student import Task
+from d2llm_vdb.student.arrays import Float32
 from d2llm_vdb.student.calibration import SCORERS, Scorer, balanced_weights, scorer_of
-from d2llm_vdb.student.columns import Float32
 from d2llm_vdb.teacher.base import Pair
 
 # Texts encoded at a time, and candidates reranked, as `search` does by default.

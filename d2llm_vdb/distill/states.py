@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from d2llm_vdb.batching import batched
+from d2llm_vdb.student.arrays import Float16
 from d2llm_vdb.student.backbone import Backbone
 from d2llm_vdb.student.checkpoint import backbone_digest
-from d2llm_vdb.student.columns import Float16
 
 WINDOW_TEXTS = 1024
 

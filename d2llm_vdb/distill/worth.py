@@ -13,7 +13,7 @@ from d2llm_vdb.distill.model import DistillationModel
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.progress import OnProgress, Progress
 from d2llm_vdb.student import Task
-from d2llm_vdb.student.columns import Float32
+from d2llm_vdb.student.arrays import Float32
 from d2llm_vdb.teacher import ScoreCache, Teacher
 from d2llm_vdb.teacher.base import Pair
 

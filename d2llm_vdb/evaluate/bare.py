@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from d2llm_vdb.batching import batched
 from d2llm_vdb.student import Student
-from d2llm_vdb.student.columns import Float16, Float32
-from d2llm_vdb.student.recall import unit
+from d2llm_vdb.student.arrays import Float16, Float32
+from d2llm_vdb.student.embeddings import unit
 
 WINDOW_TEXTS = 512
 

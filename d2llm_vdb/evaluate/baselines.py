@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from d2llm_vdb.evaluate.bare import BareCorpus, BareStates
 from d2llm_vdb.evaluate.bm25 import BM25
 from d2llm_vdb.evaluate.rankers import DEPTH, Ranking, best_rows, names
-from d2llm_vdb.search import Stopwatch
-from d2llm_vdb.student.columns import Float32
+from d2llm_vdb.search.steps import Stopwatch
+from d2llm_vdb.student.arrays import Float32
 from d2llm_vdb.teacher import Teacher
 
 # Anserini's and BEIR's parameters.

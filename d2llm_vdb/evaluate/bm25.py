@@ -8,7 +8,7 @@ import numpy as np
 
 from d2llm_vdb.evaluate.extras import require
 from d2llm_vdb.sparse import SparseRows
-from d2llm_vdb.student.columns import Float32
+from d2llm_vdb.student.arrays import Float32
 
 # Words are bm25s's (two characters and more, lower case), with no stop words and no stemming; each
 # Han character or kana is a word of its own, since those languages put no spaces between words.

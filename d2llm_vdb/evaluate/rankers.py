@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from qdrant_client import models
 
 from d2llm_vdb.index import Index
-from d2llm_vdb.options import Rerank
-from d2llm_vdb.search import Stopwatch, Timings
+from d2llm_vdb.search import Timings
+from d2llm_vdb.search.options import Rerank
+from d2llm_vdb.search.steps import Stopwatch
 from d2llm_vdb.store.recall import PointQuery
 from d2llm_vdb.store.schema import BM25, IEM, RECALL, SEGMENTS
 from d2llm_vdb.student import QueryVectors
-from d2llm_vdb.student.columns import Float32
+from d2llm_vdb.student.arrays import Float32
 from d2llm_vdb.student.words import shared_words
 
 # Documents in a ranking: as far as recall@100 looks.

@@ -26,7 +26,7 @@ from d2llm_vdb.evaluate.modes import (
     check_packages,
     checked_modes,
 )
-from d2llm_vdb.evaluate.pairs import bare_scores, cross_encoder_scores, student_scores
+from d2llm_vdb.evaluate.pair_scores import bare_scores, cross_encoder_scores, student_scores
 from d2llm_vdb.evaluate.rankers import ExactRanker, IndexRanker, Ranker
 from d2llm_vdb.evaluate.report import Metrics, Report, SetFacts, median_times
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet

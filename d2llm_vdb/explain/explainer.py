@@ -11,10 +11,10 @@ import torch
 from d2llm_vdb.explain.explanation import Alignment, Explanation, Part, Segment
 from d2llm_vdb.explain.parts import iem_parts, late_parts
 from d2llm_vdb.explain.reading import Reading, read
-from d2llm_vdb.options import Rerank, SearchOptions
+from d2llm_vdb.search.options import Rerank, SearchOptions
 from d2llm_vdb.student import PassageVectors, QueryVectors, Student
+from d2llm_vdb.student.arrays import Float32
 from d2llm_vdb.student.calibration import Head
-from d2llm_vdb.student.columns import Float32
 from d2llm_vdb.student.pairs import passage_halves
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from d2llm_vdb.options import ScoreKind
+from d2llm_vdb.search.options import ScoreKind
 
 if TYPE_CHECKING:
     from d2llm_vdb.student.calibration import Head

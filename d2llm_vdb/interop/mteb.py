@@ -16,9 +16,9 @@ from d2llm_vdb.batching import batched
 from d2llm_vdb.errors import InputError, MissingExtraError
 from d2llm_vdb.evaluate.corpus import open_corpus
 from d2llm_vdb.index import Index
-from d2llm_vdb.options import Rerank, SearchOptions
 from d2llm_vdb.passages import Passage
 from d2llm_vdb.search import SearchResult
+from d2llm_vdb.search.options import Rerank, SearchOptions
 from d2llm_vdb.student import Student, Task
 
 try:

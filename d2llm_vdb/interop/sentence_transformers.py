@@ -9,7 +9,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from d2llm_vdb.errors import InputError, MissingExtraError
-from d2llm_vdb.student.recall import recall_vectors
+from d2llm_vdb.student.embeddings import recall_vectors
 from d2llm_vdb.student.student import Student
 
 try:

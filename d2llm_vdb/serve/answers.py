@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from d2llm_vdb.explain.drawing import PARTS, SCORERS
-from d2llm_vdb.options import ScoreKind
+from d2llm_vdb.search.options import ScoreKind
 
 if TYPE_CHECKING:
     from d2llm_vdb.explain import Explanation

@@ -10,7 +10,7 @@ from d2llm_vdb.checks import check_whole_number
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.filters import FilterLike, as_filter
 from d2llm_vdb.lazy import models
-from d2llm_vdb.options import Rerank, SearchOptions
+from d2llm_vdb.search.options import Rerank, SearchOptions
 
 if TYPE_CHECKING:
     from d2llm_vdb.explain import Explanation

@@ -35,8 +35,8 @@ from d2llm_vdb.explain.drawing import (
     underlines,
     waterfall,
 )
-from d2llm_vdb.options import Rerank
 from d2llm_vdb.search import SearchResult
+from d2llm_vdb.search.options import Rerank
 from d2llm_vdb.serve.finder import Finder
 from d2llm_vdb.serve.hosts import KnownHosts
 

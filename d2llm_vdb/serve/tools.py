@@ -27,7 +27,7 @@ except ModuleNotFoundError as error:
 from d2llm_vdb import __version__
 from d2llm_vdb.ingest.documents import Document, Reject
 from d2llm_vdb.ingest.pipeline import ingest
-from d2llm_vdb.options import Rerank
+from d2llm_vdb.search.options import Rerank
 from d2llm_vdb.serve.answers import Explained, Found, Ingested
 from d2llm_vdb.serve.finder import Finder
 from d2llm_vdb.serve.hosts import KnownHosts

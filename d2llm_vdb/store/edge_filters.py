@@ -11,7 +11,7 @@ import qdrant_edge as edge
 from qdrant_client import models
 
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.store.filters import database_filter
+from d2llm_vdb.store.conditions import database_filter
 
 
 def to_edge(filter: models.Filter) -> Any:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from d2llm_vdb.lazy import models
 from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.columns import POINT_NAMESPACE, Columns, Payload, distinct_ids
-from d2llm_vdb.store.filters import with_ids
+from d2llm_vdb.store.conditions import with_ids
 from d2llm_vdb.store.recall import Point, PointQuery
 from d2llm_vdb.store.schema import INDEXED_FIELDS, TENANT_FIELD, FieldKind
 

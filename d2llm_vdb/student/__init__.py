@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from d2llm_vdb.lazy import names_of
 
 if TYPE_CHECKING:
+    from d2llm_vdb.student.arrays import PassageVectors, QueryVectors
     from d2llm_vdb.student.backbone import Backbone
-    from d2llm_vdb.student.columns import PassageVectors, QueryVectors
     from d2llm_vdb.student.config import IEMConfig, PMAConfig, StudentConfig, Task
     from d2llm_vdb.student.student import Student
 

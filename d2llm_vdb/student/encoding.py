@@ -16,8 +16,8 @@ from torch import Tensor
 
 from d2llm_vdb.batching import batched_in_time
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.student.arrays import PassageVectors, QueryVectors
 from d2llm_vdb.student.backbone import Backbone, TokenBatch
-from d2llm_vdb.student.columns import PassageVectors, QueryVectors
 from d2llm_vdb.student.config import StudentConfig
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.iem import stored_tokens

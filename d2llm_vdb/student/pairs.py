@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from d2llm_vdb.checks import check_choice, check_whole_number
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.student.columns import Float32, Float64, PassageVectors, QueryVectors
+from d2llm_vdb.student.arrays import Float32, Float64, PassageVectors, QueryVectors
 from d2llm_vdb.student.config import TASKS, Task
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from d2llm_vdb.batching import length_batches
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.student.arrays import Float16, Float32, PassageVectors
 from d2llm_vdb.student.backbone import TokenBatch
 from d2llm_vdb.student.checkpoint import backbone_digest, state_of
-from d2llm_vdb.student.columns import Float16, Float32, PassageVectors
 from d2llm_vdb.student.encoding import passage_vectors, to_numpy, token_windows
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.student import Student

@@ -16,9 +16,9 @@ from torch import Tensor
 from d2llm_vdb.checks import check_whole_number
 from d2llm_vdb.errors import CheckpointError, InputError
 from d2llm_vdb.student import checkpoint
+from d2llm_vdb.student.arrays import Float32, Float64, PassageVectors, QueryVectors
 from d2llm_vdb.student.backbone import Backbone, DType, independent_of_directory
 from d2llm_vdb.student.calibration import scorer_of
-from d2llm_vdb.student.columns import Float32, Float64, PassageVectors, QueryVectors
 from d2llm_vdb.student.config import (
     IEMConfig,
     Interaction,
@@ -27,11 +27,11 @@ from d2llm_vdb.student.config import (
     StudentConfig,
     Task,
 )
+from d2llm_vdb.student.embeddings import cosines, embeddings, recall_vectors
 from d2llm_vdb.student.encoding import Pace, passage_vectors, query_vectors, to_numpy, token_windows
 from d2llm_vdb.student.fitting import check_fit, fit
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.pairs import PairRerank, RankedDocument, predict, rank
-from d2llm_vdb.student.recall import cosines, embeddings, recall_vectors
 from d2llm_vdb.student.threads import threads_for
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from d2llm_vdb.batching import length_batches
 from d2llm_vdb.student import Task
+from d2llm_vdb.student.arrays import Float16, Float32
 from d2llm_vdb.student.backbone import BATCH_TOKENS, no_progress_bars
-from d2llm_vdb.student.columns import Float16, Float32
 
 Pair = tuple[str, str]
 

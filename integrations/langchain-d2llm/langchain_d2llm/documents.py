@@ -12,8 +12,8 @@ from langchain_core.documents import Document
 
 from d2llm_vdb import Passage
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.options import SearchOptions
 from d2llm_vdb.search import Hit
+from d2llm_vdb.search.options import SearchOptions
 
 
 def as_passages(

@@ -14,8 +14,8 @@ from pydantic import ConfigDict
 from qdrant_client import models
 
 from d2llm_vdb.index import Index, check_index
-from d2llm_vdb.options import Rerank, SearchChanges, SearchOptions
 from d2llm_vdb.search import Hit
+from d2llm_vdb.search.options import Rerank, SearchChanges, SearchOptions
 from d2llm_vdb.student import Task
 from langchain_d2llm.documents import found_document
 

@@ -13,8 +13,8 @@ from langchain_core.vectorstores import VectorStore
 from d2llm_vdb import Index
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.index import check_index
-from d2llm_vdb.options import MoreOptions, ScoreKind, SearchOptions
 from d2llm_vdb.search import SearchResult
+from d2llm_vdb.search.options import MoreOptions, ScoreKind, SearchOptions
 from d2llm_vdb.student import Student
 from langchain_d2llm.documents import as_passages, found_document, stored_document
 from langchain_d2llm.embeddings import D2LLMEmbeddings

@@ -12,8 +12,8 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.retrievers.d2llm.nodes import as_node
 
 from d2llm_vdb.index import Index, check_index
-from d2llm_vdb.options import MoreOptions, SearchChanges, SearchOptions
 from d2llm_vdb.search import Hit, SearchResult
+from d2llm_vdb.search.options import MoreOptions, SearchChanges, SearchOptions
 
 
 class D2LLMRetriever(BaseRetriever):

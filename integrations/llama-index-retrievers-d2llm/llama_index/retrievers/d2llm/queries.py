@@ -10,7 +10,7 @@ from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQu
 from llama_index.retrievers.d2llm.filters import selection
 
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.options import SearchOptions
+from d2llm_vdb.search.options import SearchOptions
 
 # What LlamaIndex's own store takes for `mmr_threshold`.
 MMR_THRESHOLD = 0.5

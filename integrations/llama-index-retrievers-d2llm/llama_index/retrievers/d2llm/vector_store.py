@@ -20,9 +20,9 @@ from qdrant_client import models
 
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.index import Index, check_index
-from d2llm_vdb.options import MoreOptions, SearchOptions
 from d2llm_vdb.passages import Passage
 from d2llm_vdb.search import SearchResult
+from d2llm_vdb.search.options import MoreOptions, SearchOptions
 
 
 class D2LLMVectorStore(BasePydanticVectorStore):

@@ -103,7 +103,7 @@ class SearchOptions:
             _check_group(self.group_by)
         check_tenant(self.tenant)
         if self.database_filter is not None:
-            from d2llm_vdb.store.filters import database_filter
+            from d2llm_vdb.store.conditions import database_filter
 
             database_filter(self.database_filter)  # refused now and not after encoding
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from d2llm_vdb.student.arrays import Float32
 from d2llm_vdb.student.backbone import Backbone
-from d2llm_vdb.student.columns import Float32
 from d2llm_vdb.student.heads import StudentHeads
 
 

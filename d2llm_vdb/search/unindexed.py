@@ -45,7 +45,7 @@ class UnindexedFields:
         """Warn of the fields in a filter that should be indexed and are not."""
         if self._indexed is None or self._passages[tenant] < MANY_PASSAGES:
             return
-        from d2llm_vdb.store.filters import field_names
+        from d2llm_vdb.store.conditions import field_names
 
         for name in field_names(filter):
             if name not in self._told and name not in self._indexed:

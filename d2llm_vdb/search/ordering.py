@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from d2llm_vdb.options import ScoreKind
+from d2llm_vdb.search.options import ScoreKind
 from d2llm_vdb.store.columns import Array, Payload
 
 Rows = list[int]
