@@ -108,7 +108,7 @@ def test_another_student_is_rolled_out_and_what_is_chosen_is_kept(
 def test_token_states_and_a_preset_are_to_be_had_by_asking(db: str) -> None:
     made = d2llm(
         "reembed", "--db", db, "--into", "new", "--tokens", "raw", "--preset", "exact",
-        "--index-field", "metadata.position:integer",
+        "--payload-index", "metadata.position:integer",
     )  # fmt: skip
     assert made.exit_code == 0, made.stderr
     assert "encoding the texts again" in made.stdout
@@ -143,7 +143,7 @@ def test_a_run_that_was_broken_off_goes_on_where_it_was(
         (["reembed", "--db", "db", "--into", "new", "--student", ""], "names no directory"),
         (["reembed", "--db", "db", "--into", "new", "--student", "no"], "not a student directory"),
         (["reembed", "--db", "db", "-c", "gone", "--into", "new"], "no collection in"),
-        (["reembed", "--db", "db", "--into", "new", "--index-field", "a:colour"], "'colour'"),
+        (["reembed", "--db", "db", "--into", "new", "--payload-index", "a:colour"], "'colour'"),
         (["compact", "out", "--db", "db"], "Missing option '--into'"),
         (["compact", "out", "--db", "db", "--into", "d2llm"], "'d2llm' is the collection that"),
         (["compact", "own", "--db", "db", "--into", "new"], "'own' holds a student"),

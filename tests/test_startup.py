@@ -48,7 +48,7 @@ def heavy(script: str, *arguments: str, where: Path) -> tuple[str, set[str]]:
         (["serch", "x"], "No such command 'serch'"),
         (["search", "x", "--bd", "db"], "No such option: --bd"),
         (["search", "x", "--db", "nowhere"], "no collection in nowhere"),
-        (["search", "x", "--db", "db", "--mmr", "7"], "mmr_lambda=7.0 must be between"),
+        (["search", "x", "--db", "db", "--mmr-lambda", "7"], "mmr_lambda=7.0 must be between"),
         (["explain", "x", "--db", "nowhere"], "no collection in nowhere"),
         (["mcp", "--db", "nowhere"], "no collection in nowhere"),
         (["serve", "--db", "nowhere", "--port", "0"], "no collection in nowhere"),

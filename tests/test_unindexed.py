@@ -52,7 +52,7 @@ async def test_a_field_without_an_index_is_warned_of_once(
     for message, field in zip(warned, fields, strict=True):
         assert "reads all 40 passages" in message
         assert f"payload_indexes={{'{field}': KIND}}" in message
-        assert f"--index-field {field}:KIND" in message
+        assert f"--payload-index {field}:KIND" in message
 
 
 def test_an_indexed_field_is_not_warned_of(
@@ -223,11 +223,11 @@ def test_ingest_indexes_what_it_is_told_and_what_it_sees(
         return told.stderr, found
 
     assert ingest() == ("", set())
-    assert ingest("--index-field", "metadata.text:text") == ("", {"metadata.text"})
-    said, found = ingest("--index-fields", "auto")
+    assert ingest("--payload-index", "metadata.text:text") == ("", {"metadata.text"})
+    said, found = ingest("--payload-indexes", "auto")
     assert said == "indexed for filters: metadata.year:integer, metadata.kind:keyword\n"
     assert found == {"metadata.text", "metadata.year", "metadata.kind"}
-    said, _ = ingest("--index-fields", "auto")
+    said, _ = ingest("--payload-indexes", "auto")
     assert "no further field" in said
 
 
@@ -239,7 +239,7 @@ def test_an_index_that_the_data_has_nothing_for_is_warned_of(
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def ingest(*fields: str) -> Any:
-        chosen = [part for field in fields for part in ("--index-field", field)]
+        chosen = [part for field in fields for part in ("--payload-index", field)]
         return CliRunner().invoke(app, ["ingest", "rows.jsonl", "--db", "db", *chosen])
 
     assert ingest("year:integer", "n:integer", "unit price:float", "gone:bool").exit_code == 0
@@ -256,7 +256,7 @@ def test_an_index_that_the_data_has_nothing_for_is_warned_of(
     assert "has an index of the kind integer on metadata.year, which stays" in caplog.text
     refused = ingest("year")
     assert refused.exit_code == 2
-    assert "--index-field year names no kind; write year:KIND" in refused.stderr
+    assert "--payload-index year names no kind; write year:KIND" in refused.stderr
 
 
 @pytest.mark.parametrize(

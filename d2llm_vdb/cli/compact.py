@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from d2llm_vdb.cli import flags
+from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.loading import check_free, open_index
 from d2llm_vdb.cli.reembed import check_other_name, tell_what_is_where, write_anew
+from d2llm_vdb.cli.shared import Database, Layout, Model
 from d2llm_vdb.cli.terminal import failing_clearly, output, printable, waiting
 from d2llm_vdb.errors import CollectionNotFoundError, InputError
 
@@ -17,19 +19,15 @@ if TYPE_CHECKING:
     from d2llm_vdb.compact import CompactStudent
 
 
+@with_groups
 @failing_clearly()
 def compact(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Directory to write the student to.")],
     into: flags.Into,
-    db: flags.Db = None,
-    url: flags.Url = None,
-    collection: flags.Collection = "d2llm",
-    api_key: flags.ApiKey = None,
-    grpc: flags.Grpc = True,
-    grpc_port: flags.GrpcPort = None,
-    compression: flags.Compression = False,
+    *,
+    database: Database,
     write_ordering: flags.WriteOrdering = None,
-    student: flags.StudentPath = None,
+    model: Model,
     dim: Annotated[int, typer.Option(min=1, help="Dimensions of the compact vectors.")] = 128,
     floor: Annotated[
         float,
@@ -47,11 +45,7 @@ def compact(
             help="Queries to measure by, one a line (default: some of the passages).",
         ),
     ] = None,
-    preset: flags.Preset = None,
-    index_field: flags.IndexField = None,
-    shards: flags.Shards = None,
-    replicas: flags.Replicas = None,
-    write_consistency: flags.WriteConsistency = None,
+    layout: Layout,
     force: flags.Force = False,
     _verbose: flags.Verbose = False,
 ) -> None:
@@ -60,23 +54,24 @@ def compact(
     Writes a student that differs by these vectors alone, and the collection anew for it, without
     encoding anything. Refused where too little would be found.
     """
-    location = flags.location(db, url)
-    check_other_name(into, collection)
+    location = database.location
+    check_other_name(into, database.collection)
     check_free(out, force)
     asked = None if queries is None else _lines(queries)
     with waiting("starting"):
         from d2llm_vdb.connection import Connection
 
-    connection = Connection(location, into, api_key, grpc, grpc_port, compression=compression)
+    connection = Connection(location, into, **database.speaking)
     _check_new(connection, into)
-    speaking: dict[str, Any] = {
-        "api_key": api_key,
-        "prefer_grpc": grpc,
-        "grpc_port": grpc_port,
-        "compression": compression,
-        "write_ordering": write_ordering,
-    }
-    with open_index(location, student, collection=collection, create=False, **speaking) as index:
+    speaking = database.speaking | {"write_ordering": write_ordering}
+    with open_index(
+        location,
+        model.student,
+        device=model.device,
+        collection=database.collection,
+        create=False,
+        **speaking,
+    ) as index:
         with waiting("fitting and measuring"):
             made = index.compact(dim, floor=floor, queries=asked)
         made.student.save(out, overwrite=force)
@@ -89,16 +84,13 @@ def compact(
                 made.student,
                 collection=into,
                 tokens="none" if schema.token_dim is None else "raw",
-                preset=preset or schema.preset or "balanced",
-                payload_indexes=flags.fields_and_kinds(index_field),
-                shard_number=shards,
-                replication_factor=replicas,
-                write_consistency_factor=write_consistency,
+                preset=layout.preset or schema.preset or "balanced",
+                **layout.options,
                 **speaking,
             ) as target,
         ):
             write_anew(index.store, target, as_json=False)
-    tell_what_is_where(db, url, into, index.store.location)
+    tell_what_is_where(database, into, index.store.location)
 
 
 def _check_new(connection: Any, into: str) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from d2llm_vdb.cli import flags
+from d2llm_vdb.cli.groups import with_groups
+from d2llm_vdb.cli.shared import Database
 from d2llm_vdb.cli.terminal import (
     EXIT_FAILED,
     errors,
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from d2llm_vdb.store import Store
 
 
+@with_groups
 @failing_clearly()
 def delete(
     ids: Annotated[list[str] | None, typer.Argument(help="Ids of passages.")] = None,
@@ -36,13 +39,8 @@ def delete(
     everything: Annotated[
         bool, typer.Option("--all", help="Delete every passage; of a tenant, all of its own.")
     ] = False,
-    db: flags.Db = None,
-    url: flags.Url = None,
-    collection: flags.Collection = "d2llm",
-    api_key: flags.ApiKey = None,
-    grpc: flags.Grpc = True,
-    grpc_port: flags.GrpcPort = None,
-    compression: flags.Compression = False,
+    *,
+    database: Database,
     write_ordering: flags.WriteOrdering = None,
     tenant: flags.Tenant = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
@@ -54,7 +52,7 @@ def delete(
     It says how many there are and asks. A filter beside IDS or --doc leaves some of these out.
     Without --tenant, --doc and --filter mean every tenant's passages.
     """
-    location = flags.location(db, url)
+    location = database.location
     with waiting("starting"):
         from d2llm_vdb.connection import Connection
         from d2llm_vdb.search.options import check_tenant
@@ -63,13 +61,7 @@ def delete(
         raise typer.BadParameter("means every passage; give it alone", param_hint="--all")
     check_tenant(tenant)
     connection = Connection(
-        location,
-        collection,
-        api_key,
-        grpc,
-        grpc_port,
-        compression=compression,
-        write_ordering=write_ordering,
+        location, database.collection, **database.speaking, write_ordering=write_ordering
     )
     chosen = _chosen(ids, doc, filter, everything)
     with closing(_of_tenant(connection.open(None), tenant)) as store:

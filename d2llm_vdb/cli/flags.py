@@ -86,6 +86,14 @@ StudentPath = Annotated[
         help="Student directory, or 'default'. The collection remembers its own.",
     ),
 ]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="What the student runs on: cpu, cuda, cuda:1 or mps; auto takes a GPU where there is "
+        "one.",
+    ),
+]
 RecallK = Annotated[int, typer.Option(min=1, help="Candidates to recall and rerank.")]
 SearchTask = Annotated[
     Literal["asymmetric", "symmetric"],
@@ -132,13 +140,13 @@ Into = Annotated[
     str,
     typer.Option(metavar="NAME", help="Collection to write, in the same database."),
 ]
-Shards = Annotated[
+ShardNumber = Annotated[
     int | None, typer.Option(min=1, help="Shards of a collection created on a server.")
 ]
-Replicas = Annotated[
+ReplicationFactor = Annotated[
     int | None, typer.Option(min=1, help="Replicas of a collection created on a server.")
 ]
-WriteConsistency = Annotated[
+WriteConsistencyFactor = Annotated[
     int | None,
     typer.Option(
         min=1,
@@ -148,11 +156,12 @@ WriteConsistency = Annotated[
 Preset = Annotated[
     Literal["balanced", "fast", "small", "exact"] | None,
     typer.Option(
-        help="How the new collection holds its vectors (default: as the old one, else balanced).",
+        help="How a collection that is created holds its vectors (default: balanced, or as the "
+        "collection that is read).",
         show_default=False,
     ),
 ]
-IndexField = Annotated[
+PayloadIndex = Annotated[
     list[str] | None,
     typer.Option(
         metavar="FIELD:KIND",
@@ -211,7 +220,7 @@ def _check_directory(db: str) -> None:
 
 
 def fields_and_kinds(texts: list[str] | None) -> dict[str, str]:
-    """Read --index-field.
+    """Read --payload-index.
 
     Raises:
         InputError: one names no kind.
@@ -220,7 +229,7 @@ def fields_and_kinds(texts: list[str] | None) -> dict[str, str]:
     for field, _, kind in pairs:
         if not field:
             raise InputError(
-                f"--index-field {kind} names no kind; write {kind}:KIND, where KIND is keyword, "
+                f"--payload-index {kind} names no kind; write {kind}:KIND, where KIND is keyword, "
                 f"integer, float, bool, datetime, geo, uuid or text"
             )
     return {field: kind for field, _, kind in pairs}

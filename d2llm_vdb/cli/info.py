@@ -6,29 +6,27 @@ from contextlib import closing
 from dataclasses import asdict
 
 from d2llm_vdb.cli import flags
+from d2llm_vdb.cli.groups import with_groups
+from d2llm_vdb.cli.shared import Database
 from d2llm_vdb.cli.terminal import failing_clearly, print_json, waiting
 
 
+@with_groups
 @failing_clearly()
 def info(
-    db: flags.Db = None,
-    url: flags.Url = None,
-    collection: flags.Collection = "d2llm",
-    api_key: flags.ApiKey = None,
-    grpc: flags.Grpc = True,
-    grpc_port: flags.GrpcPort = None,
-    compression: flags.Compression = False,
+    *,
+    database: Database,
     as_json: flags.Json = False,
     _verbose: flags.Verbose = False,
 ) -> None:
     """Show what a collection holds and which student made it."""
-    location = flags.location(db, url)
+    location = database.location
     with waiting("starting"):
         from d2llm_vdb.cli.results import show_info
         from d2llm_vdb.connection import Connection
         from d2llm_vdb.store.census import census
 
-    connection = Connection(location, collection, api_key, grpc, grpc_port, compression=compression)
+    connection = Connection(location, database.collection, **database.speaking)
     with closing(connection.open(None)) as store:
         found, counted = store.info(), census(store)
     if as_json:

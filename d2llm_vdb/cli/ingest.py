@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from d2llm_vdb.cli import flags
+from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.loading import load_student, open_index
+from d2llm_vdb.cli.shared import Database, Layout, Model
 from d2llm_vdb.cli.terminal import (
     EXIT_REJECTS,
     errors,
@@ -21,7 +22,12 @@ from d2llm_vdb.cli.terminal import (
 )
 from d2llm_vdb.errors import CollectionNotFoundError
 
+if TYPE_CHECKING:
+    from d2llm_vdb.index import Index
+    from d2llm_vdb.student import Student
 
+
+@with_groups
 @failing_clearly("interrupted; run the same command again to go on")
 def ingest(
     sources: Annotated[
@@ -31,15 +37,10 @@ def ingest(
             "and code, also .gz), or - for standard input."
         ),
     ],
-    db: flags.Db = None,
-    url: flags.Url = None,
-    collection: flags.Collection = "d2llm",
-    api_key: flags.ApiKey = None,
-    grpc: flags.Grpc = True,
-    grpc_port: flags.GrpcPort = None,
-    compression: flags.Compression = False,
+    *,
+    database: Database,
     write_ordering: flags.WriteOrdering = None,
-    student: flags.StudentPath = None,
+    model: Model,
     tokens: Annotated[
         Literal["raw", "none"] | None,
         typer.Option(
@@ -135,18 +136,8 @@ def ingest(
             metavar="FILE", help="Where records that cannot be ingested go, with reasons."
         ),
     ] = Path("d2llm-rejects.jsonl"),
-    shards: flags.Shards = None,
-    replicas: flags.Replicas = None,
-    write_consistency: flags.WriteConsistency = None,
-    preset: Annotated[
-        Literal["balanced", "fast", "small", "exact"] | None,
-        typer.Option(
-            help="How a collection that is created holds its vectors (default: balanced).",
-            show_default=False,
-        ),
-    ] = None,
-    index_field: flags.IndexField = None,
-    index_fields: Annotated[
+    layout: Layout,
+    payload_indexes: Annotated[
         Literal["auto"] | None,
         typer.Option(
             help="Also index what the first documents' metadata have in common, 8 fields at most: "
@@ -163,7 +154,7 @@ def ingest(
     Safe to run again: what has not changed is not encoded, what has changed is replaced, and
     after a kill it takes up where it was.
     """
-    location = flags.location(db, url)
+    location = database.location
     with waiting("starting"):
         from d2llm_vdb.cli.ingest_progress import show_summary, track
         from d2llm_vdb.ingest.chunking import Chunker
@@ -182,36 +173,35 @@ def ingest(
         delimiter="\t" if delimiter == r"\t" else delimiter,
     )
     rejects_file = RejectsFile(rejects)
-    indexes = flags.fields_and_kinds(index_field)
+    indexes = layout.options["payload_indexes"]
     reader = SourceReader(sources, fields, format, id_prefix=id_prefix, rejects=rejects_file)
-    connect = partial(
-        open_index,
-        location,
-        collection=collection,
-        api_key=api_key,
-        prefer_grpc=grpc,
-        grpc_port=grpc_port,
-        compression=compression,
-        write_ordering=write_ordering,
-        tokens=tokens,
-        shard_number=shards,
-        replication_factor=replicas,
-        write_consistency_factor=write_consistency,
-        preset=preset,
-        payload_indexes=indexes,
-        tenant=tenant,
-    )
+
+    def connect(student: str | Student | None, *, create: bool = True) -> Index:
+        return open_index(
+            location,
+            student,
+            device=model.device,
+            collection=database.collection,
+            **database.speaking,
+            write_ordering=write_ordering,
+            tokens=tokens,
+            preset=layout.preset,
+            **layout.options,
+            tenant=tenant,
+            create=create,
+        )
+
     with rejects_file:
         try:
-            index = connect(student, create=False)
+            index = connect(model.student, create=False)
         except CollectionNotFoundError:
-            made_with = load_student(student)
+            made_with = load_student(model.student, model.device)
             Chunker(made_with, chunk_tokens, overlap)  # sizes that do not fit create nothing
             index = connect(made_with)
         with index, track(reader, errors) as on_progress:
             chunker = Chunker(index.student, chunk_tokens, overlap)
             records = warning_of_kinds(reader, indexes)
-            if index_fields:
+            if payload_indexes:
                 records = indexed(records, index, _tell_indexed)
             report = run(
                 index, records, rejects_file, chunker=chunker, prune=prune, on_progress=on_progress
@@ -235,7 +225,7 @@ def ingest(
 
 def _tell_indexed(fields: Mapping[str, str]) -> None:
     named = ", ".join(f"{name}:{kind}" for name, kind in fields.items())
-    told = printable(named) or "no further field; name those you filter by with --index-field"
+    told = printable(named) or "no further field; name those you filter by with --payload-index"
     errors.print(f"indexed for filters: {told}", soft_wrap=True)
 
 

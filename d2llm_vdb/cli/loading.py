@@ -37,12 +37,14 @@ def open_index(location: str, student: str | Student | None, **connection: Any) 
     return index
 
 
-def load_student(student: str | None) -> Student:
+def load_student(student: str | None, device: str = "auto") -> Student:
     """Load the student that a new collection is made with."""
     with waiting("loading the student"):
         from d2llm_vdb.student import Student
 
-        return Student.default() if student in (None, "default") else Student.load(student)
+        if student in (None, "default"):
+            return Student.default(device=device)
+        return Student.load(student, device=device)
 
 
 def check_free(out: Path, force: bool) -> None:

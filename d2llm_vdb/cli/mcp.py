@@ -8,22 +8,20 @@ from typing import Annotated
 import typer
 
 from d2llm_vdb.cli import flags, serving
+from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.loading import open_index
+from d2llm_vdb.cli.shared import Database, Model
 from d2llm_vdb.cli.terminal import errors, failing_clearly, waiting
 from d2llm_vdb.errors import InputError
 
 
+@with_groups
 @failing_clearly("stopped")
 def mcp(
-    db: flags.Db = None,
-    url: flags.Url = None,
-    collection: flags.Collection = "d2llm",
-    api_key: flags.ApiKey = None,
-    grpc: flags.Grpc = True,
-    grpc_port: flags.GrpcPort = None,
-    compression: flags.Compression = False,
+    *,
+    database: Database,
     read_consistency: flags.ReadConsistency = None,
-    student: flags.StudentPath = None,
+    model: Model,
     recall_k: serving.MostHits = 100,
     rerank: serving.DefaultRerank = "iem",
     filter: serving.FixedFilter = None,
@@ -50,7 +48,7 @@ def mcp(
     Over standard input and output, as a client that starts it expects, or over HTTP. What
     --filter and --tenant say holds for every call.
     """
-    location = flags.location(db, url)
+    location = database.location
     with waiting("starting"):
         from d2llm_vdb.serve.finder import Finder
         from d2llm_vdb.serve.tools import mcp_app, mcp_server
@@ -66,12 +64,10 @@ def mcp(
     listening = listen(host, port, allow_remote=allow_remote) if http else None
     with open_index(
         location,
-        student,
-        collection=collection,
-        api_key=api_key,
-        prefer_grpc=grpc,
-        grpc_port=grpc_port,
-        compression=compression,
+        model.student,
+        device=model.device,
+        collection=database.collection,
+        **database.speaking,
         read_consistency=flags.consistency(read_consistency),
         tenant=tenant,
         create=allow_ingest,

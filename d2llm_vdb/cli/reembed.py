@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from d2llm_vdb.cli import flags
+from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.loading import open_index
+from d2llm_vdb.cli.shared import Database, Layout, Model
 from d2llm_vdb.cli.terminal import errors, failing_clearly, output, print_json, printable, waiting
 
 if TYPE_CHECKING:
@@ -17,24 +19,16 @@ if TYPE_CHECKING:
     from d2llm_vdb.store import Store
 
 
+@with_groups
 @failing_clearly("interrupted; run the same command again to go on")
 def reembed(
     into: flags.Into,
-    db: flags.Db = None,
-    url: flags.Url = None,
-    collection: flags.Collection = "d2llm",
-    api_key: flags.ApiKey = None,
-    grpc: flags.Grpc = True,
-    grpc_port: flags.GrpcPort = None,
-    compression: flags.Compression = False,
+    *,
+    database: Database,
     write_ordering: flags.WriteOrdering = None,
-    student: flags.StudentPath = None,
+    model: Model,
     tokens: flags.Tokens = None,
-    preset: flags.Preset = None,
-    index_field: flags.IndexField = None,
-    shards: flags.Shards = None,
-    replicas: flags.Replicas = None,
-    write_consistency: flags.WriteConsistency = None,
+    layout: Layout,
     as_json: flags.Json = False,
     _verbose: flags.Verbose = False,
 ) -> None:
@@ -44,35 +38,30 @@ def reembed(
     will do. The old collection serves meanwhile, and stays. Safe to run again: it goes on where
     it was.
     """
-    location = flags.location(db, url)
-    check_other_name(into, collection)
+    location = database.location
+    check_other_name(into, database.collection)
     with waiting("starting"):
         from d2llm_vdb.connection import Connection
 
-    connection = Connection(location, collection, api_key, grpc, grpc_port, compression=compression)
+    connection = Connection(location, database.collection, **database.speaking)
     with closing(connection.open(None, any_layout=True)) as source:
         schema = source.schema
         target = open_index(
             location,
-            student_of(source) if student is None else student,
+            student_of(source) if model.student is None else model.student,
+            device=model.device,
             collection=into,
-            api_key=api_key,
-            prefer_grpc=grpc,
-            grpc_port=grpc_port,
-            compression=compression,
+            **database.speaking,
             write_ordering=write_ordering,
             tokens=tokens or ("none" if schema.token_dim is None else "raw"),
-            preset=preset or schema.preset or "balanced",
-            payload_indexes=flags.fields_and_kinds(index_field),
-            shard_number=shards,
-            replication_factor=replicas,
-            write_consistency_factor=write_consistency,
+            preset=layout.preset or schema.preset or "balanced",
+            **layout.options,
         )
         with target:
             write_anew(source, target, as_json=as_json)
         left = source.location
     if not as_json:
-        tell_what_is_where(db, url, into, left)
+        tell_what_is_where(database, into, left)
 
 
 def check_other_name(into: str, collection: str) -> None:
@@ -111,9 +100,10 @@ def write_anew(source: Store, target: Index, *, as_json: bool) -> None:
         show_rewritten(report, seconds(), target.store.location)
 
 
-def tell_what_is_where(db: str | None, url: str | None, into: str, left: str) -> None:
+def tell_what_is_where(database: Database, into: str, left: str) -> None:
     """Tell how to use the new collection, and that the old one, at `left`, is there still."""
-    where = f"--db {shlex.quote(db)}" if db is not None else f"--url {shlex.quote(url or '')}"
+    option = "--url" if database.db is None else "--db"
+    where = f"{option} {shlex.quote(database.location)}"
     output.print(
         printable(f"use it:  d2llm search {where} --collection {shlex.quote(into)}"),
         soft_wrap=True,

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from d2llm_vdb.cli import flags, serving
+from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.loading import open_index
+from d2llm_vdb.cli.shared import Database, Model
 from d2llm_vdb.cli.terminal import errors, failing_clearly, waiting
 
 
+@with_groups
 @failing_clearly("stopped")
 def serve(
-    db: flags.Db = None,
-    url: flags.Url = None,
-    collection: flags.Collection = "d2llm",
-    api_key: flags.ApiKey = None,
-    grpc: flags.Grpc = True,
-    grpc_port: flags.GrpcPort = None,
-    compression: flags.Compression = False,
+    *,
+    database: Database,
     read_consistency: flags.ReadConsistency = None,
-    student: flags.StudentPath = None,
+    model: Model,
     recall_k: serving.MostHits = 100,
     rerank: serving.DefaultRerank = "iem",
     filter: serving.FixedFilter = None,
@@ -31,7 +29,7 @@ def serve(
 
     It shows what recall finds, what reranking moves, why each hit is there, and the times taken.
     """
-    location = flags.location(db, url)
+    location = database.location
     with waiting("starting"):
         from d2llm_vdb.serve.finder import Finder
         from d2llm_vdb.serve.hosts import listen, run, url_of
@@ -40,12 +38,10 @@ def serve(
     listening = listen(host, port, allow_remote=allow_remote)
     with open_index(
         location,
-        student,
-        collection=collection,
-        api_key=api_key,
-        prefer_grpc=grpc,
-        grpc_port=grpc_port,
-        compression=compression,
+        model.student,
+        device=model.device,
+        collection=database.collection,
+        **database.speaking,
         read_consistency=flags.consistency(read_consistency),
         tenant=tenant,
         create=False,

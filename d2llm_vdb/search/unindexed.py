@@ -53,7 +53,7 @@ class UnindexedFields:
                 logger.warning(
                     "the filter on %s reads all %d passages, since that field has no index; open "
                     "the collection once with payload_indexes={%r: KIND}, or ingest with "
-                    "--index-field %s:KIND, where KIND is integer, keyword, ...",
+                    "--payload-index %s:KIND, where KIND is integer, keyword, ...",
                     name,
                     self._passages[tenant],
                     name,
