@@ -66,8 +66,9 @@ def show_explanation(explanation: Explanation) -> None:
     output.print(attention_note(explanation), style="dim")
     if explanation.passage.unread:
         output.print("The end of the passage was cut off and not read.", style="dim")
-    _heading("what the score is the sum of")
-    output.print(_parts(explanation))
+    if explanation.logit is not None:
+        _heading("what the score is the sum of")
+        output.print(_parts(explanation))
     _heading("which words found which")
     output.print(_alignment(explanation))
     output.print(alignment_note(explanation), style="dim")
