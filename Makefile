@@ -58,8 +58,9 @@ types: install
 	$(BIN)/mypy d2llm_vdb demo recipes examples
 	$(BIN)/mypy -p langchain_d2llm -p llama_index.retrievers.d2llm
 
+# Two workers of one thread each: more threads wait for each other where both cores are busy.
 unit: install
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 mutants: install
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py --jobs $(JOBS) $(MUTANTS)

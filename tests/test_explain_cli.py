@@ -42,6 +42,13 @@ def test_places_words_parts_and_segments_are_shown(db: Path, rerank: str, part: 
     assert "[API]" in shown.stdout
 
 
+def test_without_a_rerank_words_are_shown_and_no_sum(db: Path) -> None:
+    shown = explain(db, "--rerank", "none", "--group-by", "doc_id", "--neighbours", 1)
+    assert shown.exit_code == 0, shown.stderr
+    assert "which words found which" in shown.stdout
+    assert "sum of" not in shown.stdout
+
+
 def test_another_hit_is_explained_and_the_dict_printed(db: Path) -> None:
     values = json.loads(explain(db, "--hit", 2, "-k", 1, "--json").stdout)
     assert (values["id"], values["rank"]) == ("team", 2)
@@ -61,7 +68,7 @@ def test_a_page_is_written_beside_what_is_shown(db: Path, tmp_path: Path) -> Non
         (["--hit", 3], "--hit 3: the search found 2; give one of those"),
         (["--filter", "{"], "filter='{' is not JSON"),
         (["--html", "no/such/why.html"], "there is no directory no/such"),
-        (["--rerank", "none"], "Invalid value for '--rerank'"),
+        (["--rerank", "best"], "Invalid value for '--rerank'"),
     ],
 )
 def test_what_cannot_be_explained_is_wrong_usage(
