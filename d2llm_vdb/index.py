@@ -20,14 +20,15 @@ from d2llm_vdb.filters import FilterLike, as_filter, required_filter
 from d2llm_vdb.keywords import check_keywords, takes_keywords_of
 from d2llm_vdb.opening import OpenOptions, open_both
 from d2llm_vdb.passages import Passage, check_query, only_passages
-from d2llm_vdb.search import Hit, SearchResult
-from d2llm_vdb.search.neighbours import NEIGHBOUR_FIELDS, neighbour_filter, with_neighbours
+from d2llm_vdb.search import SearchResult
+from d2llm_vdb.search.neighbours import reading_neighbours
 from d2llm_vdb.search.options import MoreOptions, SearchOptions, check_tenant
 from d2llm_vdb.search.steps import Stopwatch, explainable, searching
 from d2llm_vdb.search.unindexed import UnindexedFields
 from d2llm_vdb.selection import selection
 from d2llm_vdb.store import Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.columns import distinct_ids
+from d2llm_vdb.store.recall import Fact, Steps
 
 if TYPE_CHECKING:
     from d2llm_vdb.compact import CompactStudent
@@ -425,40 +426,35 @@ class Index:
 
     def _search(self, queries: Iterable[str], options: SearchOptions) -> list[SearchResult]:
         texts = _checked(queries)
-        if not texts:
-            return []
         store = self._store_of(options.tenant)
-        if (condition := options.database_filter) is not None:
-            if not self._unindexed.has_seen(store.tenant):
-                self._unindexed.see(store.tenant, store.info())
-            self._unindexed.check(store.tenant, condition)
-        watch = Stopwatch()
-        size = store.size() if options.counts_words else 0
-        hits = store.run(searching(self.student, options, texts, store.schema, size, watch))
-        if options.neighbours and (wanted := neighbour_filter(hits, options.neighbours)):
-            with watch.stage("recall"):
-                points = list(store.scroll(wanted, fields=NEIGHBOUR_FIELDS))
-            hits = with_neighbours(hits, points, options.neighbours)
-        return _results(self.student, texts, hits, options, watch)
+        return store.run(self._answering(store, texts, options)) if texts else []
 
     async def _asearch(self, queries: Iterable[str], options: SearchOptions) -> list[SearchResult]:
         texts = _checked(queries)
-        if not texts:
-            return []
         store = self._store_of(options.tenant)
+        return await store.arun(self._answering(store, texts, options)) if texts else []
+
+    def _answering(
+        self, store: Store, texts: list[str], options: SearchOptions
+    ) -> Steps[list[SearchResult]]:
+        """Search for some queries, one at least; a store runs these steps."""
         if (condition := options.database_filter) is not None:
             if not self._unindexed.has_seen(store.tenant):
-                self._unindexed.see(store.tenant, await store.ainfo())
+                self._unindexed.see(store.tenant, (yield Fact.INFO))
             self._unindexed.check(store.tenant, condition)
         watch = Stopwatch()
-        size = await store.asize() if options.counts_words else 0
-        steps = searching(self.student, options, texts, store.schema, size, watch)
-        hits = await store.arun(steps)
-        if options.neighbours and (wanted := neighbour_filter(hits, options.neighbours)):
+        size = (yield Fact.SIZE) if options.counts_words else 0
+        found = yield from searching(self.student, options, texts, store.schema, size, watch)
+        if options.neighbours:
             with watch.stage("recall"):
-                points = [each async for each in store.ascroll(wanted, fields=NEIGHBOUR_FIELDS)]
-            hits = with_neighbours(hits, points, options.neighbours)
-        return _results(self.student, texts, hits, options, watch)
+                found = yield from reading_neighbours(found, options.neighbours)
+        timings = watch.timings(len(texts))
+        return [
+            SearchResult(
+                text, explainable(hits, self.student, text, options), options.score_kind, timings
+            )
+            for text, hits in zip(texts, found, strict=True)
+        ]
 
     def _store_of(self, tenant: str | None) -> Store:
         """Return the store, or a tenant's part of it.
@@ -498,17 +494,3 @@ def _checked(queries: Iterable[str]) -> list[str]:
     for text in texts:
         check_query(text)
     return texts
-
-
-def _results(
-    student: Student,
-    texts: Sequence[str],
-    hits: Sequence[list[Hit]],
-    options: SearchOptions,
-    watch: Stopwatch,
-) -> list[SearchResult]:
-    timings = watch.timings(len(texts))
-    return [
-        SearchResult(text, explainable(found, student, text, options), options.score_kind, timings)
-        for text, found in zip(texts, hits, strict=True)
-    ]

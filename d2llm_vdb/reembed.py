@@ -17,6 +17,7 @@ import numpy as np
 from d2llm_vdb.add import NORM_FIELD, stored_columns
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.store import Columns, Store, StoredPoint, TenantStore
+from d2llm_vdb.store.recall import PageRequest
 from d2llm_vdb.store.schema import FIRST_LAYOUT, SEGMENTS, TENANT_FIELD, TOKENS, Schema
 from d2llm_vdb.student import PassageVectors, Student
 from d2llm_vdb.student.embeddings import unit
@@ -112,14 +113,14 @@ def _keeps_lengths(source: Store) -> bool:
     """Tell whether embeddings can be read back at their own length."""
     if source.schema.version == FIRST_LAYOUT:
         return True
-    page = source.scroll_page(limit=1, fields=[NORM_FIELD])
+    page = source.scroll_page(PageRequest(limit=1, fields=[NORM_FIELD]))
     return all(NORM_FIELD in point.payload for point in page.points)
 
 
 def _is_theirs(source: Store, student: Student) -> bool:
     """Tell whether a student encodes some of the passages as they are stored."""
     schema = source.schema
-    page = source.scroll_page(limit=CHECKED_PASSAGES, vectors=[schema.embedding])
+    page = source.scroll_page(PageRequest(limit=CHECKED_PASSAGES, vectors=[schema.embedding]))
     if not page.points:
         return False
     texts = [point.payload["text"] for point in page.points]
@@ -140,12 +141,11 @@ def _wanted(old: Schema, new: Schema, origin: Origin) -> list[str]:
 
 
 def _pages(source: Store, vectors: Sequence[str]) -> Iterator[list[StoredPoint]]:
-    offset: str | None = None
-    while True:
-        page = source.scroll_page(offset, PAGE_POINTS, vectors=vectors)
+    request: PageRequest | None = PageRequest(limit=PAGE_POINTS, vectors=vectors)
+    while request is not None:
+        page = source.scroll_page(request)
         yield page.points
-        if (offset := page.next_offset) is None:
-            return
+        request = page.following(request)
 
 
 def _by_tenant(page: Sequence[StoredPoint]) -> dict[str | None, list[StoredPoint]]:

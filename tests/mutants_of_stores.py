@@ -68,7 +68,7 @@ def scroll_of_one_page() -> None:
     """Scrolling ends with the first page."""
 
     def scroll(self: Any, *arguments: Any, **options: Any) -> Any:
-        return iter(self.scroll_page(None, 256, *arguments, **options).points)
+        return iter(self.scroll_page(recall.PageRequest(None, 256, *arguments, **options)).points)
 
     swap(Store, "scroll", scroll)
 

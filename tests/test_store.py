@@ -21,7 +21,7 @@ from d2llm_vdb.sparse import SparseRows
 from d2llm_vdb.store import Columns, RecallRequest, Schema, ServerStore, Store
 from d2llm_vdb.store.client import ClientOptions
 from d2llm_vdb.store.columns import point_id
-from d2llm_vdb.store.recall import PointQuery
+from d2llm_vdb.store.recall import PageRequest, PointQuery
 from d2llm_vdb.store.schema import CollectionOptions
 from d2llm_vdb.store.tenant import TenantStore
 
@@ -192,7 +192,7 @@ def test_scroll_reads_everything_once_across_pages(open_store: OpenStore) -> Non
     found = ids(list(store.scroll(fields=["id"])))
     assert len(found) == 600
     assert set(found) == set(some_columns(600).ids)
-    page = store.scroll_page(limit=7)
+    page = store.scroll_page(PageRequest(limit=7))
     assert len(page.points) == 7
     assert page.next_offset is not None
 
@@ -351,7 +351,7 @@ def test_every_request_can_be_put_on_the_wire(prefer_grpc: bool) -> None:
         "recall": (request,),
         "query": ([among],),
         "retrieve": (["passage 1"], ["id"], ["iem"]),
-        "scroll_page": (None, 10, condition, ["id"], ["iem"]),
+        "scroll_page": (PageRequest(None, 10, condition, ["id"], ["iem"]),),
         "delete": (["passage 1"],),
         "delete_where": (condition,),
         "count": (condition,),

@@ -9,11 +9,24 @@ from dataclasses import replace
 from d2llm_vdb.lazy import models
 from d2llm_vdb.search import Hit
 from d2llm_vdb.store import StoredPoint
+from d2llm_vdb.store.recall import PageRequest, Steps
 
-NEIGHBOUR_FIELDS = ("id", "doc_id", "chunk", "text")
+FIELDS = ("id", "doc_id", "chunk", "text")
 
 
-def neighbour_filter(found: Iterable[Sequence[Hit]], reach: int) -> models.Filter | None:
+def reading_neighbours(found: Sequence[Sequence[Hit]], reach: int) -> Steps[list[list[Hit]]]:
+    """Read what stands up to `reach` places from any hit, and return the hits with it."""
+    points: list[StoredPoint] = []
+    condition = _nearby(found, reach)
+    request = None if condition is None else PageRequest(filter=condition, fields=FIELDS)
+    while request is not None:
+        page = yield request
+        points += page.points
+        request = page.following(request)
+    return _with_neighbours(found, points, reach)
+
+
+def _nearby(found: Iterable[Sequence[Hit]], reach: int) -> models.Filter | None:
     """Return what finds the passages up to `reach` places from any hit; None without hits."""
     conditions: list[models.Condition] = []
     for hit in itertools.chain.from_iterable(found):
@@ -26,7 +39,7 @@ def neighbour_filter(found: Iterable[Sequence[Hit]], reach: int) -> models.Filte
     return models.Filter(should=conditions) if conditions else None
 
 
-def with_neighbours(
+def _with_neighbours(
     found: Iterable[Sequence[Hit]], points: Iterable[StoredPoint], reach: int
 ) -> list[list[Hit]]:
     """Return every query's hits with what is known of their neighbours among the points."""

@@ -11,7 +11,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from d2llm_vdb.errors import StoreError
@@ -20,10 +20,12 @@ from d2llm_vdb.store.capabilities import EMBEDDED, Capabilities
 from d2llm_vdb.store.columns import Columns, Payload
 from d2llm_vdb.store.held import as_asked
 from d2llm_vdb.store.recall import (
-    Answers,
     Candidates,
+    Fact,
+    PageRequest,
     Point,
     PointQuery,
+    Question,
     RecallRequest,
     Steps,
     recalling,
@@ -55,6 +57,10 @@ class Page:
 
     points: list[StoredPoint]
     next_offset: str | None
+
+    def following(self, request: PageRequest) -> PageRequest | None:
+        """Return the request of the next page, None after the last."""
+        return None if self.next_offset is None else replace(request, offset=self.next_offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +150,8 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def scroll_page(
-        self,
-        offset: str | None = None,
-        limit: int = 256,
-        filter: models.Filter | None = None,
-        fields: Sequence[str] | None = None,
-        vectors: Sequence[str] = (),
-    ) -> Page:
-        """Read one page of points in id order; arguments as `retrieve`'s."""
+    def scroll_page(self, request: PageRequest) -> Page:
+        """Read one page of points in id order."""
 
     @abstractmethod
     def delete(self, ids: Sequence[str]) -> None:
@@ -186,15 +185,29 @@ class Store(ABC):
         """Ask what some steps yield, and return what they come to."""
         asked = _advance(steps, None)
         while not isinstance(asked, _Done):
-            asked = _advance(steps, self.query(asked))
+            asked = _advance(steps, self._answer(asked))
         return asked.result
 
     async def arun(self, steps: Steps[T]) -> T:
         """Async twin of `run`; what the steps compute, they compute in a thread."""
         asked = await asyncio.to_thread(_advance, steps, None)
         while not isinstance(asked, _Done):
-            asked = await asyncio.to_thread(_advance, steps, await self.aquery(asked))
+            asked = await asyncio.to_thread(_advance, steps, await self._aanswer(asked))
         return asked.result
+
+    def _answer(self, asked: Question) -> Any:
+        if isinstance(asked, PageRequest):
+            return self.scroll_page(asked)
+        if isinstance(asked, Fact):
+            return self.size() if asked is Fact.SIZE else self.info()
+        return self.query(asked)
+
+    async def _aanswer(self, asked: Question) -> Any:
+        if isinstance(asked, PageRequest):
+            return await self.ascroll_page(asked)
+        if isinstance(asked, Fact):
+            return await (self.asize() if asked is Fact.SIZE else self.ainfo())
+        return await self.aquery(asked)
 
     def size(self) -> int:
         """Return how many passages the collection has, all tenants together, for BM25's scale.
@@ -237,12 +250,11 @@ class Store(ABC):
         vectors: Sequence[str] = (),
     ) -> Iterator[StoredPoint]:
         """Read all points that match, a page at a time."""
-        offset: str | None = None
-        while True:
-            page = self.scroll_page(offset, filter=filter, fields=fields, vectors=vectors)
+        request: PageRequest | None = PageRequest(filter=filter, fields=fields, vectors=vectors)
+        while request is not None:
+            page = self.scroll_page(request)
             yield from page.points
-            if (offset := page.next_offset) is None:
-                return
+            request = page.following(request)
 
     async def aupsert(self, columns: Columns) -> None:
         """Async twin of `upsert`."""
@@ -262,16 +274,9 @@ class Store(ABC):
         """Async twin of `retrieve`."""
         return await asyncio.to_thread(self.retrieve, ids, fields, vectors)
 
-    async def ascroll_page(
-        self,
-        offset: str | None = None,
-        limit: int = 256,
-        filter: models.Filter | None = None,
-        fields: Sequence[str] | None = None,
-        vectors: Sequence[str] = (),
-    ) -> Page:
+    async def ascroll_page(self, request: PageRequest) -> Page:
         """Async twin of `scroll_page`."""
-        return await asyncio.to_thread(self.scroll_page, offset, limit, filter, fields, vectors)
+        return await asyncio.to_thread(self.scroll_page, request)
 
     async def ascroll(
         self,
@@ -280,13 +285,12 @@ class Store(ABC):
         vectors: Sequence[str] = (),
     ) -> AsyncIterator[StoredPoint]:
         """Async twin of `scroll`."""
-        offset: str | None = None
-        while True:
-            page = await self.ascroll_page(offset, filter=filter, fields=fields, vectors=vectors)
+        request: PageRequest | None = PageRequest(filter=filter, fields=fields, vectors=vectors)
+        while request is not None:
+            page = await self.ascroll_page(request)
             for point in page.points:
                 yield point
-            if (offset := page.next_offset) is None:
-                return
+            request = page.following(request)
 
     async def adelete(self, ids: Sequence[str]) -> None:
         """Async twin of `delete`."""
@@ -324,7 +328,7 @@ class _Done(Generic[T]):
     result: T
 
 
-def _advance(steps: Steps[T], answers: Answers | None) -> list[PointQuery] | _Done[T]:
+def _advance(steps: Steps[T], answers: Any) -> Question | _Done[T]:
     try:
         return next(steps) if answers is None else steps.send(answers)
     except StopIteration as done:

@@ -26,7 +26,7 @@ from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.columns import Columns, Payload, distinct_ids, point_id, stored_vectors
 from d2llm_vdb.store.edge_layout import SEGMENT_POINTS, collection, payload_index
 from d2llm_vdb.store.presets import PRESETS
-from d2llm_vdb.store.recall import Point, PointQuery, SparseVector
+from d2llm_vdb.store.recall import PageRequest, Point, PointQuery, SparseVector
 from d2llm_vdb.store.schema import (
     BM25,
     INDEXED_FIELDS,
@@ -136,22 +136,15 @@ class EdgeStore(Store):
         records = self._run(self._shard.retrieve, points, _selected(fields), list(vectors))
         return [_stored(record) for record in records]
 
-    def scroll_page(
-        self,
-        offset: str | None = None,
-        limit: int = 256,
-        filter: models.Filter | None = None,
-        fields: Sequence[str] | None = None,
-        vectors: Sequence[str] = (),
-    ) -> Page:
-        request = edge.ScrollRequest(
-            offset=offset,
-            limit=limit,
-            filter=_filter(filter),
-            with_payload=_selected(fields),
-            with_vector=list(vectors),
+    def scroll_page(self, request: PageRequest) -> Page:
+        asked = edge.ScrollRequest(
+            offset=request.offset,
+            limit=request.limit,
+            filter=_filter(request.filter),
+            with_payload=_selected(request.fields),
+            with_vector=list(request.vectors),
         )
-        records, following = self._run(self._shard.scroll, request)
+        records, following = self._run(self._shard.scroll, asked)
         return Page([_stored(record) for record in records], following and str(following))
 
     def delete(self, ids: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -71,10 +72,38 @@ class Point(Protocol):
     def vector(self) -> Any: ...
 
 
-Answers = Sequence[Sequence[Point]]
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """Which points to read, a page at a time and in id order.
+
+    Args:
+        offset: where the page starts, as the page before it says; None for the first.
+        limit: points of a page.
+        filter: which points; None for all.
+        fields: payload fields to read; None for all.
+        vectors: named vectors to read.
+    """
+
+    offset: str | None = None
+    limit: int = 256
+    filter: models.Filter | None = None
+    fields: Sequence[str] | None = None
+    vectors: Sequence[str] = ()
+
+
+class Fact(Enum):
+    """What is asked of a collection as a whole."""
+
+    SIZE = "size"
+    INFO = "info"
+
+
+# What can be asked, and what is answered: for point queries the points of each, for a page request
+# the `Page`, for a fact what the store's method of that name returns.
+Question = list[PointQuery] | PageRequest | Fact
 
 # Yields questions, is sent their answers, and returns what came of it. `Store.run` asks them.
-Steps = Generator[list[PointQuery], Answers, T]
+Steps = Generator[Question, Any, T]
 
 
 @dataclass(frozen=True, slots=True)

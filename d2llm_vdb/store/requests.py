@@ -18,7 +18,7 @@ from d2llm_vdb.store.capabilities import Capabilities, capabilities_of
 from d2llm_vdb.store.columns import Columns, Payload, distinct_ids, point_id, stored_vectors
 from d2llm_vdb.store.conditions import database_filter
 from d2llm_vdb.store.presets import PRESETS
-from d2llm_vdb.store.recall import Point, PointQuery
+from d2llm_vdb.store.recall import PageRequest, Point, PointQuery
 from d2llm_vdb.store.schema import (
     BM25,
     RECALL,
@@ -187,22 +187,16 @@ def retrieve(
     return Call("retrieve", arguments, _stored)
 
 
-def scroll_page(
-    name: str,
-    offset: str | None,
-    limit: int,
-    filter: models.Filter | None,
-    fields: Sequence[str] | None,
-    vectors: Sequence[str],
-) -> Call[Page]:
+def scroll_page(name: str, request: PageRequest) -> Call[Page]:
     """Read one page of points."""
+    condition, fields = request.filter, request.fields
     arguments = {
         "collection_name": name,
-        "offset": offset,
-        "limit": limit,
-        "scroll_filter": None if filter is None else database_filter(filter),
+        "offset": request.offset,
+        "limit": request.limit,
+        "scroll_filter": None if condition is None else database_filter(condition),
         "with_payload": True if fields is None else list(fields),
-        "with_vectors": list(vectors),
+        "with_vectors": list(request.vectors),
     }
 
     def read(answer: tuple[list[models.Record], Any]) -> Page:

@@ -38,7 +38,7 @@ from d2llm_vdb.store.client import (
 from d2llm_vdb.store.columns import Columns, Payload
 from d2llm_vdb.store.held import as_reported
 from d2llm_vdb.store.loop_thread import LoopThread
-from d2llm_vdb.store.recall import Point, PointQuery
+from d2llm_vdb.store.recall import PageRequest, Point, PointQuery
 from d2llm_vdb.store.requests import METADATA_KEY, Call
 from d2llm_vdb.store.schema import (
     INDEXED_FIELDS,
@@ -146,17 +146,8 @@ class ClientStore(Store):
     ) -> list[StoredPoint]:
         return self._call(requests.retrieve(self._collection, ids, fields, vectors))
 
-    def scroll_page(
-        self,
-        offset: str | None = None,
-        limit: int = 256,
-        filter: models.Filter | None = None,
-        fields: Sequence[str] | None = None,
-        vectors: Sequence[str] = (),
-    ) -> Page:
-        return self._call(
-            requests.scroll_page(self._collection, offset, limit, filter, fields, vectors)
-        )
+    def scroll_page(self, request: PageRequest) -> Page:
+        return self._call(requests.scroll_page(self._collection, request))
 
     def delete(self, ids: Sequence[str]) -> None:
         self._call(requests.delete(self._collection, ids))
@@ -211,17 +202,8 @@ class ClientStore(Store):
     ) -> list[StoredPoint]:
         return await self._acall(requests.retrieve(self._collection, ids, fields, vectors))
 
-    async def ascroll_page(
-        self,
-        offset: str | None = None,
-        limit: int = 256,
-        filter: models.Filter | None = None,
-        fields: Sequence[str] | None = None,
-        vectors: Sequence[str] = (),
-    ) -> Page:
-        return await self._acall(
-            requests.scroll_page(self._collection, offset, limit, filter, fields, vectors)
-        )
+    async def ascroll_page(self, request: PageRequest) -> Page:
+        return await self._acall(requests.scroll_page(self._collection, request))
 
     async def adelete(self, ids: Sequence[str]) -> None:
         await self._acall(requests.delete(self._collection, ids))

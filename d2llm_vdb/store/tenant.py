@@ -14,7 +14,7 @@ from d2llm_vdb.lazy import models
 from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.columns import POINT_NAMESPACE, Columns, Payload, distinct_ids
 from d2llm_vdb.store.conditions import with_ids
-from d2llm_vdb.store.recall import Point, PointQuery
+from d2llm_vdb.store.recall import PageRequest, Point, PointQuery
 from d2llm_vdb.store.schema import INDEXED_FIELDS, TENANT_FIELD, FieldKind
 
 
@@ -54,6 +54,9 @@ class TenantStore(Store):
     def _query(self, query: PointQuery) -> PointQuery:
         return replace(query, filter=self._filter(query.filter))
 
+    def _page(self, request: PageRequest) -> PageRequest:
+        return replace(request, filter=self._filter(request.filter))
+
     def upsert(self, columns: Columns) -> None:
         self.whole.upsert(self._columns(columns))
 
@@ -85,25 +88,11 @@ class TenantStore(Store):
     ) -> list[StoredPoint]:
         return await self.whole.aretrieve(self._ids(ids), fields, vectors)
 
-    def scroll_page(
-        self,
-        offset: str | None = None,
-        limit: int = 256,
-        filter: models.Filter | None = None,
-        fields: Sequence[str] | None = None,
-        vectors: Sequence[str] = (),
-    ) -> Page:
-        return self.whole.scroll_page(offset, limit, self._filter(filter), fields, vectors)
+    def scroll_page(self, request: PageRequest) -> Page:
+        return self.whole.scroll_page(self._page(request))
 
-    async def ascroll_page(
-        self,
-        offset: str | None = None,
-        limit: int = 256,
-        filter: models.Filter | None = None,
-        fields: Sequence[str] | None = None,
-        vectors: Sequence[str] = (),
-    ) -> Page:
-        return await self.whole.ascroll_page(offset, limit, self._filter(filter), fields, vectors)
+    async def ascroll_page(self, request: PageRequest) -> Page:
+        return await self.whole.ascroll_page(self._page(request))
 
     def delete(self, ids: Sequence[str]) -> None:
         self.whole.delete(self._ids(ids))
