@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from d2llm_vdb.cli.app import app
+from d2llm_vdb.ingest.documents import Document
 from d2llm_vdb.ingest.files import SourceReader
 
 
@@ -40,6 +41,19 @@ def test_a_folder_says_what_it_passed_over(folder: Path, caplog: pytest.LogCaptu
         "without a suffix": 1,
     }  # fmt: skip
     assert "docs: 9 passed over: 2 hidden, " in caplog.text
+
+
+def test_json_is_read_where_it_is_named_and_not_from_folders(folder: Path) -> None:
+    (folder / "package.json").write_text('{"name": "no text"}')
+    (folder / "records.json").write_text('[{"text": "a record"}]')
+    reader = SourceReader(["docs"])
+    assert reader.passed_over[".json"] == 2
+    assert not [each for each in reader if each.source.endswith(".json")]
+    assert [each.text for each in SourceReader(["docs/records.json"])] == ["a record"]
+    for name in ("a.md", "in.txt", "sub/b.txt"):
+        (folder / name).unlink()
+    asked = SourceReader([str(folder)], format="json")
+    assert "a record" in {each.text for each in asked if isinstance(each, Document)}
 
 
 def test_links_are_followed_within_their_folder_alone(folder: Path) -> None:

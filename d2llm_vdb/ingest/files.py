@@ -24,6 +24,9 @@ from d2llm_vdb.ingest.whole import whole_file_reject
 
 logger = logging.getLogger(__name__)
 
+# Kinds that a folder is not read for unless asked to: most .json is configuration, not records.
+ONLY_NAMED = {"json"}
+
 
 @dataclass(frozen=True, slots=True)
 class _File:
@@ -36,8 +39,9 @@ class SourceReader:
     """Reads documents from files, folders and standard input, as a stream.
 
     A folder is read with everything below it, in name order; hidden files, files of other kinds,
-    links that lead out of it or to folders, and the rejects file are passed over; `passed_over`
-    counts all but the last by their reason, and so does the log. A file is called by its path as
+    `.json` unless `format` asks for it, links that lead out of it or to folders, and the rejects
+    file are passed over; `passed_over` counts all but the last by their reason, and so does the
+    log. A file is called by its path as
     given, `/` between folders; that name is the id of a document that is a whole file.
 
     Args:
@@ -150,7 +154,7 @@ class SourceReader:
             if self._is_written(file):
                 continue
             kind = self._format or _kind(file)
-            if kind is None:
+            if kind is None or (kind in ONLY_NAMED and self._format is None):
                 folder.passed_over[file.suffix.lower() or "without a suffix"] += 1
             else:
                 found = True
