@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from d2llm_vdb.cli.terminal import every_few_seconds, output, printable
-from d2llm_vdb.reembed import OnProgress, Origin, ReembedReport
+from d2llm_vdb.reembed import OnReembedded, Origin, ReembedReport
 
 # How passages come about, said to a person.
 ORIGINS: dict[Origin, str] = {
@@ -24,7 +24,7 @@ ORIGINS: dict[Origin, str] = {
 @contextmanager
 def track_rewriting(
     total: int, console: Console
-) -> Iterator[tuple[OnProgress, Callable[[], float]]]:
+) -> Iterator[tuple[OnReembedded, Callable[[], float]]]:
     """Show progress on the console.
 
     Args:
