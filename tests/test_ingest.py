@@ -13,11 +13,10 @@ from typer.testing import CliRunner, Result
 from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.cli.app import app
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.ingest.broken import members_of
 from d2llm_vdb.ingest.chunking import Chunker
 from d2llm_vdb.ingest.documents import Document, Reject
 from d2llm_vdb.ingest.pipeline import IngestReport, ingest_documents
-from d2llm_vdb.ingest.records import Fields, read_jsonl
+from d2llm_vdb.ingest.records import Fields, members_of, read_jsonl
 from d2llm_vdb.ingest.rejects import RejectsFile
 
 
