@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
@@ -34,14 +34,12 @@ def track(console: Console) -> Iterator[OnIngested]:
         TimeElapsedColumn(),
         TimeRemainingColumn(compact=True),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("reading", total=None)
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("reading", total=None)
 
         def update(report: IngestReport) -> None:
             total = None if report.done is None else 1.0
-            progress.update(
-                task, total=total, completed=report.done or 0.0, description=_line(report)
-            )
+            bar.update(task, total=total, completed=report.done or 0.0, description=_line(report))
 
         yield update
 
