@@ -71,7 +71,7 @@ class _Write:
 
 
 OnReject = Callable[[Passage, str], None]
-OnProgress = Callable[[AddReport], None]
+OnAdded = Callable[[AddReport], None]
 
 
 class Adder:
@@ -94,7 +94,7 @@ class Adder:
         *,
         replace_documents: bool = False,
         on_reject: OnReject | None = None,
-        on_progress: OnProgress | None = None,
+        on_progress: OnAdded | None = None,
     ) -> None:
         self.report = AddReport()
         self._student = student

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Unpack
 
-from d2llm_vdb.add import Adder, AddReport, OnProgress, OnReject
+from d2llm_vdb.add import Adder, AddReport, OnAdded, OnReject
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.filters import FilterLike, as_filter, required_filter
 from d2llm_vdb.keywords import check_keywords, takes_keywords_of
@@ -32,7 +32,7 @@ from d2llm_vdb.store.recall import Fact, Steps
 
 if TYPE_CHECKING:
     from d2llm_vdb.compact import CompactStudent
-    from d2llm_vdb.reembed import ReembedReport
+    from d2llm_vdb.reembed import OnReembedded, ReembedReport
     from d2llm_vdb.student import Student
 
 
@@ -124,7 +124,7 @@ class Index:
         *,
         replace_documents: bool = False,
         on_reject: OnReject | None = None,
-        on_progress: OnProgress | None = None,
+        on_progress: OnAdded | None = None,
     ) -> AddReport:
         """Encode and store passages; those stored already with the same content are skipped.
 
@@ -157,7 +157,7 @@ class Index:
         *,
         replace_documents: bool = False,
         on_reject: OnReject | None = None,
-        on_progress: OnProgress | None = None,
+        on_progress: OnAdded | None = None,
     ) -> AddReport:
         """Async twin of `add`: encoding keeps a core busy, so all of it runs in a thread.
 
@@ -331,9 +331,7 @@ class Index:
         """Async twin of `optimize`."""
         await self.store.aoptimize()
 
-    def reembed(
-        self, target: Index, *, on_progress: Callable[[ReembedReport], None] | None = None
-    ) -> ReembedReport:
+    def reembed(self, target: Index, *, on_progress: OnReembedded | None = None) -> ReembedReport:
         """Write all passages into another index, as its student and its layout want them.
 
         What is stored is used as far as it serves, without a pass of the backbone: embeddings for
@@ -353,7 +351,7 @@ class Index:
         return reembed(self.store, target, on_progress=on_progress)
 
     async def areembed(
-        self, target: Index, *, on_progress: Callable[[ReembedReport], None] | None = None
+        self, target: Index, *, on_progress: OnReembedded | None = None
     ) -> ReembedReport:
         """Async twin of `reembed`: it computes as it goes, so all of it is in a thread."""
         return await asyncio.to_thread(self.reembed, target, on_progress=on_progress)

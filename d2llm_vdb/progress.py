@@ -1,4 +1,4 @@
-"""How long work that goes through named steps tells where it is."""
+"""How long work tells where it is."""
 
 from __future__ import annotations
 
@@ -23,3 +23,7 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+"""Told after every step of work that goes through named ones."""
+
+OnCount = Callable[[int], None]
+"""Told, within one step, how many texts or pairs more are done."""

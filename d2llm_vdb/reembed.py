@@ -53,11 +53,11 @@ class ReembedReport:
     written: int = 0
 
 
-OnProgress = Callable[[ReembedReport], None]
+OnReembedded = Callable[[ReembedReport], None]
 
 
 def reembed(
-    source: Store, target: Index, *, on_progress: OnProgress | None = None
+    source: Store, target: Index, *, on_progress: OnReembedded | None = None
 ) -> ReembedReport:
     """Write every passage of a collection into an index, computing as little anew as will do.
 

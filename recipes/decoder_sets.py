@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import cast
 
 from d2llm_vdb import Student
-from d2llm_vdb.distill.data import TrainingSet
-from d2llm_vdb.distill.lessons import training_set
+from d2llm_vdb.distill import TrainingSet, training_set
 from d2llm_vdb.distill.negatives import mine
-from d2llm_vdb.evaluate.sets import PairSet, load_set
+from d2llm_vdb.evaluate import PairSet, load_set
 from d2llm_vdb.progress import OnProgress, Progress
 
 SEED = 0

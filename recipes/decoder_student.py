@@ -65,10 +65,10 @@ def tasks(study: Study, seeds: Sequence[int]) -> list[Task]:
         Task(
             f"{row}-{seed}",
             partial(study.train, row, seed),
-            (f"batches-{seed}",) if ROWS[row].taught else ("texts",),
+            (f"batches-{seed}",) if ROWS[row].by_teacher else ("texts",),
         )
         for seed in seeds
-        for row in sorted(ROWS, key=lambda row: not ROWS[row].taught)
+        for row in sorted(ROWS, key=lambda row: not ROWS[row].by_teacher)
     ]
     once = [
         Task("untuned", partial(study.measure_teacher, study.backbone), ("backbone",)),

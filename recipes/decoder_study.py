@@ -24,15 +24,12 @@ from decoder_rows import (
 from decoder_sets import SEED, TRAINED, dev_pairs, labelled, mined_set
 
 from d2llm_vdb import Student
-from d2llm_vdb.distill.config import DistillConfig
-from d2llm_vdb.distill.data import TrainingSet
-from d2llm_vdb.distill.distiller import distill
-from d2llm_vdb.distill.lessons import SCORES_FILE, dev_set, draw_steps, prepare
+from d2llm_vdb.distill import DistillConfig, TrainingSet, distill, teach
 from d2llm_vdb.distill.model import DistillationModel
-from d2llm_vdb.distill.teach import teach
-from d2llm_vdb.distill.worth import compare
+from d2llm_vdb.distill.preparation import SCORES_FILE, dev_set, draw_steps, prepare
+from d2llm_vdb.distill.teacher_quality import compare
 from d2llm_vdb.evaluate.pair_scores import cross_encoder_scores, student_scores
-from d2llm_vdb.progress import OnProgress, Progress
+from d2llm_vdb.progress import OnProgress
 from d2llm_vdb.teacher import ScoreCache, Teacher, load_teacher
 
 
@@ -77,7 +74,7 @@ class Study:
             self.work / "teacher",
             TEACHING,
             work=self.work / "teacher.work",
-            on_step=lambda done, total, _: tell(Progress("labels", "training", done, total)),
+            on_progress=tell,
         )
         return {"pairs": sum(len(own) for one in sets for own in one.candidates)}
 
@@ -105,12 +102,12 @@ class Study:
     def draw(self, seed: int) -> dict[str, Any]:
         """Ask the teacher about other queries' passages in all batches of a seed."""
         config, tell = self._config(seed), self._telling(f"batches {seed}")
-        taught: list[tuple[TrainingSet, Teacher | None]] = [
+        by_teacher: list[tuple[TrainingSet, Teacher | None]] = [
             (one, self.teacher) for one in self.sets
         ]
         with ScoreCache(self.work / SCORES_FILE) as cache:
-            lessons = prepare(taught, self._untrained(), cache, self.work, config, tell)
-            steps = draw_steps(lessons, [self.teacher] * len(lessons), cache, config, tell)
+            prepared = prepare(by_teacher, self._untrained(), cache, self.work, config, tell)
+            steps = draw_steps(prepared, [self.teacher] * len(prepared), cache, config, tell)
         return {"pairs": config.asked_in_batch * sum(len(step.rows) for step in steps)}
 
     def train(self, name: str, seed: int) -> dict[str, Any]:
@@ -118,9 +115,9 @@ class Study:
         row = ROWS[name]
         distilled = distill(
             self._untrained(row),
-            self.sets if row.taught else [labelled(one) for one in self.sets],
+            self.sets if row.by_teacher else [labelled(one) for one in self.sets],
             [dev_pairs(self.data, one, self.limit) for one in TRAINED],
-            teacher=self.teacher if row.taught else None,
+            teacher=self.teacher if row.by_teacher else None,
             work=self.work,
             config=row.config(self.steps, seed),
             on_progress=self._telling(f"{name} {seed}"),

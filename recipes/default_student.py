@@ -32,14 +32,11 @@ from d2llm_vdb import Student
 from d2llm_vdb.cli.distill import show_training
 from d2llm_vdb.cli.steps import track_steps
 from d2llm_vdb.cli.terminal import errors
-from d2llm_vdb.distill.config import DistillConfig, LossWeights
+from d2llm_vdb.distill import DistillConfig, LossWeights, distill, save_losses_plot
 from d2llm_vdb.distill.dev import calibrate
-from d2llm_vdb.distill.distiller import distill
-from d2llm_vdb.distill.lessons import dev_set as ready
-from d2llm_vdb.distill.lessons import with_fewer_documents
 from d2llm_vdb.distill.model import DistillationModel
-from d2llm_vdb.distill.plot import save_losses_plot
-from d2llm_vdb.evaluate.sets import RetrievalSet, load_set
+from d2llm_vdb.distill.preparation import dev_set as ready
+from d2llm_vdb.evaluate import RetrievalSet, load_set
 from d2llm_vdb.progress import OnProgress
 from d2llm_vdb.student.config import TASKS
 
@@ -124,7 +121,7 @@ def recalibrate(student: Student, data: Path, work: Path, on_progress: OnProgres
     """Fit the probabilities of a student to the dev sets, and to SQuAD's training part."""
     chosen = [dev_set(data, name) for name in DEV]
     squad = load_set(data / "squad_v1.1/train", "train", DEV_LIMIT, "squad")
-    chosen.append(with_fewer_documents(cast("RetrievalSet", squad), DEV_PASSAGES, SEED))
+    chosen.append(cast("RetrievalSet", squad).with_fewer_documents(DEV_PASSAGES, SEED))
     sets = [ready(one, student, work, TRAINING, on_progress) for one in chosen]
     model = DistillationModel(student.heads, TRAINING, student.backbone.model)
     calibrate(model.eval(), sets)

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from platform import python_version
 
-from d2llm_vdb.evaluate.sets import RetrievalSet
+from d2llm_vdb.evaluate import RetrievalSet
 
 NAME = "docstrings"
 

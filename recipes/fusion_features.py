@@ -17,9 +17,9 @@ from fusion_sets import Source, digest, read
 from numpy.typing import NDArray
 
 from d2llm_vdb import Student
+from d2llm_vdb.evaluate import RetrievalSet
 from d2llm_vdb.evaluate.bm25 import collection_bm25
 from d2llm_vdb.evaluate.rankers import StackedSegments, best_rows
-from d2llm_vdb.evaluate.sets import RetrievalSet
 from d2llm_vdb.progress import OnProgress, Progress
 from d2llm_vdb.sparse import SparseRows
 from d2llm_vdb.store.recall import RRF_K

@@ -12,8 +12,7 @@ from typing import cast
 from docstrings import NAME as DOCSTRINGS
 from docstrings import docstring_set, installed, versions
 
-from d2llm_vdb.distill.lessons import with_fewer_documents
-from d2llm_vdb.evaluate.sets import RetrievalSet, load_set
+from d2llm_vdb.evaluate import RetrievalSet, load_set
 
 QUERIES = 300
 SEED = 0
@@ -62,7 +61,7 @@ def read(source: Source, work: Path) -> RetrievalSet:
         data = load_set(source.directory, source.split, QUERIES, source.name)
         data = cast("RetrievalSet", data)
         few = source.documents
-        return data if few is None else with_fewer_documents(data, few, SEED)
+        return data if few is None else data.with_fewer_documents(few, SEED)
     name = hashlib.blake2b(json.dumps(versions()).encode(), digest_size=8).hexdigest()
     file = work / f"{DOCSTRINGS}-{name}.json"
     if not file.exists():

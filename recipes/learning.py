@@ -24,9 +24,9 @@ from student_sets import untrained
 from d2llm_vdb import Student
 from d2llm_vdb.cli.steps import track_steps
 from d2llm_vdb.cli.terminal import errors
-from d2llm_vdb.distill.lessons import dev_set, with_fewer_documents
 from d2llm_vdb.distill.model import DistillationModel
-from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet, load_set
+from d2llm_vdb.distill.preparation import dev_set
+from d2llm_vdb.evaluate import PairSet, RetrievalSet, load_set
 from d2llm_vdb.progress import OnProgress
 
 PAGE = Path("docs/learning.md")
@@ -85,7 +85,7 @@ def read(source: Source) -> RetrievalSet | PairSet:
     few = source.documents
     if few is None or isinstance(data, PairSet):
         return data
-    return with_fewer_documents(data, few, SEED)
+    return data.with_fewer_documents(few, SEED)
 
 
 def measured(

@@ -21,11 +21,7 @@ from results_sets import CHINESE, ENGLISH, PAIRS, QUERIES_BESIDE_TEACHER, Measur
 from d2llm_vdb import Student
 from d2llm_vdb.cli.steps import track_steps
 from d2llm_vdb.cli.terminal import errors
-from d2llm_vdb.distill.lessons import with_fewer_documents
-from d2llm_vdb.evaluate.plot import save_plot
-from d2llm_vdb.evaluate.report import Report, SetFacts
-from d2llm_vdb.evaluate.runner import evaluate
-from d2llm_vdb.evaluate.sets import RetrievalSet, load_set
+from d2llm_vdb.evaluate import Report, RetrievalSet, SetFacts, evaluate, load_set, save_plot
 from d2llm_vdb.progress import OnProgress
 
 PAGE = Path("docs/results.md")
@@ -93,7 +89,7 @@ def add(
     if not file.exists():
         loaded = load_set(data / one.directory, one.split, one.queries, one.name)
         if isinstance(loaded, RetrievalSet):
-            loaded = with_fewer_documents(loaded, one.documents, SEED)
+            loaded = loaded.with_fewer_documents(one.documents, SEED)
         fresh = evaluate(
             student, [loaded], modes=modes, cross_encoder=teacher, on_progress=on_progress
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from results_sets import CHINESE, ENGLISH, PAIRS, Measured
 
-from d2llm_vdb.evaluate.report import Report
+from d2llm_vdb.evaluate import Report
 
 MODES = ("none", "hybrid", "iem", "tokens", "exact", "cosine", "maxsim", "bm25")
 RERANKING = ("cosine", "iem", "tokens", "cross-encoder")

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from d2llm_vdb import Student
-from d2llm_vdb.distill.data import TrainingSet
-from d2llm_vdb.distill.lessons import training_set, with_fewer_documents
-from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet, load_set
+from d2llm_vdb.distill import TrainingSet, training_set
+from d2llm_vdb.evaluate import PairSet, RetrievalSet, load_set
 
 BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 SEED = 0
@@ -63,4 +62,4 @@ def training_sets(data: Path, wanted: Wanted) -> list[TrainingSet]:
 def dev_set(data: Path, name: str) -> RetrievalSet | PairSet:
     """Read a development part, with fewer passages where there are many."""
     one = load_set(data / name, "dev", DEV_LIMIT, name)
-    return with_fewer_documents(one, DEV_PASSAGES, SEED) if isinstance(one, RetrievalSet) else one
+    return one.with_fewer_documents(DEV_PASSAGES, SEED) if isinstance(one, RetrievalSet) else one

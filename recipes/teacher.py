@@ -11,13 +11,11 @@ from pathlib import Path
 from student_sets import BACKBONE, SEED, Wanted, training_sets
 
 from d2llm_vdb import Student
-from d2llm_vdb.distill.config import DistillConfig
-from d2llm_vdb.distill.lessons import with_negatives
-from d2llm_vdb.distill.teach import TeachConfig, teach
-from d2llm_vdb.progress import OnProgress, Progress
+from d2llm_vdb.distill import DistillConfig, TeachConfig, teach, with_negatives
+from d2llm_vdb.progress import OnProgress
 from d2llm_vdb.teacher import Teacher, load_teacher
 
-TAUGHT: Wanted = {
+LABELLED: Wanted = {
     "squad_v1.1/train": (2000, 6000),
     "medquad": (1200, 5000),
     "snli_sample": (None, None),
@@ -30,19 +28,20 @@ TOKENS = 256
 NEGATIVES = 3
 
 
-def taught(data: Path, miner: Student, directory: Path, on_progress: OnProgress) -> Teacher:
+def fine_tuned(data: Path, miner: Student, directory: Path, on_progress: OnProgress) -> Teacher:
     """Return a cross-encoder fine-tuned on labels, from an earlier run if it is there."""
     if (directory / "teach.json").exists():
         return load_teacher(str(directory), max_tokens=TOKENS)
     mining, work = DistillConfig(negatives=NEGATIVES, seed=SEED), directory.with_suffix(".work")
     sets = [
-        with_negatives(one, miner, mining, work, on_progress) for one in training_sets(data, TAUGHT)
+        with_negatives(one, miner, mining, work, on_progress)
+        for one in training_sets(data, LABELLED)
     ]
     return teach(
-        load_teacher(BACKBONE, max_tokens=TOKENS, untaught=True, dtype="float32"),
+        load_teacher(BACKBONE, max_tokens=TOKENS, new_head=True, dtype="float32"),
         sets,
         directory,
         TEACHING,
         work=work / "training",
-        on_step=lambda done, total, _: on_progress(Progress("teacher", "training", done, total)),
+        on_progress=on_progress,
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from docstrings import OPENING, docstrings, modules
 
-from d2llm_vdb.distill.data import TrainingSet
+from d2llm_vdb.distill import TrainingSet
 
 NAME = "titles"
 SEED = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -187,6 +188,22 @@ def log_odds(probability: Any) -> Any:
     """What probabilities are compared by: nearly all are so small that any would do for another."""
     probability = np.asarray(probability, np.float64)
     return np.log(probability) - np.log1p(-probability)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, texts: list[str]) -> Path:
+    """The texts as records."""
+    path = tmp_path / "corpus.jsonl"
+    rows = [{"_id": f"t{row}", "text": text, "row": row} for row, text in enumerate(texts)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run commands in an empty folder: the rejects file is written where one stands."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mutants_of_caches  # noqa: F401 — they enter themselves into the table
-import mutants_of_lessons  # noqa: F401
 import mutants_of_scores  # noqa: F401
 import mutants_of_servers  # noqa: F401
 import mutants_of_stores  # noqa: F401
 import mutants_of_training  # noqa: F401
+import mutants_of_training_data  # noqa: F401
 from mutation import MUTANTS, ROOT, Mutant, run
 from rich.console import Console
 from rich.markup import escape
@@ -37,7 +37,7 @@ processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(
     [
         f"mutants_of_{part}"
-        for part in ("caches", "lessons", "scores", "servers", "stores", "training")
+        for part in ("caches", "scores", "servers", "stores", "training", "training_data")
     ]
 )
 

@@ -20,10 +20,10 @@ CACHED = "test_teacher.py::test_cached_pairs_are_never_asked_again"
 IMITATES = "test_distill.py::test_a_student_imitates_its_teacher_and_not_the_labels"
 MINED = "test_training_data.py::test_mined_negatives_are_hard_new_and_the_same_for_a_seed"
 STATES = "test_distillation_model.py::test_token_states_come_from_disk_as_the_backbone_gives_them"
-TAUGHT = "test_teach.py::test_a_teacher_learns_labels_and_is_loaded_as_any_other"
+FINE_TUNED = "test_teacher_training.py::test_a_teacher_learns_labels_and_is_loaded_as_any_other"
 
 
-@mutant(IMITATES, CACHED, TAUGHT)
+@mutant(IMITATES, CACHED, FINE_TUNED)
 def score_cache_of_zeros() -> None:
     """The teacher's scores come back as zeros."""
 

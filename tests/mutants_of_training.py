@@ -10,7 +10,7 @@ import torch
 from mutation import mutant, swap
 from transformers import EarlyStoppingCallback, Trainer
 
-from d2llm_vdb.distill import distiller, model, teach, training
+from d2llm_vdb.distill import distiller, fine_tuning, model, training
 
 LEARNS = "test_distill.py::test_a_student_learns_what_it_could_not_know"
 IMITATES = "test_distill.py::test_a_student_imitates_its_teacher_and_not_the_labels"
@@ -19,13 +19,13 @@ RESUMED = "test_distill.py::test_a_training_killed_half_way_ends_as_one_that_was
 ADAPTERS = "test_distill.py::test_adapters_of_a_decoder_learn_with_the_heads"
 BEST = "test_distill.py::test_the_best_step_is_kept"
 STOPS = "test_distill.py::test_training_stops_when_it_makes_nothing_better"
-TAUGHT = "test_teach.py::test_a_teacher_learns_labels_and_is_loaded_as_any_other"
-KILLED = "test_teach.py::test_a_teacher_whose_training_was_killed_learns_what_one_that_was_not_does"
+FINE_TUNED = "test_teacher_training.py::test_a_teacher_learns_labels_and_is_loaded_as_any_other"
+KILLED = "test_teacher_training.py::test_a_teacher_whose_training_was_killed_learns_the_same"
 GOES_ON = "test_training.py::test_a_training_goes_on_from_its_last_checkpoint"
 RATE = "test_training.py::test_the_learning_rate_rises_over_a_tenth_of_the_steps_and_then_falls"
 
 
-@mutant(LEARNS, IMITATES, FROZEN, RESUMED, ADAPTERS, TAUGHT)
+@mutant(LEARNS, IMITATES, FROZEN, RESUMED, ADAPTERS, FINE_TUNED)
 def optimiser_never_steps() -> None:
     """The optimiser changes nothing."""
     swap(torch.optim.AdamW, "step", lambda self, closure=None: None)
@@ -85,8 +85,8 @@ def batches_of_nobody() -> None:
     """Each query of a batch is trained on the candidates of the next."""
     whole = distiller.gather
 
-    def gather(taught: Any, rows: list[int], *rest: Any) -> Any:
-        lists = whole(taught, rows)
+    def gather(scored: Any, rows: list[int], *rest: Any) -> Any:
+        lists = whole(scored, rows)
         return replace(lists, places=lists.places.roll(1, 0))
 
     swap(distiller, "gather", gather)
@@ -132,13 +132,13 @@ def other_sets_gone_on_with() -> None:
 @mutant(f"{KILLED}[4]")
 def teachers_adapters_without_seed() -> None:
     """New adapters of a teacher are others each time."""
-    whole = teach.get_peft_model
+    whole = fine_tuning.get_peft_model
 
     def unseeded(*arguments: Any) -> Any:
         torch.seed()
         return whole(*arguments)
 
-    swap(teach, "get_peft_model", unseeded)
+    swap(fine_tuning, "get_peft_model", unseeded)
 
 
 @mutant(STOPS)

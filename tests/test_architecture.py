@@ -58,6 +58,7 @@ ALLOWED = {
     },
     "ingest": {
         "errors",
+        "lazy",
         "checks",
         "batching",
         "paths",
@@ -68,10 +69,11 @@ ALLOWED = {
         "store",
         "cli",
     },
-    "teacher": {"errors", "batching", "student"},
+    "teacher": {"errors", "batching", "progress", "student"},
     "evaluate": {
         "progress",
         "errors",
+        "lazy",
         "checks",
         "batching",
         "passages",
@@ -96,6 +98,7 @@ ALLOWED = {
     "distill": {
         "progress",
         "errors",
+        "lazy",
         "checks",
         "batching",
         "passages",

@@ -11,8 +11,8 @@ from training_examples import LABELS, crossed
 
 from d2llm_vdb import Passage, Student
 from d2llm_vdb.distill import dev
-from d2llm_vdb.distill.lessons import dev_set
 from d2llm_vdb.distill.model import DistillationModel
+from d2llm_vdb.distill.preparation import dev_set
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
 
 

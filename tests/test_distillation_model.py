@@ -13,7 +13,7 @@ from conftest import log_odds
 from training_examples import LABELS, PAIRS
 
 from d2llm_vdb import Student
-from d2llm_vdb.distill.batches import Taught, gather
+from d2llm_vdb.distill.batches import ScoredSet, gather
 from d2llm_vdb.distill.config import DistillConfig, LossWeights
 from d2llm_vdb.distill.model import DistillationModel
 from d2llm_vdb.distill.states import TokenIds, TokenStates
@@ -104,7 +104,7 @@ def test_training_scores_pairs_as_search_does(
 
 
 SCORED = {"mha_pma", "iem", "late", "segments"}
-TAUGHT_BY = {
+HEADS_OF_LOSS = {
     "contrastive": SCORED,
     "rank_in_list": SCORED,
     "rank_in_batch": SCORED,
@@ -129,8 +129,8 @@ def test_each_loss_by_itself_teaches_the_heads_it_is_for(
     data = replace(PAIRS, candidates=candidates, labels=[[1.0, 0.0, 0.0, 0.0]] * 4)
     logit = random.standard_normal(16).astype(np.float32)
     feature = random.standard_normal((16, 5)).astype(np.float16)
-    taught = Taught(data, 1 / (1 + np.exp(-logit)), logit, feature)
-    lists = gather(taught, [0, 1, 2, 3])
+    scored = ScoredSet(data, 1 / (1 + np.exp(-logit)), logit, feature)
+    lists = gather(scored, [0, 1, 2, 3])
     queries, passages = (
         TokenStates.of(own, student.backbone, tmp_path, max_tokens=32).batch(rows)
         for own, rows in ((PAIRS.queries, lists.queries), (PAIRS.passages, lists.passages))
@@ -147,4 +147,4 @@ def test_each_loss_by_itself_teaches_the_heads_it_is_for(
         for weight_name, weight in model.heads.named_parameters()
         if weight.grad is not None and weight.grad.abs().max() > 1e-4
     }
-    assert reached == TAUGHT_BY[name]
+    assert reached == HEADS_OF_LOSS[name]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from public_names import imported_beyond_the_public
 
 ROOT = Path(__file__).parent.parent
 
@@ -109,3 +110,23 @@ def test_the_python_that_evaluates_runs(
     for block in blocks(ROOT / "docs" / "evaluate.md", "python"):
         exec(compile(block, "evaluate.md", "exec"), namespace)
     assert namespace["report"].sets["my-set"]["iem"]["ndcg@10"] > 0.5
+
+
+def test_the_python_that_ingests_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("docs").mkdir()
+    Path("docs", "guide.md").write_text(texts[0])
+    Path("notes.jsonl").write_text('{"body": "a note", "id": "n"}')
+    namespace: dict[str, Any] = {}
+    for block in blocks(ROOT / "docs" / "ingest.md", "python"):
+        exec(compile(block, "ingest.md", "exec"), namespace)
+    assert namespace["report"].documents == 2
+    assert namespace["report"].rejected == 0
+
+
+@pytest.mark.parametrize("name", ["distill", "evaluate", "ingest"])
+def test_names_that_a_verbs_page_imports_are_public(name: str) -> None:
+    for block in blocks(ROOT / "docs" / f"{name}.md", "python"):
+        assert imported_beyond_the_public(block) == []

@@ -12,6 +12,7 @@ import own_student
 import pytest
 import server as server_example
 from conftest import Server
+from public_names import imported_beyond_the_public
 from smollm2 import SmolLM2
 
 from d2llm_vdb import Student
@@ -26,6 +27,14 @@ def db(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def writer() -> SmolLM2:
     return SmolLM2()
+
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_imports_public_names_alone(path: Path) -> None:
+    assert imported_beyond_the_public(path.read_text()) == []
 
 
 def sections(printed: str) -> dict[str, list[str]]:

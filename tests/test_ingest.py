@@ -13,11 +13,10 @@ from typer.testing import CliRunner, Result
 from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.cli.app import app
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.ingest.broken import members_of
 from d2llm_vdb.ingest.chunking import Chunker
 from d2llm_vdb.ingest.documents import Document, Reject
-from d2llm_vdb.ingest.pipeline import IngestReport, ingest
-from d2llm_vdb.ingest.records import Fields, read_jsonl
+from d2llm_vdb.ingest.pipeline import IngestReport, ingest_documents
+from d2llm_vdb.ingest.records import Fields, members_of, read_jsonl
 from d2llm_vdb.ingest.rejects import RejectsFile
 
 
@@ -89,7 +88,7 @@ def db(tmp_path: Path, student: Student) -> Iterator[Index]:
 def run(db: Index, tmp_path: Path) -> Ingest:
     def run(records: list[Document | Reject], **options: Any) -> IngestReport:
         with RejectsFile(tmp_path / "rejects.jsonl") as rejects:
-            return ingest(db, records, rejects, **options)
+            return ingest_documents(db, records, rejects, **options)
 
     return run
 

@@ -6,7 +6,15 @@ from importlib import import_module
 
 import pytest
 
-PACKAGES = ("d2llm_vdb", "d2llm_vdb.explain", "d2llm_vdb.store", "d2llm_vdb.student")
+PACKAGES = (
+    "d2llm_vdb",
+    "d2llm_vdb.distill",
+    "d2llm_vdb.evaluate",
+    "d2llm_vdb.explain",
+    "d2llm_vdb.ingest",
+    "d2llm_vdb.store",
+    "d2llm_vdb.student",
+)
 
 
 @pytest.mark.parametrize("package", PACKAGES)

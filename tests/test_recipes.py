@@ -76,7 +76,7 @@ def test_only_sets_whose_licence_allows_a_shipped_model_are_trained_on() -> None
     used = {
         *student_sets.SAMPLES,
         *default_student.LEARNT,
-        *teacher.TAUGHT,
+        *teacher.LABELLED,
         *ablations.DISTILLED,
     }
     assert used <= SHIPPABLE

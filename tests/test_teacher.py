@@ -45,7 +45,7 @@ def llm_teacher(causal_lm: Path) -> Teacher:
 @pytest.fixture(scope="module")
 def cross_encoder() -> Teacher:
     torch.manual_seed(0)
-    return load_teacher(MINILM, dtype="float32", untaught=True, max_tokens=64)
+    return load_teacher(MINILM, dtype="float32", new_head=True, max_tokens=64)
 
 
 def test_a_yes_no_teacher_reads_the_next_token_of_the_prompt(

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from training_examples import LABELS, PAIRS
 
 from d2llm_vdb import Passage, Student
-from d2llm_vdb.distill.asking import ask, ask_in_batch
-from d2llm_vdb.distill.batches import Taught, gather, plan
+from d2llm_vdb.distill.batches import ScoredSet, gather, plan
 from d2llm_vdb.distill.config import DistillConfig
 from d2llm_vdb.distill.data import TrainingSet
-from d2llm_vdb.distill.lessons import training_set, with_negatives
 from d2llm_vdb.distill.negatives import mine
+from d2llm_vdb.distill.preparation import training_set, with_negatives
+from d2llm_vdb.distill.teacher_scores import score_candidates, score_in_batch
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.sets import PairSet
 from d2llm_vdb.teacher import TeacherScores
@@ -133,31 +133,31 @@ def test_negatives_that_the_teacher_takes_for_positives_are_dropped(topics: Trai
         mined=[2, 1],
     )
     cache: Any = Judge([0.8, 0.79, 0.1, 0.5, 0.4])
-    taught = ask(data, object(), cache, DistillConfig())  # type: ignore[arg-type]
-    assert taught.data.candidates == [[0, 6], [1, 7]]
-    assert taught.probability == pytest.approx([0.8, 0.1, 0.5, 0.4], abs=1e-5)
-    assert taught.feature is not None
-    assert taught.feature[:, 0].tolist() == [0, 2, 3, 4]
-    assert taught.data.mined == [1, 1]
+    scored = score_candidates(data, object(), cache, DistillConfig())  # type: ignore[arg-type]
+    assert scored.data.candidates == [[0, 6], [1, 7]]
+    assert scored.probability == pytest.approx([0.8, 0.1, 0.5, 0.4], abs=1e-5)
+    assert scored.feature is not None
+    assert scored.feature[:, 0].tolist() == [0, 2, 3, 4]
+    assert scored.data.mined == [1, 1]
     # What was labelled not to match does not, whatever the teacher says.
-    labelled = ask(replace(data, mined=[1, 1]), object(), cache, DistillConfig())  # type: ignore[arg-type]
+    labelled = score_candidates(replace(data, mined=[1, 1]), object(), cache, DistillConfig())  # type: ignore[arg-type]
     assert labelled.data.candidates == data.candidates
 
 
 def test_labels_and_teacher_are_mixed_by_weight() -> None:
     cache: Any = Judge([0.5] * 8)
-    taught = ask(PAIRS, object(), cache, DistillConfig(label_weight=0.5))  # type: ignore[arg-type]
+    scored = score_candidates(PAIRS, object(), cache, DistillConfig(label_weight=0.5))  # type: ignore[arg-type]
     labels = np.array([label for own in PAIRS.labels for label in own])
-    assert taught.probability == pytest.approx(0.25 + 0.5 * labels, abs=1e-5)
-    alone = ask(PAIRS, None, cache, LABELS)
+    assert scored.probability == pytest.approx(0.25 + 0.5 * labels, abs=1e-5)
+    alone = score_candidates(PAIRS, None, cache, LABELS)
     assert alone.probability == pytest.approx(labels)
     assert np.isfinite(alone.logit).all()
 
 
 def test_a_sure_teacher_is_surer_of_some() -> None:
     cache: Any = Judge([1 - 1e-5, 1 - 1e-3] * 4)
-    taught = ask(PAIRS, object(), cache, DistillConfig(label_weight=0.3))  # type: ignore[arg-type]
-    assert (taught.logit[::2] - taught.logit[1::2] > 1).all()
+    scored = score_candidates(PAIRS, object(), cache, DistillConfig(label_weight=0.3))  # type: ignore[arg-type]
+    assert (scored.logit[::2] - scored.logit[1::2] > 1).all()
 
 
 def test_sentences_are_mined_only_for_a_teacher_who_tells_which_match(
@@ -183,20 +183,20 @@ class Remembering(Judge):
 
 def test_a_teacher_is_asked_about_some_passages_of_other_queries() -> None:
     cache: Any = Remembering([0.1, 0.2, 0.3, 0.4])
-    taught = Taught(PAIRS, np.zeros(8, np.float32), np.zeros(8, np.float32), None)
+    scored = ScoredSet(PAIRS, np.zeros(8, np.float32), np.zeros(8, np.float32), None)
     config = replace(LABELS, asked_in_batch=1)
-    first, second = ask_in_batch(taught, [[2, 0], [1, 3]], object(), cache, config)  # type: ignore[arg-type]
+    first, second = score_in_batch(scored, [[2, 0], [1, 3]], object(), cache, config)  # type: ignore[arg-type]
     queries = [PAIRS.queries[row] for row in (2, 0, 1, 3)]
     assert [query for query, _ in cache.asked] == queries
     for (query, passage), others in zip(cache.asked, (0, 2, 3, 1), strict=True):
         assert PAIRS.passages.index(passage) in PAIRS.candidates[others], query
-    lists = gather(taught, [2, 0], first)
-    assert lists.asked.sum(dim=1).tolist() == [1, 1]
-    assert (lists.asked <= lists.in_batch).all()
-    assert lists.unlisted[lists.asked].tolist() == pytest.approx([0.1, 0.2])
+    lists = gather(scored, [2, 0], first)
+    assert lists.in_batch_scored.sum(dim=1).tolist() == [1, 1]
+    assert (lists.in_batch_scored <= lists.in_batch).all()
+    assert lists.in_batch_probability[lists.in_batch_scored].tolist() == pytest.approx([0.1, 0.2])
     assert second.probability.tolist() == pytest.approx([0.3, 0.4])
-    unasked = gather(taught, [2, 0])
-    assert torch.equal(unasked.asked, unasked.in_batch)
+    unasked = gather(scored, [2, 0])
+    assert torch.equal(unasked.in_batch_scored, unasked.in_batch)
 
 
 @given(
@@ -218,8 +218,8 @@ def test_every_planned_batch_has_distinct_queries_of_one_set(
 def test_a_batch_has_each_querys_candidates_and_the_others_as_in_batch_negatives() -> None:
     total = sum(map(len, PAIRS.candidates))
     probability = np.linspace(0.1, 0.9, total).astype(np.float32)
-    taught = Taught(PAIRS, probability, probability * 2, None)
-    lists = gather(taught, [2, 0])
+    scored = ScoredSet(PAIRS, probability, probability * 2, None)
+    lists = gather(scored, [2, 0])
     assert lists.passages == [0, 1, 4, 5]
     assert lists.places.tolist() == [[2, 3], [0, 1]]
     assert lists.positive.tolist() == [[True, False], [True, False]]

@@ -13,10 +13,9 @@ from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.loading import check_free, load_student
 from d2llm_vdb.cli.steps import track_steps
 from d2llm_vdb.cli.terminal import errors, failing_clearly, output, printable, waiting
-from d2llm_vdb.progress import Progress
 
 if TYPE_CHECKING:
-    from d2llm_vdb.distill.data import TrainingSet
+    from d2llm_vdb.distill import TrainingSet
 
 Train = Annotated[
     list[str],
@@ -48,7 +47,7 @@ def training_sets(
     sources: list[str], limit: int | None, passages: int | None, seed: int
 ) -> list[TrainingSet]:
     """Read the sets named on the command line."""
-    from d2llm_vdb.distill.lessons import training_set
+    from d2llm_vdb.distill import training_set
 
     loaded = load_sets(sources, "train")
     sets = [training_set(one) for one in loaded]
@@ -135,11 +134,9 @@ def distill(
     with waiting("starting"):
         from accelerate import PartialState
 
-        from d2llm_vdb.distill.config import DistillConfig
-        from d2llm_vdb.distill.distiller import distill as run
-        from d2llm_vdb.distill.lessons import with_fewer_documents
-        from d2llm_vdb.distill.plot import save_losses_plot
-        from d2llm_vdb.evaluate.sets import RetrievalSet
+        from d2llm_vdb.distill import DistillConfig, save_losses_plot
+        from d2llm_vdb.distill import distill as run
+        from d2llm_vdb.evaluate import RetrievalSet
         from d2llm_vdb.teacher import PROMPTS, load_teacher
 
     check_free(out, force)
@@ -155,7 +152,7 @@ def distill(
     settings = replace(settings, **changed)
     sets = training_sets(train, limit, passages, settings.seed)
     dev_sets = [
-        with_fewer_documents(one, dev_passages, settings.seed)
+        one.with_fewer_documents(dev_passages, settings.seed)
         if isinstance(one, RetrievalSet)
         else one
         for one in load_sets(dev, "dev", dev_limit)
@@ -220,10 +217,8 @@ def teach(
     on from its last checkpoint.
     """
     with waiting("starting"):
-        from d2llm_vdb.distill.config import DistillConfig
-        from d2llm_vdb.distill.lessons import with_negatives
-        from d2llm_vdb.distill.teach import TeachConfig
-        from d2llm_vdb.distill.teach import teach as run
+        from d2llm_vdb.distill import DistillConfig, TeachConfig, with_negatives
+        from d2llm_vdb.distill import teach as run
         from d2llm_vdb.teacher import PROMPTS, load_teacher
 
     directory = out.with_name(f"{out.name}.work")
@@ -236,7 +231,7 @@ def teach(
             teacher,
             prompt=PROMPTS[language],
             max_tokens=teacher_tokens,
-            untaught=True,
+            new_head=True,
             dtype="float32",
         )
     with track_steps(errors) as on_progress:
@@ -247,9 +242,7 @@ def teach(
             out,
             settings,
             work=directory / "training",
-            on_step=lambda done, total, figures: on_progress(
-                Progress("teacher", f"training, loss {figures.get('loss', 0):.3f}", done, total)
-            ),
+            on_progress=on_progress,
         )
     output.print(printable(f"teacher written to {out}"), soft_wrap=True)
 

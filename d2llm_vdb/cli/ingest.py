@@ -21,6 +21,7 @@ from d2llm_vdb.cli.terminal import (
     waiting,
 )
 from d2llm_vdb.errors import CollectionNotFoundError
+from d2llm_vdb.ingest.rejects import REJECTS_FILE, RejectsFile
 
 if TYPE_CHECKING:
     from d2llm_vdb.index import Index
@@ -135,7 +136,7 @@ def ingest(
         typer.Option(
             metavar="FILE", help="Where records that cannot be ingested go, with reasons."
         ),
-    ] = Path("d2llm-rejects.jsonl"),
+    ] = Path(REJECTS_FILE),
     layout: Layout,
     payload_indexes: Annotated[
         Literal["auto"] | None,
@@ -157,12 +158,9 @@ def ingest(
     location = database.location
     with waiting("starting"):
         from d2llm_vdb.cli.ingest_progress import show_summary, track
-        from d2llm_vdb.ingest.chunking import Chunker
+        from d2llm_vdb.ingest import Chunker, Fields
         from d2llm_vdb.ingest.files import SourceReader
-        from d2llm_vdb.ingest.indexing import indexed, warning_of_kinds
-        from d2llm_vdb.ingest.pipeline import ingest as run
-        from d2llm_vdb.ingest.records import Fields
-        from d2llm_vdb.ingest.rejects import RejectsFile
+        from d2llm_vdb.ingest.sources import ingest_sources
 
     fields = Fields(
         text_field,
@@ -173,7 +171,6 @@ def ingest(
         delimiter="\t" if delimiter == r"\t" else delimiter,
     )
     rejects_file = RejectsFile(rejects)
-    indexes = layout.options["payload_indexes"]
     reader = SourceReader(sources, fields, format, id_prefix=id_prefix, rejects=rejects_file)
 
     def connect(student: str | Student | None, *, create: bool = True) -> Index:
@@ -198,15 +195,18 @@ def ingest(
             made_with = load_student(model.student, model.device)
             Chunker(made_with, chunk_tokens, overlap)  # sizes that do not fit create nothing
             index = connect(made_with)
-        with index, track(reader, errors) as on_progress:
-            chunker = Chunker(index.student, chunk_tokens, overlap)
-            records = warning_of_kinds(reader, indexes)
-            if payload_indexes:
-                records = indexed(records, index, _tell_indexed)
-            report = run(
-                index, records, rejects_file, chunker=chunker, prune=prune, on_progress=on_progress
+        with index, track(errors) as on_progress:
+            report = ingest_sources(
+                index,
+                reader,
+                rejects_file,
+                chunker=Chunker(index.student, chunk_tokens, overlap),
+                prune=prune,
+                index_fields=payload_indexes == "auto",
+                asked_fields=layout.options["payload_indexes"],
+                on_indexed=_tell_indexed,
+                on_progress=on_progress,
             )
-    report.passed_over = reader.passed_over.total()
     if as_json:
         print_json(report.to_dict())
     else:

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
 from d2llm_vdb.cli.samples import Samples
 from d2llm_vdb.cli.terminal import every_few_seconds, output, printable
-from d2llm_vdb.ingest.files import SourceReader
-from d2llm_vdb.ingest.pipeline import IngestReport
+from d2llm_vdb.ingest.pipeline import IngestReport, OnIngested
 
 
 @contextmanager
-def track(reader: SourceReader, console: Console) -> Iterator[Callable[[IngestReport], None]]:
+def track(console: Console) -> Iterator[OnIngested]:
     """Show progress on the console; yields what the ingest reports to."""
     if not console.is_terminal:
-        yield every_few_seconds(console, lambda report: _percent(reader, report) + _line(report))
+        yield every_few_seconds(console, lambda report: _percent(report) + _line(report))
         return
     columns = (
         BarColumn(bar_width=20),
@@ -35,11 +34,12 @@ def track(reader: SourceReader, console: Console) -> Iterator[Callable[[IngestRe
         TimeElapsedColumn(),
         TimeRemainingColumn(compact=True),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("reading", total=1.0 if reader.total_bytes else None)
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("reading", total=None)
 
         def update(report: IngestReport) -> None:
-            progress.update(task, completed=_share_done(reader, report), description=_line(report))
+            total = None if report.done is None else 1.0
+            bar.update(task, total=total, completed=report.done or 0.0, description=_line(report))
 
         yield update
 
@@ -68,15 +68,8 @@ class _Making:
         return Text(f"making the student{taken}")
 
 
-def _share_done(reader: SourceReader, report: IngestReport) -> float:
-    """Estimate how much of the input is stored: reading runs a window ahead of encoding."""
-    added = report.added
-    done = added.encoded + added.updated + added.unchanged + added.rejected
-    return reader.read_bytes / (reader.total_bytes or 1) * done / max(1, added.passages)
-
-
-def _percent(reader: SourceReader, report: IngestReport) -> str:
-    return f"{_share_done(reader, report):.0%}, " if reader.total_bytes else ""
+def _percent(report: IngestReport) -> str:
+    return "" if report.done is None else f"{report.done:.0%}, "
 
 
 def _line(report: IngestReport) -> str:

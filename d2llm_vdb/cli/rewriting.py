@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 from rich.table import Table
 
 from d2llm_vdb.cli.terminal import every_few_seconds, output, printable
-from d2llm_vdb.reembed import OnProgress, Origin, ReembedReport
+from d2llm_vdb.reembed import OnReembedded, Origin, ReembedReport
 
 # How passages come about, said to a person.
 ORIGINS: dict[Origin, str] = {
@@ -24,7 +25,7 @@ ORIGINS: dict[Origin, str] = {
 @contextmanager
 def track_rewriting(
     total: int, console: Console
-) -> Iterator[tuple[OnProgress, Callable[[], float]]]:
+) -> Iterator[tuple[OnReembedded, Callable[[], float]]]:
     """Show progress on the console.
 
     Args:
@@ -53,11 +54,11 @@ def track_rewriting(
         TimeElapsedColumn(),
         TimeRemainingColumn(compact=True),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("looking at what is stored", total=total)
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("looking at what is stored", total=total)
 
         def update(report: ReembedReport) -> None:
-            progress.update(task, completed=report.passages, description=line(report))
+            bar.update(task, completed=report.passages, description=line(report))
 
         yield update, seconds
 

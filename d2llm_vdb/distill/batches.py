@@ -18,8 +18,8 @@ from d2llm_vdb.student.arrays import Float16, Float32
 
 
 @dataclass(frozen=True)
-class Taught:
-    """A training set and what the teacher said of its candidates, one after the other.
+class ScoredSet:
+    """A training set with the teacher's scores of its candidates, one after the other.
 
     Args:
         data: the set; candidates of all queries in order are the rows of the arrays.
@@ -52,9 +52,9 @@ class Lists:
         probability, logit: the teacher's, float32 (B, n).
         feature: float32 (B, n, d_T), or None.
         in_batch: bool (B, U), passages of other queries that are no candidates of this one.
-        asked: bool (B, U), those of them that the teacher was asked about; all, where there are
+        in_batch_scored: bool (B, U), those of them that the teacher scored; all, where there are
             labels alone.
-        unlisted: the teacher's probability of those, float32 (B, U); 0 elsewhere.
+        in_batch_probability: the teacher's of those, float32 (B, U); 0 elsewhere.
     """
 
     queries: list[int]
@@ -66,8 +66,8 @@ class Lists:
     logit: Tensor
     feature: Tensor | None
     in_batch: Tensor
-    asked: Tensor
-    unlisted: Tensor
+    in_batch_scored: Tensor
+    in_batch_probability: Tensor
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Lists:
         """Return the lists on another device."""
@@ -79,8 +79,8 @@ class Lists:
 
 
 @dataclass(frozen=True, slots=True)
-class Unlisted:
-    """What the teacher says of m passages of other queries of a batch.
+class InBatchScores:
+    """The teacher's scores of m passages of other queries of a batch.
 
     Args:
         queries: place of the query in its batch, int64 (m,).
@@ -100,12 +100,12 @@ class Step:
     Args:
         place: of its set among all.
         rows: of its queries in the set.
-        unlisted: what the teacher says besides; None where there are labels alone.
+        scores: the teacher's of passages of other queries; None where there are labels alone.
     """
 
     place: int
     rows: list[int]
-    unlisted: Unlisted | None = None
+    scores: InBatchScores | None = None
 
 
 def plan(sizes: Sequence[int], batch: int, steps: int, seed: int) -> list[Step]:
@@ -134,15 +134,15 @@ def _shuffled(size: int, batch: int, draw: random.Random) -> Iterator[list[int]]
             yield rows[start : start + batch]
 
 
-def gather(taught: Taught, rows: list[int], besides: Unlisted | None = None) -> Lists:
+def gather(scored: ScoredSet, rows: list[int], besides: InBatchScores | None = None) -> Lists:
     """Put the candidates of some queries into one batch.
 
     Args:
-        taught: their set.
+        scored: their set.
         rows: of the queries.
-        besides: what the teacher says of passages of other queries.
+        besides: the teacher's scores of passages of other queries.
     """
-    data, offsets = taught.data, taught.offsets
+    data, offsets = scored.data, scored.offsets
     lists = [data.candidates[row] for row in rows]
     passages = sorted({passage for own in lists for passage in own})
     place_of = {passage: place for place, passage in enumerate(passages)}
@@ -159,25 +159,25 @@ def gather(taught: Taught, rows: list[int], besides: Unlisted | None = None) -> 
         mask[place, :length] = True
         positive[place, :length] = torch.tensor(data.labels[row]) >= POSITIVE
         in_batch[place, places[place, :length]] = False
-    asked, unlisted = in_batch, torch.zeros(in_batch.shape)
+    in_batch_scored, in_batch_probability = in_batch, torch.zeros(in_batch.shape)
     if besides is not None:
         others = torch.tensor([place_of[row] for row in besides.passages.tolist()]).long()
         whose = torch.from_numpy(besides.queries)
-        asked = torch.zeros_like(in_batch)
-        asked[whose, others] = True
-        unlisted[whose, others] = torch.from_numpy(besides.probability)
+        in_batch_scored = torch.zeros_like(in_batch)
+        in_batch_scored[whose, others] = True
+        in_batch_probability[whose, others] = torch.from_numpy(besides.probability)
     return Lists(
         queries=rows,
         passages=passages,
         places=places,
         mask=mask,
         positive=positive,
-        probability=torch.from_numpy(taught.probability)[source],
-        logit=torch.from_numpy(taught.logit)[source],
-        feature=_features(taught.feature, source),
+        probability=torch.from_numpy(scored.probability)[source],
+        logit=torch.from_numpy(scored.logit)[source],
+        feature=_features(scored.feature, source),
         in_batch=in_batch,
-        asked=asked,
-        unlisted=unlisted,
+        in_batch_scored=in_batch_scored,
+        in_batch_probability=in_batch_probability,
     )
 
 

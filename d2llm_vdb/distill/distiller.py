@@ -24,10 +24,10 @@ from d2llm_vdb.distill.batches import Step, gather
 from d2llm_vdb.distill.config import DistillConfig
 from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.distill.dev import DevSet, calibrate, overall
-from d2llm_vdb.distill.lessons import SCORES_FILE, Lesson, dev_set, draw_steps, prepare
 from d2llm_vdb.distill.model import DistillationModel
+from d2llm_vdb.distill.preparation import SCORES_FILE, PreparedSet, dev_set, draw_steps, prepare
+from d2llm_vdb.distill.teacher_quality import Compared, better_than_student, compare
 from d2llm_vdb.distill.training import LOSSES_FILE, run, training_arguments
-from d2llm_vdb.distill.worth import Compared, compare, worth_imitating
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
 from d2llm_vdb.progress import OnProgress, Progress
@@ -100,11 +100,11 @@ def distill(
         if teacher is not None:
             compared = compare(teacher, dev_sets, model.eval(), cache, on_progress)
             if not config.trust_teacher:
-                worth = worth_imitating(train, compared)
-                teachers = [teacher if worth[one.name] else None for one in train]
-        taught = list(zip(train, teachers, strict=True))
-        lessons = prepare(taught, student, cache, work, config, on_progress)
-        steps = draw_steps(lessons, teachers, cache, config, on_progress)
+                better = better_than_student(train, compared)
+                teachers = [teacher if better[one.name] else None for one in train]
+        by_teacher = list(zip(train, teachers, strict=True))
+        prepared = prepare(by_teacher, student, cache, work, config, on_progress)
+        steps = draw_steps(prepared, teachers, cache, config, on_progress)
     directory = work / f"training-{_key(student, train, dev, teacher, config)}"
     arguments = training_arguments(
         directory,
@@ -121,7 +121,7 @@ def distill(
     )
     with _learning(student, config):
         model = DistillationModel(student.heads, config, backbone)
-        trainer = _StudentTrainer(model, arguments, lessons, steps, dev_sets, config)
+        trainer = _StudentTrainer(model, arguments, prepared, steps, dev_sets, config)
         trainer.add_callback(EarlyStoppingCallback(config.patience))
         start, untrained = deepcopy(model.state_dict()), trainer.measure()
         run(
@@ -136,8 +136,8 @@ def distill(
     record = {
         "teacher": None if teacher is None else teacher.identity,
         "teacher_compared": {name: asdict(one) for name, one in compared.items()},
-        "taught_by_labels": [one.name for one, by in taught if by is None],
-        "sets": {lesson.taught.data.name: len(lesson.taught.data) for lesson in lessons},
+        "taught_by_labels": [one.name for one, by in by_teacher if by is None],
+        "sets": {one.scored.data.name: len(one.scored.data) for one in prepared},
         "config": config.to_dict(),
         "dev_before": untrained,
         "dev_after": trainer.measure(),
@@ -238,7 +238,7 @@ class _StudentTrainer(Trainer):
         self,
         model: DistillationModel,
         arguments: Any,
-        lessons: Sequence[Lesson],
+        prepared: Sequence[PreparedSet],
         steps: list[Step],
         dev_sets: Sequence[DevSet],
         config: DistillConfig,
@@ -254,19 +254,19 @@ class _StudentTrainer(Trainer):
         )
         self._steps = steps
         self._student_model = model
-        self._lessons = lessons
+        self._prepared = prepared
         self._dev_sets = dev_sets
         self._parts: defaultdict[str, list[float]] = defaultdict(list)
 
     def _collate(self, steps: list[Step]) -> dict[str, Any]:
         [step] = steps
-        lesson = self._lessons[step.place]
-        lists = gather(lesson.taught, step.rows, step.unlisted)
+        one = self._prepared[step.place]
+        lists = gather(one.scored, step.rows, step.scores)
         return {
-            "queries": lesson.queries.batch(lists.queries),
-            "passages": lesson.passages.batch(lists.passages),
+            "queries": one.queries.batch(lists.queries),
+            "passages": one.passages.batch(lists.passages),
             "lists": lists,
-            "task": lesson.taught.data.task,
+            "task": one.scored.data.task,
         }
 
     def _get_train_sampler(self, *_: Any) -> SequentialSampler:

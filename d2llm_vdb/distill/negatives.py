@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.errors import MissingExtraError
 from d2llm_vdb.passages import Passage
+from d2llm_vdb.progress import OnCount
 from d2llm_vdb.student import Student
 
 
@@ -24,7 +25,7 @@ def mine(
     depth: int = 50,
     seed: int = 0,
     work: Path | None = None,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: OnCount | None = None,
 ) -> TrainingSet:
     """Add hard negatives to every query of a set.
 
@@ -70,7 +71,7 @@ def _recalled(
     student: Student,
     depth: int,
     work: Path | None,
-    on_progress: Callable[[int], None] | None,
+    on_progress: OnCount | None,
 ) -> list[list[int]]:
     done = 0
 

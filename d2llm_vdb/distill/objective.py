@@ -64,14 +64,14 @@ def _imitate_teacher(
     hard = lists.mask & ~lists.positive
     contrastive = losses.contrastive_imitation(
         torch.cat([own, logits], dim=1),
-        torch.cat([lists.probability, lists.unlisted], dim=1),
+        torch.cat([lists.probability, lists.in_batch_probability], dim=1),
         torch.cat([lists.positive, torch.zeros_like(lists.in_batch)], dim=1),
         torch.cat([hard, lists.in_batch], dim=1),
         config.temperature,
     )
     in_list = losses.rank_imitation_in_list(own, lists.logit, lists.mask)
     in_batch = losses.rank_imitation_in_batch(
-        own, lists.probability, hard, logits, lists.unlisted, lists.asked
+        own, lists.probability, hard, logits, lists.in_batch_probability, lists.in_batch_scored
     )
     probability = losses.probability_imitation(own, lists.probability, lists.mask)
     return {

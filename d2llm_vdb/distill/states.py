@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from d2llm_vdb.batching import batched
+from d2llm_vdb.progress import OnCount
 from d2llm_vdb.student.arrays import Float16
 from d2llm_vdb.student.backbone import Backbone
 from d2llm_vdb.student.checkpoint import backbone_digest
@@ -88,7 +89,7 @@ class TokenIds(Texts):
         max_tokens: int,
         prompt: str = "",
         learnt: bool = True,
-        on_progress: Callable[[int], None] | None = None,
+        on_progress: OnCount | None = None,
     ) -> TokenIds:
         """Tokenise texts, and pool the states that the backbone gives without its adapters.
 
@@ -145,7 +146,7 @@ class TokenStates(Texts):
         *,
         max_tokens: int,
         prompt: str = "",
-        on_progress: Callable[[int], None] | None = None,
+        on_progress: OnCount | None = None,
     ) -> TokenStates:
         """Compute the states of texts, or open them where they lie in `directory` already.
 

@@ -18,28 +18,38 @@ The names below are loaded on first use, so that the command's --help is quick.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from d2llm_vdb.lazy import names_of
 
 if TYPE_CHECKING:
     from d2llm_vdb.evaluate.metrics import retrieval_metrics
-    from d2llm_vdb.evaluate.report import Report
+    from d2llm_vdb.evaluate.plot import save_plot
+    from d2llm_vdb.evaluate.report import Report, SetFacts
     from d2llm_vdb.evaluate.runner import evaluate
     from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet, load_set
 
-__all__ = ["PairSet", "Report", "RetrievalSet", "evaluate", "load_set", "retrieval_metrics"]
+__all__ = [
+    "PairSet",
+    "Report",
+    "RetrievalSet",
+    "SetFacts",
+    "evaluate",
+    "load_set",
+    "retrieval_metrics",
+    "save_plot",
+]
 
-_MODULES = {
-    "PairSet": "sets",
-    "Report": "report",
-    "RetrievalSet": "sets",
-    "evaluate": "runner",
-    "load_set": "sets",
-    "retrieval_metrics": "metrics",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'd2llm_vdb.evaluate' has no attribute {name!r}")
-    return getattr(import_module(f"d2llm_vdb.evaluate.{_MODULES[name]}"), name)
+__getattr__ = names_of(
+    __name__,
+    {
+        "PairSet": "sets",
+        "Report": "report",
+        "RetrievalSet": "sets",
+        "SetFacts": "report",
+        "evaluate": "runner",
+        "load_set": "sets",
+        "retrieval_metrics": "metrics",
+        "save_plot": "plot",
+    },
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from d2llm_vdb.add import OnProgress
+from d2llm_vdb.add import OnAdded
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.index import Index
 from d2llm_vdb.passages import Passage
@@ -19,7 +19,7 @@ def open_corpus(
     passages: Iterable[Passage],
     *,
     tokens: bool,
-    on_progress: OnProgress | None = None,
+    on_progress: OnAdded | None = None,
 ) -> Index:
     """Open the index of a corpus; what it does not hold yet is encoded.
 

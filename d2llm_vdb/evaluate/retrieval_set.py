@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from d2llm_vdb.errors import InputError
@@ -39,6 +40,19 @@ class RetrievalSet:
     queries: Mapping[str, str]
     qrels: Mapping[str, Mapping[str, int]]
     in_corpus: frozenset[str] = frozenset()
+
+    def with_fewer_documents(self, count: int, seed: int) -> RetrievalSet:
+        """Return the set with its judged documents, and others drawn up to `count`.
+
+        A dev set is scored many times: a few thousand documents tell steps apart as well as all.
+        """
+        judged = {key for relevant in self.qrels.values() for key in relevant}
+        others = sorted(set(self.documents) - judged)
+        room = max(0, count - len(judged))
+        drawn = random.Random(seed).sample(others, min(room, len(others)))  # noqa: S311 — no secret
+        kept = judged | set(drawn)
+        documents = {key: text for key, text in self.documents.items() if key in kept}
+        return replace(self, documents=documents)
 
 
 def read_retrieval_set(

@@ -14,7 +14,45 @@
     rejects     the file of what was not ingested
     headings    where a place stands in Markdown
     chunking    documents to passages
-    pipeline    `ingest`: sources to an index, every record accounted for
+    pipeline    documents to an index, every record accounted for
+    sources     `ingest`: files, folders and standard input to an index
 
-Nothing is imported here, so that the command's --help is quick.
+The names below are loaded on first use, so that the command's --help is quick.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from d2llm_vdb.lazy import names_of
+
+if TYPE_CHECKING:
+    from d2llm_vdb.ingest.chunking import Chunker
+    from d2llm_vdb.ingest.documents import Document, Reject
+    from d2llm_vdb.ingest.indexing import fields_to_index
+    from d2llm_vdb.ingest.pipeline import IngestReport
+    from d2llm_vdb.ingest.records import Fields
+    from d2llm_vdb.ingest.sources import ingest
+
+__all__ = [
+    "Chunker",
+    "Document",
+    "Fields",
+    "IngestReport",
+    "Reject",
+    "fields_to_index",
+    "ingest",
+]
+
+__getattr__ = names_of(
+    __name__,
+    {
+        "Chunker": "chunking",
+        "Document": "documents",
+        "Fields": "records",
+        "IngestReport": "pipeline",
+        "Reject": "documents",
+        "fields_to_index": "indexing",
+        "ingest": "sources",
+    },
+)

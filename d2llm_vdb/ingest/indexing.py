@@ -34,11 +34,13 @@ _DATE = re.compile(
 
 _UUID = re.compile(r"[\da-fA-F]{8}(-?[\da-fA-F]{4}){3}-?[\da-fA-F]{12}")
 
+OnIndexed = Callable[[dict[str, FieldKind]], None]
+
 
 def indexed(
     records: Iterable[Document | Reject],
     index: Index,
-    on_indexed: Callable[[dict[str, FieldKind]], None] | None = None,
+    on_indexed: OnIndexed | None = None,
 ) -> Records:
     """Yield documents as they are, once fields of the first ones' metadata are indexed.
 

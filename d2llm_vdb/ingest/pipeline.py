@@ -1,4 +1,4 @@
-"""Sources to an index: read, cut, add, and account for every record."""
+"""Documents to an index: cut, add, and account for every record."""
 
 from __future__ import annotations
 
@@ -35,9 +35,11 @@ class IngestReport:
         documents: read, whether or not they changed anything.
         added: what became of their passages.
         rejected: records and passages refused, all of them told to `rejects`.
-        passed_over: files of folders that were not read, where whoever read them says so.
+        passed_over: files of folders that were not read.
         kept: documents that pruning left, since one of the rejects may be any of them.
         seconds: wall time.
+        read: share of the input's bytes that was read, from 0 to 1; None where its size is not
+            known, as of standard input.
     """
 
     documents: int = 0
@@ -46,6 +48,16 @@ class IngestReport:
     passed_over: int = 0
     kept: int = 0
     seconds: float = 0.0
+    read: float | None = None
+
+    @property
+    def done(self) -> float | None:
+        """Estimate which share of the input is stored; None where its size is not known."""
+        if self.read is None:  # reading runs a window ahead of encoding
+            return None
+        added = self.added
+        stored = added.encoded + added.updated + added.unchanged + added.rejected
+        return self.read * stored / max(1, added.passages)
 
     @property
     def passages_per_second(self) -> float:
@@ -73,17 +85,17 @@ class IngestReport:
         )
 
 
-OnProgress = Callable[[IngestReport], None]
+OnIngested = Callable[[IngestReport], None]
 
 
-def ingest(
+def ingest_documents(
     index: Index,
     records: Iterable[Document | Reject],
     rejects: Rejects,
     *,
     chunker: Chunker | None = None,
     prune: bool = False,
-    on_progress: OnProgress | None = None,
+    on_progress: OnIngested | None = None,
 ) -> IngestReport:
     """Bring the index up to date with some documents.
 
@@ -122,7 +134,7 @@ class _Run:
     """One ingest: counts, and what has been seen."""
 
     def __init__(
-        self, index: Index, rejects: Rejects, chunker: Chunker, on_progress: OnProgress | None
+        self, index: Index, rejects: Rejects, chunker: Chunker, on_progress: OnIngested | None
     ) -> None:
         self.report = IngestReport()
         self._index = index

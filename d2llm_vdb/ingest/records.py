@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.ingest.broken import members_of
 from d2llm_vdb.ingest.documents import STDIN, Document, Records, Reject, unnamed_id
 from d2llm_vdb.ingest.reading import MAX_PARSED_BYTES, decoded, read_bytes
 
@@ -19,6 +19,8 @@ MAX_LINE_BYTES = 64 * 2**20
 TEXT_FIELDS = ("text", "content", "page_content", "body")
 ID_FIELDS = ("_id", "id", "doc_id")
 TITLE_FIELDS = ("title",)
+
+_BLANKS = re.compile(r"\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,3 +179,38 @@ def read_json(stream: IO[bytes], source: str, fields: Fields) -> Records:
     else:
         for number, record in enumerate(found if isinstance(found, list) else [found], 1):
             yield fields.read(record, source, number)
+
+
+def members_of(text: str) -> dict[str, Any]:
+    """Return the members of an object up to where it breaks off, none where it is no object.
+
+    They tell whose a record is that is not JSON.
+
+    Args:
+        text: of the record, which `json.loads` refused.
+    """
+    members: dict[str, Any] = {}
+    decoder = json.JSONDecoder()
+
+    def after(mark: str, at: int) -> int:
+        at = _past_blanks(text, at)
+        if text[at : at + 1] != mark:
+            raise ValueError
+        return _past_blanks(text, at + 1)
+
+    try:
+        at = after("{", 0)
+        while True:
+            name, at = decoder.raw_decode(text, at)
+            value, end = decoder.raw_decode(text, after(":", at))
+            at = after(",", end)  # a value is whole only where something follows
+            if not isinstance(name, str):
+                return members
+            members[name] = value
+    except (ValueError, RecursionError):
+        return members
+
+
+def _past_blanks(text: str, at: int) -> int:
+    match = _BLANKS.match(text, at)
+    return at if match is None else match.end()

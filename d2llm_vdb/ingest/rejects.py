@@ -11,6 +11,9 @@ from typing import Protocol
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.ingest.documents import Reject
 
+# Where rejects go if nobody says where.
+REJECTS_FILE = "d2llm-rejects.jsonl"
+
 
 class Rejects(Protocol):
     """Takes what is not ingested."""

@@ -26,7 +26,7 @@ except ModuleNotFoundError as error:
 
 from d2llm_vdb import __version__
 from d2llm_vdb.ingest.documents import Document, Reject
-from d2llm_vdb.ingest.pipeline import ingest
+from d2llm_vdb.ingest.pipeline import ingest_documents
 from d2llm_vdb.search.options import Rerank
 from d2llm_vdb.serve.answers import Explained, Found, Ingested
 from d2llm_vdb.serve.finder import Finder
@@ -187,7 +187,9 @@ class Tools:
         refusals = _Refusals()
         with _told():
             async with self._writing:
-                report = await asyncio.to_thread(ingest, self._finder.index, documents, refusals)
+                report = await asyncio.to_thread(
+                    ingest_documents, self._finder.index, documents, refusals
+                )
         return _result(Ingested.of(report, refusals.rejects))
 
 

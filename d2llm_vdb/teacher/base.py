@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from d2llm_vdb.batching import length_batches
+from d2llm_vdb.progress import OnCount
 from d2llm_vdb.student import Task
 from d2llm_vdb.student.arrays import Float16, Float32
 from d2llm_vdb.student.backbone import BATCH_TOKENS, no_progress_bars
@@ -81,7 +82,7 @@ class Teacher(ABC):
         self,
         pairs: Sequence[Pair],
         task: Task,
-        on_progress: Callable[[int], None] | None = None,
+        on_progress: OnCount | None = None,
     ) -> TeacherScores:
         """Score pairs, batched by length.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
 from d2llm_vdb.batching import batched
+from d2llm_vdb.progress import OnCount
 from d2llm_vdb.student import Task
 from d2llm_vdb.teacher.base import Pair, Teacher, TeacherScores
 
@@ -47,7 +48,7 @@ class ScoreCache:
         teacher: Teacher,
         pairs: Sequence[Pair],
         task: Task,
-        on_progress: Callable[[int], None] | None = None,
+        on_progress: OnCount | None = None,
     ) -> TeacherScores:
         """Return the scores of pairs, asking the teacher only for those it has not seen.
 
@@ -55,7 +56,7 @@ class ScoreCache:
             teacher: who is asked.
             pairs: query and passage; a pair that comes twice is asked once.
             task: which question.
-            on_progress: told how many pairs are done, cached ones included.
+            on_progress: told how many pairs more are done, cached ones included.
         """
         identity = f"{teacher.identity} {task}"
         keys = [_key(identity, pair) for pair in pairs]

@@ -26,7 +26,7 @@ def load_teacher(
     max_tokens: int = 384,
     device: str = "auto",
     dtype: DType = "auto",
-    untaught: bool = False,
+    new_head: bool = False,
 ) -> Teacher:
     """Load a teacher; its configuration says whether it is a classifier or a causal LM.
 
@@ -35,7 +35,7 @@ def load_teacher(
         prompt: how a causal LM is asked.
         max_tokens: longest input; the passage is cut to fit.
         device, dtype: as `Backbone.load` takes them.
-        untaught: also take a plain encoder, and put a random classifier with one score on it.
+        new_head: also take a plain encoder, and put a random classifier with one score on it.
 
     Raises:
         CheckpointError: nothing usable is found at `source`.
@@ -46,7 +46,7 @@ def load_teacher(
     try:
         with no_progress_bars():
             config = AutoConfig.from_pretrained(directory, **options)
-            kind = _kind(config, gguf_file is not None, untaught, source)
+            kind = _kind(config, gguf_file is not None, new_head, source)
             if kind is AutoModelForSequenceClassification and not _is_classifier(config):
                 options["num_labels"] = 1
             tokenizer = AutoTokenizer.from_pretrained(directory, **options)
@@ -73,17 +73,17 @@ def _unpacked(model: Any, kind: Any, config: Any) -> Any:
     return ordinary
 
 
-def _kind(config: Any, is_gguf: bool, untaught: bool, source: str) -> Any:
+def _kind(config: Any, is_gguf: bool, new_head: bool, source: str) -> Any:
     if _is_classifier(config):
         return AutoModelForSequenceClassification
     names = config.architectures or ()
     if is_gguf or any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names):
         return AutoModelForCausalLM
-    if untaught:
+    if new_head:
         return AutoModelForSequenceClassification
     raise CheckpointError(
-        f"teacher {source!r} is neither a causal LM nor a classifier ({', '.join(names)}); teach "
-        f"it first with `d2llm teach`"
+        f"teacher {source!r} is neither a causal LM nor a classifier ({', '.join(names)}); "
+        f"fine-tune it first with `d2llm teach`"
     )
 
 

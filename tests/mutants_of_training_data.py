@@ -10,22 +10,22 @@ import torch
 from mutation import mutant, swap
 
 from d2llm_vdb.distill import (
-    asking,
     batches,
     dev,
     distiller,
-    lessons,
     losses,
     model,
     negatives,
     objective,
+    preparation,
+    teacher_scores,
 )
 from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.evaluate import pair_set
 from d2llm_vdb.teacher import Teacher, TeacherScores
 
 IMITATES = "test_distill.py::test_a_student_imitates_its_teacher_and_not_the_labels"
-TAUGHT = "test_teach.py::test_a_teacher_learns_labels_and_is_loaded_as_any_other"
+FINE_TUNED = "test_teacher_training.py::test_a_teacher_learns_labels_and_is_loaded_as_any_other"
 ONE_LOSS = "test_distillation_model.py::test_each_loss_by_itself_teaches_the_heads_it_is_for"
 MINED = "test_training_data.py::test_mined_negatives_are_hard_new_and_the_same_for_a_seed"
 
@@ -55,12 +55,12 @@ def labels_swapped_for_training() -> None:
 @mutant("test_training_data.py::test_labels_and_teacher_are_mixed_by_weight")
 def labels_left_out() -> None:
     """Labels do not count beside the teacher."""
-    whole = asking.ask
+    whole = teacher_scores.score_candidates
 
-    def ask(data: Any, teacher: Any, cache: Any, config: Any, *rest: Any) -> Any:
+    def score_candidates(data: Any, teacher: Any, cache: Any, config: Any, *rest: Any) -> Any:
         return whole(data, teacher, cache, replace(config, label_weight=0.0), *rest)
 
-    swap(asking, "ask", ask)
+    swap(teacher_scores, "score_candidates", score_candidates)
 
 
 @mutant("test_training_data.py::test_fewer_passages_keep_every_candidate")
@@ -111,19 +111,24 @@ def negatives_at_random() -> None:
 @mutant("test_training_data.py::test_negatives_that_the_teacher_takes_for_positives_are_dropped")
 def false_negatives_kept() -> None:
     """Negatives that the teacher takes for positives stay."""
-    swap(asking, "_true_negatives", lambda data, labels, *_: np.ones(len(labels), bool))
+    swap(teacher_scores, "_true_negatives", lambda data, labels, *_: np.ones(len(labels), bool))
 
 
-WORTH = "test_worth.py::test_a_teacher_teaches_the_sets_that_it_judges_better_and_labels_the_others"
+BETTER = (
+    "test_teacher_quality.py::"
+    "test_a_teacher_teaches_the_sets_that_it_judges_better_and_labels_the_others"
+)
 
 
-@mutant(WORTH)
+@mutant(BETTER)
 def worth_ignored() -> None:
     """A teacher teaches every set, however it judges."""
-    swap(distiller, "worth_imitating", lambda train, _: {one.name: True for one in train})
+    swap(distiller, "better_than_student", lambda train, _: {one.name: True for one in train})
 
 
-@mutant("test_worth.py::test_a_teacher_with_nothing_to_teach_is_refused_unless_it_is_trusted")
+@mutant(
+    "test_teacher_quality.py::test_a_teacher_with_nothing_to_teach_is_refused_unless_it_is_trusted"
+)
 def teacher_measured_wrongly() -> None:
     """The teacher's measure is the student's, and the other way round."""
     whole = dev.RetrievalDevSet.compared
@@ -133,12 +138,12 @@ def teacher_measured_wrongly() -> None:
 @mutant("test_training_data.py::test_sentences_are_mined_only_for_a_teacher_who_tells_which_match")
 def sentences_mined_blindly() -> None:
     """Sentence pairs get negatives that nobody judges."""
-    whole = lessons.with_negatives
+    whole = preparation.with_negatives
 
     def with_negatives(*arguments: Any, judged: bool = False) -> Any:
         return whole(*arguments, judged=True)
 
-    swap(lessons, "with_negatives", with_negatives)
+    swap(preparation, "with_negatives", with_negatives)
 
 
 @mutant("test_training_data.py::test_a_teacher_is_asked_about_some_passages_of_other_queries")
@@ -149,7 +154,7 @@ def own_candidates_asked_again() -> None:
         for place, row in enumerate(rows):
             yield from ((place, passage) for passage in data.candidates[row][:count])
 
-    swap(asking, "_others", others)
+    swap(teacher_scores, "_others", others)
 
 
 @mutant("test_dev_sets.py::test_a_query_is_left_out_of_its_results_only_where_it_is_a_document")
@@ -167,7 +172,7 @@ def _constant(pairs: Any) -> TeacherScores:
     "test_teacher.py::test_a_cross_encoder_gives_the_score_of_its_model",
     "test_teacher.py::test_the_two_tasks_ask_different_questions",
     "test_teacher.py::test_scores_of_other_tasks_and_prompts_are_kept_apart",
-    TAUGHT,
+    FINE_TUNED,
 )
 def teacher_of_one_opinion() -> None:
     """A teacher gives every pair the same score."""

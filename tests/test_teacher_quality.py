@@ -13,8 +13,8 @@ from training_examples import BY_HEART, PAIRS, Oracle, crossed
 from d2llm_vdb import Passage, Student
 from d2llm_vdb.distill.config import DistillConfig
 from d2llm_vdb.distill.distiller import distill
-from d2llm_vdb.distill.lessons import training_set
-from d2llm_vdb.distill.worth import Compared, worth_imitating
+from d2llm_vdb.distill.preparation import training_set
+from d2llm_vdb.distill.teacher_quality import Compared, better_than_student
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
 from d2llm_vdb.student import Task
@@ -85,7 +85,7 @@ def test_a_set_without_a_dev_set_of_its_name_goes_by_its_task() -> None:
         "own": Compared("symmetric", 0.9, 0.5),
         "a": Compared("symmetric", 0.1, 0.9),
     }
-    assert worth_imitating([pairs, other, questions], compared) == {
+    assert better_than_student([pairs, other, questions], compared) == {
         "own": False,
         "other": True,
         "questions": True,

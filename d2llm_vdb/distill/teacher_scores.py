@@ -1,18 +1,19 @@
-"""Ask the teacher about candidates, and drop mined negatives that it takes for positives."""
+"""The teacher's scores of candidates; mined negatives that it takes for positives are dropped."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
 
-from d2llm_vdb.distill.batches import Taught, Unlisted
+from d2llm_vdb.distill.batches import InBatchScores, ScoredSet
 from d2llm_vdb.distill.config import DistillConfig
 from d2llm_vdb.distill.data import POSITIVE, TrainingSet
+from d2llm_vdb.progress import OnCount
 from d2llm_vdb.student.arrays import Float32
 from d2llm_vdb.teacher import ScoreCache, Teacher
 
@@ -20,25 +21,25 @@ from d2llm_vdb.teacher import ScoreCache, Teacher
 MARGIN = 0.01
 
 
-def ask(
+def score_candidates(
     data: TrainingSet,
     teacher: Teacher | None,
     cache: ScoreCache,
     config: DistillConfig,
-    on_progress: Callable[[int], None] | None = None,
-) -> Taught:
-    """Return a set with what the teacher says of every candidate.
+    on_progress: OnCount | None = None,
+) -> ScoredSet:
+    """Return a set with the teacher's score of every candidate.
 
     Args:
         data: with its hard negatives.
         teacher: None imitates the labels alone.
         cache: of the teacher's scores.
         config: how much the labels count, and what makes a negative a false one.
-        on_progress: told how many candidates are done.
+        on_progress: told how many candidates more are done.
     """
     labels = np.array([label for own in data.labels for label in own], np.float32)
     if teacher is None:
-        return Taught(data, labels, _log_odds(labels), None)
+        return ScoredSet(data, labels, _log_odds(labels), None)
     pairs = [
         (query, data.passages[row])
         for query, rows in zip(data.queries, data.candidates, strict=True)
@@ -50,40 +51,40 @@ def ask(
     # Not the log odds of that mixture, whose ends the labels cut off: a teacher that is sure of two
     # passages may still be surer of one.
     logit = share * _log_odds(labels) + (1 - share) * scores.logit
-    taught = Taught(data, probability, logit, scores.feature)
-    return _only(taught, _true_negatives(data, labels, scores.probability, config.false_negative))
+    scored = ScoredSet(data, probability, logit, scores.feature)
+    return _only(scored, _true_negatives(data, labels, scores.probability, config.false_negative))
 
 
-def ask_in_batch(
-    taught: Taught,
+def score_in_batch(
+    scored: ScoredSet,
     batches: Sequence[list[int]],
     teacher: Teacher,
     cache: ScoreCache,
     config: DistillConfig,
-    on_progress: Callable[[int], None] | None = None,
-) -> list[Unlisted]:
-    """Return for each batch what the teacher says of some passages of other queries.
+    on_progress: OnCount | None = None,
+) -> list[InBatchScores]:
+    """Return for each batch the teacher's scores of some passages of other queries.
 
     Args:
-        taught: the set.
+        scored: the set.
         batches: rows of the queries of each.
-        teacher, cache, on_progress: as `ask` takes them.
+        teacher, cache, on_progress: as `score_candidates` takes them.
         config: how many passages a query, and the seed that draws them.
     """
     draw = random.Random(config.seed)
-    drawn = [list(_others(taught.data, rows, config.asked_in_batch, draw)) for rows in batches]
+    drawn = [list(_others(scored.data, rows, config.asked_in_batch, draw)) for rows in batches]
     pairs = [
-        (taught.data.queries[rows[place]], taught.data.passages[passage])
+        (scored.data.queries[rows[place]], scored.data.passages[passage])
         for rows, own in zip(batches, drawn, strict=True)
         for place, passage in own
     ]
-    scores = cache.score(teacher, pairs, taught.data.task, on_progress).probability
-    unlisted = []
+    scores = cache.score(teacher, pairs, scored.data.task, on_progress).probability
+    in_batch = []
     for own in drawn:
         places = np.array(own, np.int64).reshape(-1, 2)
-        unlisted.append(Unlisted(places[:, 0], places[:, 1], scores[: len(own)]))
+        in_batch.append(InBatchScores(places[:, 0], places[:, 1], scores[: len(own)]))
         scores = scores[len(own) :]
-    return unlisted
+    return in_batch
 
 
 def _others(
@@ -122,9 +123,9 @@ def _true_negatives(
     return keep
 
 
-def _only(taught: Taught, keep: NDArray[np.bool_]) -> Taught:
+def _only(scored: ScoredSet, keep: NDArray[np.bool_]) -> ScoredSet:
     """Leave out the candidates that are not to be kept."""
-    data, flags = taught.data, iter(keep.tolist())
+    data, flags = scored.data, iter(keep.tolist())
     chosen = [[next(flags) for _ in rows] for rows in data.candidates]
     dropped = [own.count(False) for own in chosen]
     kept = replace(
@@ -135,5 +136,5 @@ def _only(taught: Taught, keep: NDArray[np.bool_]) -> Taught:
         if data.mined
         else [],
     )
-    feature = None if taught.feature is None else taught.feature[keep]
-    return Taught(kept, taught.probability[keep], taught.logit[keep], feature)
+    feature = None if scored.feature is None else scored.feature[keep]
+    return ScoredSet(kept, scored.probability[keep], scored.logit[keep], feature)

@@ -15,8 +15,9 @@ from torch.nn import functional
 from transformers import Trainer
 
 from d2llm_vdb.distill.data import TrainingSet
-from d2llm_vdb.distill.training import OnStep, run, training_arguments
+from d2llm_vdb.distill.training import run, training_arguments
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.progress import OnProgress, Progress
 from d2llm_vdb.teacher import CrossEncoderTeacher, Teacher
 
 
@@ -55,7 +56,7 @@ def teach(
     config: TeachConfig,
     *,
     work: Path,
-    on_step: OnStep | None = None,
+    on_progress: OnProgress = lambda _: None,
 ) -> Teacher:
     """Fine-tune a teacher by the cross-entropy of P(yes) with the labels, and save it.
 
@@ -66,7 +67,7 @@ def teach(
         config: of the training.
         work: directory of its checkpoints, from the last of which the same call goes on after a
             kill.
-        on_step: told steps done, steps in all, and the last figures logged.
+        on_progress: told after every optimizer step, with the loss.
 
     Returns:
         The teacher, with adapters merged.
@@ -96,7 +97,12 @@ def teach(
         train_sampling_strategy="group_by_length",
         dataloader_pin_memory=False,  # the teacher's batches are on its device already
     )
-    run(_TeacherTrainer(teacher, arguments, pairs), work, on_step)
+
+    def tell(done: int, total: int, figures: dict[str, float]) -> None:
+        step = f"training, loss {figures.get('loss', 0):.3f}"
+        on_progress(Progress("teacher", step, done, total))
+
+    run(_TeacherTrainer(teacher, arguments, pairs), work, tell)
     if config.lora_rank is not None:
         teacher.model = teacher.model.merge_and_unload()
     teacher.model.eval()

@@ -1,4 +1,4 @@
-"""Whether a teacher is worth imitating: it judges dev sets better than the untrained student."""
+"""Whether a teacher is to be imitated: it judges dev sets better than the untrained student."""
 
 from __future__ import annotations
 
@@ -52,30 +52,32 @@ def compare(
     compared = {}
     for done, dev in enumerate(dev_sets, start=1):
 
-        def ask(pairs: list[Pair], task: Task = dev.task) -> Float32:
+        def score(pairs: list[Pair], task: Task = dev.task) -> Float32:
             return cache.score(teacher, pairs, task).logit
 
-        compared[dev.data.name] = Compared(dev.task, *dev.compared(model, ask))
+        compared[dev.data.name] = Compared(dev.task, *dev.compared(model, score))
         on_progress(Progress("teacher", "measuring on dev sets", done, len(dev_sets)))
     return compared
 
 
-def worth_imitating(train: Sequence[TrainingSet], compared: dict[str, Compared]) -> dict[str, bool]:
-    """Tell of every training set, by name, whether the teacher has something to teach.
+def better_than_student(
+    train: Sequence[TrainingSet], compared: dict[str, Compared]
+) -> dict[str, bool]:
+    """Tell of every training set, by name, whether it is learnt from the teacher.
 
-    It has where it is better on the dev set of that name, or else on the mean of the task's.
+    It is where that is better on the dev set of its name, or else on the mean of the task's.
 
     Raises:
-        InputError: it has nothing to teach at all.
+        InputError: the teacher is better nowhere.
     """
-    worth = {one.name: _better(_relevant(one, compared)) for one in train}
-    if not any(worth.values()):
+    better = {one.name: _better(_relevant(one, compared)) for one in train}
+    if not any(better.values()):
         raise InputError(
             f"the teacher judges none of the dev sets better than the student does already "
-            f"({_told(compared)}); teach it first with `d2llm teach`, take another, learn from "
+            f"({_told(compared)}); fine-tune it first with `d2llm teach`, take another, learn from "
             f"labels without one, or set trust_teacher to imitate it nevertheless"
         )
-    return worth
+    return better
 
 
 def _told(compared: dict[str, Compared]) -> str:

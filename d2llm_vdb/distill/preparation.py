@@ -1,21 +1,20 @@
-"""From sets on disk to what a training step reads: mined, taught, and encoded or tokenised."""
+"""From sets on disk to what a training step reads: mined, scored, and encoded or tokenised."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from d2llm_vdb.distill.asking import ask, ask_in_batch
-from d2llm_vdb.distill.batches import Step, Taught, plan
+from d2llm_vdb.distill.batches import ScoredSet, Step, plan
 from d2llm_vdb.distill.config import DistillConfig
 from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.distill.dev import DevSet, PairDevSet, RetrievalDevSet
 from d2llm_vdb.distill.negatives import mine
 from d2llm_vdb.distill.states import Texts, TokenIds, TokenStates
+from d2llm_vdb.distill.teacher_scores import score_candidates, score_in_batch
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.bm25 import collection_bm25
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
@@ -31,10 +30,10 @@ MINING_DIR = "mining"
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
-    """A taught set with its texts as the model reads them."""
+class PreparedSet:
+    """A scored set with its texts as the model reads them: token states, or token ids."""
 
-    taught: Taught
+    scored: ScoredSet
     queries: Texts
     passages: Texts
 
@@ -66,14 +65,20 @@ def with_negatives(
     student: Student,
     config: DistillConfig,
     work: Path,
-    on_progress: OnProgress,
+    on_progress: OnProgress = lambda _: None,
     *,
     judged: bool = False,
 ) -> TrainingSet:
-    """Mine hard negatives.
+    """Return a set with hard negatives mined for every query.
 
-    Of sentence pairs only where they are to be `judged`: what is near to a sentence often means the
-    same, and nobody said so.
+    Args:
+        data: with its positives.
+        student: whose recall finds them.
+        config: how many, from which depth, and the seed that draws them.
+        work: directory that keeps the index for another time.
+        on_progress: told after every step.
+        judged: a teacher will score them. Sentence pairs are mined only then: what is near to a
+            sentence often means the same, and nobody said so.
     """
     if config.negatives == 0 or (data.task == "symmetric" and not judged):
         return data
@@ -95,8 +100,8 @@ def prepare(
     work: Path,
     config: DistillConfig,
     on_progress: OnProgress,
-) -> list[Lesson]:
-    """Mine negatives, ask the teacher, and encode or tokenise the texts.
+) -> list[PreparedSet]:
+    """Mine negatives, let the teacher score, and encode or tokenise the texts.
 
     Args:
         sets: what is learnt from, each with its teacher; None learns from the labels alone.
@@ -106,53 +111,53 @@ def prepare(
         config: of the training.
         on_progress: told after every step.
     """
-    lessons = []
+    prepared = []
     for data, teacher in sets:
         judged = teacher is not None
         mined = with_negatives(data, student, config, work, on_progress, judged=judged)
-        asked = sum(map(len, mined.candidates))
-        counter = _Counter(on_progress, data.name, "asking the teacher", asked)
-        taught = ask(mined, teacher, cache, config, counter)
+        count = sum(map(len, mined.candidates))
+        counter = _Counter(on_progress, data.name, "asking the teacher", count)
+        scored = score_candidates(mined, teacher, cache, config, counter)
         read = partial(_read, student, work, config, on_progress, data.name)
-        lessons.append(
-            Lesson(
-                taught,
+        prepared.append(
+            PreparedSet(
+                scored,
                 read(data.queries, student.config.query_prompt),
                 read(data.passages, student.config.passage_prompt),
             )
         )
-    return lessons
+    return prepared
 
 
 def draw_steps(
-    lessons: Sequence[Lesson],
+    prepared: Sequence[PreparedSet],
     teachers: Sequence[Teacher | None],
     cache: ScoreCache,
     config: DistillConfig,
     on_progress: OnProgress,
 ) -> list[Step]:
-    """Draw all batches of a training, and ask about passages of other queries in them.
+    """Draw all batches of a training, and let the teacher score passages of other queries in them.
 
     Args:
-        lessons: what is learnt from.
-        teachers: of each; None asks nobody.
+        prepared: what is learnt from.
+        teachers: of each; None scores nothing.
         cache: of the teachers' scores.
         config: of the training.
         on_progress: told after every step.
     """
-    sizes = [len(lesson.taught.data) for lesson in lessons]
+    sizes = [len(one.scored.data) for one in prepared]
     steps = plan(sizes, config.batch_queries, config.steps * config.accumulate, config.seed)
-    for place, (lesson, teacher) in enumerate(zip(lessons, teachers, strict=True)):
+    for place, (one, teacher) in enumerate(zip(prepared, teachers, strict=True)):
         own = [at for at, step in enumerate(steps) if step.place == place]
         if teacher is None or not own:
             continue
         batches = [steps[at].rows for at in own]
-        asked = config.asked_in_batch * sum(map(len, batches))
-        name = lesson.taught.data.name
-        counter = _Counter(on_progress, name, "asking about other queries' passages", asked)
-        unlisted = ask_in_batch(lesson.taught, batches, teacher, cache, config, counter)
-        for at, besides in zip(own, unlisted, strict=True):
-            steps[at] = replace(steps[at], unlisted=besides)
+        count = config.asked_in_batch * sum(map(len, batches))
+        name = one.scored.data.name
+        counter = _Counter(on_progress, name, "asking about other queries' passages", count)
+        in_batch = score_in_batch(one.scored, batches, teacher, cache, config, counter)
+        for at, scores in zip(own, in_batch, strict=True):
+            steps[at] = replace(steps[at], scores=scores)
     return steps
 
 
@@ -179,19 +184,6 @@ def dev_set(
             trust(asked),
         )
     return PairDevSet(data, read(data.first, query_prompt), read(data.second, passage_prompt))
-
-
-def with_fewer_documents(data: RetrievalSet, count: int, seed: int) -> RetrievalSet:
-    """Return a set with its judged documents, and others drawn up to `count`.
-
-    A dev set is scored many times: a few thousand documents tell steps apart as well as all.
-    """
-    judged = {key for relevant in data.qrels.values() for key in relevant}
-    others = sorted(set(data.documents) - judged)
-    room = max(0, count - len(judged))
-    kept = judged | set(random.Random(seed).sample(others, min(room, len(others))))
-    documents = {key: text for key, text in data.documents.items() if key in kept}
-    return replace(data, documents=documents)
 
 
 class _Counter:

@@ -9,11 +9,12 @@ import pytest
 from tiny_models import save_causal_lm
 from training_examples import PAIRS
 
-from d2llm_vdb.distill.asking import ask
 from d2llm_vdb.distill.config import DistillConfig
 from d2llm_vdb.distill.data import TrainingSet
-from d2llm_vdb.distill.teach import TeachConfig, teach
+from d2llm_vdb.distill.fine_tuning import TeachConfig, teach
+from d2llm_vdb.distill.teacher_scores import score_candidates
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.progress import Progress
 from d2llm_vdb.teacher import ScoreCache, Teacher, TeacherScores, load_teacher
 
 
@@ -32,14 +33,14 @@ def test_a_teacher_learns_labels_and_is_loaded_as_any_other(
 
     before = loss(teacher.score(pairs, "symmetric"))
     config = TeachConfig(epochs=20, batch_size=4, learning_rate=1e-2, lora_rank=lora_rank)
-    teach(teacher, [PAIRS], tmp_path / "taught", config, work=tmp_path / "work")
-    loaded = load_teacher(str(tmp_path / "taught"), dtype="float32")
+    teach(teacher, [PAIRS], tmp_path / "scored", config, work=tmp_path / "work")
+    loaded = load_teacher(str(tmp_path / "scored"), dtype="float32")
     after = loaded.score(pairs, "symmetric")
     assert loss(after) < before - 0.05
     assert after.logit == pytest.approx(teacher.score(pairs, "symmetric").logit, abs=1e-4)
     with ScoreCache(tmp_path / "scores.db") as cache:
-        taught = ask(PAIRS, loaded, cache, DistillConfig())
-    assert taught.probability == pytest.approx(after.probability, abs=1e-5)
+        scored = score_candidates(PAIRS, loaded, cache, DistillConfig())
+    assert scored.probability == pytest.approx(after.probability, abs=1e-5)
 
 
 def test_a_teacher_is_not_taught_from_positives_alone(
@@ -55,7 +56,7 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize("lora_rank", [None, 4])
-def test_a_teacher_whose_training_was_killed_learns_what_one_that_was_not_does(
+def test_a_teacher_whose_training_was_killed_learns_the_same(
     tmp_path: Path, texts: list[str], lora_rank: int | None
 ) -> None:
     model = save_causal_lm(tmp_path / "llm", texts)
@@ -64,23 +65,23 @@ def test_a_teacher_whose_training_was_killed_learns_what_one_that_was_not_does(
     )
     pairs = [(query, passage) for query in PAIRS.queries for passage in PAIRS.passages[:2]]
 
-    def taught(work: Path, kill_at: int | None) -> tuple[list[int], Teacher]:
+    def trained(work: Path, kill_at: int | None) -> tuple[list[int], Teacher]:
         steps: list[int] = []
 
-        def tell(done: int, of: int, _: dict[str, float]) -> None:
-            steps.append(done)
-            if done == kill_at:
+        def tell(progress: Progress) -> None:
+            steps.append(progress.done)
+            if progress.done == kill_at:
                 raise KilledError
 
         teacher = load_teacher(str(model), dtype="float32")
-        teach(teacher, [PAIRS], work / "out", config, work=work, on_step=tell)
+        teach(teacher, [PAIRS], work / "out", config, work=work, on_progress=tell)
         return steps, teacher
 
     before = load_teacher(str(model), dtype="float32").score(pairs, "symmetric").logit
-    steps, whole = taught(tmp_path / "whole", None)
+    steps, whole = trained(tmp_path / "whole", None)
     with pytest.raises(KilledError):
-        taught(tmp_path / "killed", 5)
-    rest, resumed = taught(tmp_path / "killed", None)
+        trained(tmp_path / "killed", 5)
+    rest, resumed = trained(tmp_path / "killed", None)
     assert steps == [*range(1, 9)]
     assert rest == [*range(4, 9)]  # the last checkpoint is of step 3
     after = whole.score(pairs, "symmetric").logit

@@ -1,0 +1,125 @@
+"""Files, folders and standard input to an index, as `d2llm ingest` takes them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.index import Index
+from d2llm_vdb.ingest.chunking import DEFAULT_OVERLAP, Chunker
+from d2llm_vdb.ingest.documents import Records
+from d2llm_vdb.ingest.files import SourceReader
+from d2llm_vdb.ingest.indexing import OnIndexed, indexed, warning_of_kinds
+from d2llm_vdb.ingest.pipeline import IngestReport, OnIngested, ingest_documents
+from d2llm_vdb.ingest.records import Fields
+from d2llm_vdb.ingest.rejects import REJECTS_FILE, RejectsFile
+
+
+def ingest(
+    index: Index,
+    *sources: str | os.PathLike[str],
+    rejects: str | os.PathLike[str] = REJECTS_FILE,
+    prune: bool = False,
+    chunk_tokens: int | None = None,
+    overlap: int = DEFAULT_OVERLAP,
+    format: str | None = None,
+    fields: Fields | None = None,
+    id_prefix: str = "",
+    payload_indexes: Literal["auto"] | None = None,
+    on_progress: OnIngested | None = None,
+) -> IngestReport:
+    """Bring an index up to date with files, folders and standard input.
+
+    Running it again encodes nothing; after a kill it takes up where it was. A document that
+    changed replaces its passages.
+
+    Args:
+        index: where to.
+        sources: files and folders, or "-" for standard input.
+        rejects: file that takes the records which cannot be stored, with reasons; it is there
+            afterwards only if there are any.
+        prune: delete what is stored of documents that are not in the sources.
+        chunk_tokens: tokens in a passage at most; None takes the student's longest text.
+        overlap: tokens that two passages in a row share.
+        format: read every source as this kind, such as "jsonl"; None goes by the file names, and
+            takes standard input as "jsonl".
+        fields: which fields of records mean what, and how tables are read; None takes the usual
+            names.
+        id_prefix: put before every id, so that sources with the same ids do not meet.
+        payload_indexes: "auto" indexes fields that the first documents' metadata have in common,
+            for faster filters.
+        on_progress: told the report so far, after every step.
+
+    Returns:
+        What became of everything read.
+
+    Raises:
+        InputError: a source does not exist or is of no known kind, or an option cannot be used.
+        StoreError: the database failed; what was written before stays.
+    """
+    if not sources:
+        raise InputError("no source is given; name files or folders, or - for standard input")
+    for source in sources:
+        if not isinstance(source, str | os.PathLike):
+            raise InputError(
+                f"source {source!r:.60} is {type(source).__name__}, expected a path; give each "
+                f"path by itself, as in ingest(index, *paths)"
+            )
+    if payload_indexes not in (None, "auto"):
+        raise InputError(
+            f"payload_indexes={payload_indexes!r} is not 'auto'; give the fields to `Index.open`"
+        )
+    file = RejectsFile(Path(rejects))
+    names = [os.fspath(source) for source in sources]
+    reader = SourceReader(names, fields, format, id_prefix=id_prefix, rejects=file)
+    chunker = Chunker(index.student, chunk_tokens, overlap)
+    with file:
+        return ingest_sources(
+            index,
+            reader,
+            file,
+            chunker=chunker,
+            prune=prune,
+            index_fields=payload_indexes == "auto",
+            on_progress=on_progress,
+        )
+
+
+def ingest_sources(
+    index: Index,
+    reader: SourceReader,
+    rejects: RejectsFile,
+    *,
+    chunker: Chunker,
+    prune: bool = False,
+    index_fields: bool = False,
+    asked_fields: Mapping[str, str] | None = None,
+    on_indexed: OnIndexed | None = None,
+    on_progress: OnIngested | None = None,
+) -> IngestReport:
+    """Bring an index up to date with sources that were found to be readable.
+
+    Args:
+        index, chunker, prune, on_progress: as `ingest_documents` takes them.
+        reader: of the sources.
+        rejects: an open file.
+        index_fields: index fields that the first documents' metadata have in common.
+        asked_fields: fields with an index and their kinds, warned of where the first documents
+            have nothing of that kind.
+        on_indexed: told the fields that were indexed and were not before, and their kinds.
+    """
+
+    def tell(report: IngestReport) -> None:
+        report.passed_over = reader.passed_over.total()
+        if reader.total_bytes:
+            report.read = reader.read_bytes / reader.total_bytes
+        if on_progress is not None:
+            on_progress(report)
+
+    records: Records = warning_of_kinds(reader, asked_fields or {})
+    if index_fields:
+        records = indexed(records, index, on_indexed)
+    return ingest_documents(index, records, rejects, chunker=chunker, prune=prune, on_progress=tell)

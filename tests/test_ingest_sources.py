@@ -1,0 +1,111 @@
+"""`d2llm_vdb.ingest.ingest`: what the command does, from Python."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from d2llm_vdb import Index, Student
+from d2llm_vdb.cli.app import app
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.ingest import Fields, IngestReport, ingest
+
+
+@pytest.fixture(autouse=True)
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str]) -> None:
+    """Stand where a folder and a table are."""
+    monkeypatch.chdir(tmp_path)
+    Path("docs").mkdir()
+    Path("docs", "guide.md").write_text("\n\n".join(f"# {text[:20]}\n\n{text}" for text in texts))
+    Path("docs", "picture.png").write_bytes(b"")
+    rows = ["name;body;year", "a;a first text;2019", "b;;2020", "c;a third text;2021"]
+    Path("notes.csv").write_text("\n".join(rows))
+
+
+@pytest.fixture
+def db(student: Student) -> Iterator[Index]:
+    with Index.open("db", student) as index:
+        yield index
+
+
+def counts(report: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in report.items() if "second" not in name}
+
+
+def stored(index: Index) -> dict[str, dict[str, Any]]:
+    return {point.payload["id"]: point.payload for point in index.store.scroll()}
+
+
+def test_it_stores_reports_and_rejects_what_the_command_does() -> None:
+    options = (
+        "--db by-command --rejects by-command.jsonl --json --payload-indexes auto "
+        "--text-field body --id-field name --delimiter ; --chunk-tokens 64 --overlap 8"
+    )
+    said = CliRunner().invoke(app, ["ingest", "docs", "notes.csv", *options.split()])
+    assert said.exit_code == 3, said.output
+    with Index.open("by-function") as index:
+        report = ingest(
+            index,
+            Path("docs"),
+            "notes.csv",
+            rejects="by-function.jsonl",
+            fields=Fields(text="body", id="name", delimiter=";"),
+            chunk_tokens=64,
+            overlap=8,
+            payload_indexes="auto",
+        )
+        by_function, indexes = stored(index), index.info().payload_indexes
+    with Index.open("by-command", create=False) as index:
+        assert stored(index) == by_function
+        assert index.info().payload_indexes == indexes
+    assert counts(report.to_dict()) == counts(json.loads(said.stdout))
+    assert (report.documents, report.rejected, report.passed_over) == (4, 1, 1)
+    assert Path("by-function.jsonl").read_text() == Path("by-command.jsonl").read_text()
+
+
+def test_run_again_it_encodes_nothing_and_prunes_what_is_gone(db: Index) -> None:
+    first = ingest(db, "docs", "notes.csv", fields=Fields(text="body"), id_prefix="mine/")
+    assert first.added.encoded == db.count() > 2
+    again = ingest(db, "docs", "notes.csv", fields=Fields(text="body"), id_prefix="mine/")
+    assert (again.added.encoded, again.added.unchanged) == (0, first.added.encoded)
+    left = ingest(db, "docs", prune=True, id_prefix="mine/")
+    assert left.added.deleted == 2
+    assert {key.partition("#")[0] for key in stored(db)} == {"mine/docs/guide.md"}
+    assert not Path("d2llm-rejects.jsonl").exists()  # the last run has none
+
+
+def test_progress_tells_which_share_of_the_input_is_stored(db: Index) -> None:
+    told: list[float | None] = []
+
+    def tell(report: IngestReport) -> None:
+        told.append(report.done)
+
+    ingest(db, "docs", on_progress=tell)
+    assert told
+    assert all(share is not None and 0 <= share <= 1 for share in told)
+    assert told[-1] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("sources", "options", "message"),
+    [
+        ([], {}, "no source is given; name files or folders"),
+        ([["docs", "notes.csv"]], {}, r"source \[.* is list, expected a path; .*\*paths"),
+        (["docs", "missing.txt"], {}, r"source 'missing.txt' does not exist"),
+        (["docs"], {"format": "odt"}, "format='odt' is not one of"),
+        (["docs"], {"rejects": "notes.csv"}, "rejects file notes.csv exists and holds something"),
+        (["docs"], {"chunk_tokens": 9999}, "chunk_tokens=9999 is more than the student reads"),
+        (["docs"], {"payload_indexes": {"year": "integer"}}, "is not 'auto'; give the fields to"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_before_anything_is_stored(
+    db: Index, sources: list[Any], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        ingest(db, *sources, **options)
+    assert db.count() == 0
