@@ -1,9 +1,9 @@
 """Ask the demo database four questions, and show what reranking made of each.
 
 With the documentation of Python 3.11, the first two are what reranking is for: recall found the
-answer, but as sixth and as twenty-second. In the third recall was right already, and the scores tell that
-little else fits. In the fourth reranking is wrong: it puts `sys.excepthook`, which recall had as
-twenty-ninth, before `contextlib.suppress`.
+answer, but as sixth and as twenty-second. In the third recall was right already, and the scores
+tell that little else fits. In the fourth reranking is wrong: it puts `sys.excepthook`, which recall
+had as twenty-ninth, before `contextlib.suppress`.
 """
 
 from __future__ import annotations

@@ -78,10 +78,10 @@ def test_of_two_processes_that_make_a_collection_the_first_one_counts(
 ) -> None:
     prepare = edge._index_payload
 
-    def another_is_quicker(shard: object, fields: object) -> None:
+    def another_is_quicker(shard: object, fields: object, location: str) -> None:
         monkeypatch.setattr(edge, "_index_payload", prepare)
         EdgeStore.open(tmp_path / "c", SCHEMA).close()
-        prepare(shard, fields)
+        prepare(shard, fields, location)
 
     monkeypatch.setattr(edge, "_index_payload", another_is_quicker)
     store = EdgeStore.open(tmp_path / "c", replace(SCHEMA, fingerprint="of the second"))

@@ -84,7 +84,7 @@ def test_no_color_keeps_the_text_and_drops_the_colours(
 ) -> None:
     from rich.console import Console
 
-    from d2llm_vdb.cli import explanation as view
+    from d2llm_vdb.cli import reasons as view
 
     with Index.open(db) as index:
         explained = index.search(QUESTION).hits[0].explain()

@@ -221,7 +221,7 @@ def test_weights_made_in_inference_mode_count_when_they_change(
         shift(student)
         found = states(student, texts[0])
         assert (found - before).abs().max() > 1e-2
-        torch.testing.assert_close(found, expected(student, texts[0]), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found, expected(student, texts[0]), atol=1e-4, rtol=1e-4)
 
 
 def test_a_model_in_training_is_run_itself_and_what_was_merged_let_go(

@@ -19,7 +19,7 @@ from d2llm_vdb.student import Student
 from langchain_d2llm.documents import as_passages, found_document, stored_document
 from langchain_d2llm.embeddings import D2LLMEmbeddings
 
-DEFAULT_K = SearchOptions().k
+DEFAULT_K = 4  # what the base class hands on where a call does not say
 
 Scored = list[tuple[Document, float]]
 

@@ -47,7 +47,8 @@ def test_the_users_metadata_comes_back_with_the_scores_beside_it(
     for document in retriever.invoke(LAMBDA):
         assert document.id is not None
         passage = passages[document.id]
-        added = {"relevance_score", "recall_score", "recall_rank", "doc_id", "source"}
+        added = {"relevance_score", "recall_score", "recall_rank"}
+        added |= {"doc_id", "source", "chunk", "start", "end"}
         assert document.metadata.keys() == passage.metadata.keys() | added
         assert document.metadata.items() >= passage.metadata.items()
         assert document.metadata["doc_id"] == passage.doc_id
@@ -58,9 +59,8 @@ def test_keys_of_the_user_survive_except_the_relevance_score(retriever: D2LLMRet
     document = retriever.invoke("How does the airship travel?", k=1)[0]
     score = document.metadata.pop("relevance_score")
     assert 0 < score < 1
-    assert document.metadata == dict.fromkeys(
-        ["recall_score", "recall_rank", "doc_id", "source"], "mine"
-    )
+    mine = dict.fromkeys(["recall_score", "recall_rank", "doc_id", "source"], "mine")
+    assert document.metadata == {"chunk": 0} | mine
 
 
 def test_changing_a_document_changes_nothing_stored(retriever: D2LLMRetriever) -> None:

@@ -11,6 +11,7 @@ import pytest
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_d2llm import D2LLMEmbeddings, D2LLMVectorStore
+from langchain_d2llm.documents import place_of
 
 from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.errors import InputError
@@ -38,16 +39,18 @@ def ids(documents: list[Document]) -> list[str | None]:
     return [document.id for document in documents]
 
 
-async def test_documents_and_scores_are_the_indexs_with_nothing_added(
+async def test_documents_and_scores_are_the_indexs_with_their_place_alone_added(
     store: D2LLMVectorStore, index: Index, passages: dict[str, Passage]
 ) -> None:
-    hits = index.search(LOOP).hits
+    hits = index.search(LOOP, 4).hits
     found = store.similarity_search_with_score(LOOP)
     assert [(document.id, score) for document, score in found] == [(h.id, h.score) for h in hits]
     for document, _ in found:
         assert document.id is not None
         passage = passages[document.id]
-        assert (document.page_content, document.metadata) == (passage.text, passage.metadata)
+        assert document.page_content == passage.text
+        assert document.metadata == place_of(passage) | passage.metadata
+        assert {"doc_id", "source", "chunk", "start", "end"} <= document.metadata.keys()
     documents = [document for document, _ in found]
     assert store.similarity_search(LOOP) == documents
     assert await store.asimilarity_search(LOOP) == documents
@@ -112,7 +115,7 @@ def test_neighbours_come_in_the_metadata_when_asked_for(
         strict=True,
     ):
         beside = {"before": list(hit.before), "after": list(hit.after)}
-        assert document.metadata == hit.metadata | beside
+        assert document.metadata == place_of(hit) | hit.metadata | beside
 
 
 async def test_relevance_is_the_probability_or_the_cosine_between_zero_and_one(

@@ -197,7 +197,7 @@ def test_an_option_that_cannot_be_used_is_refused_by_name(
 
 def test_an_option_that_does_not_exist_is_refused(index: Index, retriever: D2LLMRetriever) -> None:
     unknown: dict[str, Any] = {"similarity_top_k": 3}
-    message = "no search option 'similarity_top_k'; use k, recall_k"
+    message = "has no option 'similarity_top_k'; it takes k, recall_k"
     with pytest.raises(InputError, match=message):
         D2LLMRetriever(index, **unknown)
     with pytest.raises(InputError, match=message):

@@ -262,7 +262,7 @@ def test_options_of_the_store_are_defaults_for_its_queries(filled: D2LLMVectorSt
         ({"mode": VectorStoreQueryMode.HYBRID, "alpha": 0.0}, {}, "alpha=0.0 must be above 0"),
         ({"mode": VectorStoreQueryMode.HYBRID, "alpha": 1.5}, {}, "alpha=1.5"),
         ({}, {"mmr_lambda": 3}, "mmr_lambda=3"),
-        ({}, {"qdrant_filters": None}, "no search option 'qdrant_filters'"),
+        ({}, {"qdrant_filters": None}, "has no option 'qdrant_filters'"),
         *(
             ({"mode": mode}, {}, f"mode='{mode.value}' is not supported; use 'default'")
             for mode in VectorStoreQueryMode
@@ -293,7 +293,7 @@ def test_nodes_and_options_that_cannot_be_used_are_refused_by_name(
     with pytest.raises(InputError, match="k is for every query to say; give similarity_top_k"):
         D2LLMVectorStore(filled.client, k=3)
     unknown: dict[str, Any] = {"collection_name": "mine"}
-    with pytest.raises(InputError, match="no search option 'collection_name'"):
+    with pytest.raises(InputError, match="has no option 'collection_name'"):
         D2LLMVectorStore(filled.client, **unknown)
 
 
