@@ -121,7 +121,7 @@ BETTER = (
 
 
 @mutant(BETTER)
-def worth_ignored() -> None:
+def teacher_quality_ignored() -> None:
     """A teacher teaches every set, however it judges."""
     swap(distiller, "better_than_student", lambda train, _: {one.name: True for one in train})
 

@@ -49,15 +49,15 @@ def pairs(topics: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_taught_llm_is_distilled_into_a_student_that_searches(
+def test_a_fine_tuned_llm_is_distilled_into_a_student_that_searches(
     tmp_path: Path, topics: Path, pairs: Path, texts: list[str]
 ) -> None:
     llm = save_causal_lm(tmp_path / "llm", texts)
-    taught = d2llm(
+    tuned = d2llm(
         "teach", topics, pairs, "--teacher", llm, "--out", tmp_path / "teacher", "--negatives", 2,
         "--passages", 40, "--teacher-tokens", 400,
     )  # fmt: skip
-    assert taught.exit_code == 0, taught.stderr
+    assert tuned.exit_code == 0, tuned.stderr
     assert json.loads((tmp_path / "teacher" / "teach.json").read_text())["pairs"] == 94
 
     settings = {"negatives": 2, "batch_queries": 4, "evaluate_steps": 2, "mining_depth": 10}

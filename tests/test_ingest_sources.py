@@ -17,8 +17,8 @@ from d2llm_vdb.ingest import Fields, IngestReport, ingest
 
 
 @pytest.fixture(autouse=True)
-def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str]) -> None:
-    """Stand where a folder and a table are."""
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str]) -> None:
+    """Stand in a folder of its own, where a folder and a table are."""
     monkeypatch.chdir(tmp_path)
     Path("docs").mkdir()
     Path("docs", "guide.md").write_text("\n\n".join(f"# {text[:20]}\n\n{text}" for text in texts))

@@ -126,8 +126,8 @@ def test_prompts_that_cannot_work_are_refused() -> None:
         YesNoPrompt("{query} {passage}", "{query} {passage}", yes=("yes",), no=("yes",))
 
 
-def test_an_encoder_without_a_classifier_is_no_teacher_until_it_is_taught() -> None:
-    with pytest.raises(CheckpointError, match="teach it first"):
+def test_an_encoder_without_a_classifier_is_no_teacher_until_it_is_fine_tuned() -> None:
+    with pytest.raises(CheckpointError, match="fine-tune it first"):
         load_teacher(MINILM)
 
 
