@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from d2llm_vdb.errors import CheckpointError
 from d2llm_vdb.student.backbone import Backbone
 from d2llm_vdb.student.config import StudentConfig
-from d2llm_vdb.student.iem import IEM_WORDS, LATE_WORDS
+from d2llm_vdb.student.score import IEM_WORDS, LATE_WORDS
 from d2llm_vdb.student.weights import adapter_weights
 
 CONFIG_FILE = "config.json"
