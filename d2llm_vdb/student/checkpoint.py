@@ -83,7 +83,7 @@ def _upgrade(config: Any, weights: dict[str, Tensor]) -> None:
     for name in ("vocabulary", "words_dim"):
         segments.pop(name, None)
     segments["piece_tokens"] = 1
-    for name in ("words.weight", "word_scale"):
+    for name in ("words.weight", "word_scale"):  # of that sketch
         weights.pop(f"segments.{name}", None)
     if "segments.projection.weight" in weights:
         weights["segments.weight"] = weights.pop("segments.projection.weight")

@@ -112,7 +112,7 @@ def token_windows(
         yield TokenWindow(token_ids, terms, cut)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # heads are fitted to what it returns, and might learn from it
 def passage_embeddings(
     config: StudentConfig, backbone: Backbone, heads: StudentHeads, texts: Iterable[str]
 ) -> Tensor:

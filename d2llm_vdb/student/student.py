@@ -412,17 +412,15 @@ class Student:
         halves: Float32 = self.heads.iem.passage_half(given).cpu().numpy()
         return halves
 
-    @torch.inference_mode()
     def embeddings(self, texts: Iterable[str]) -> Float32:
         """Return the PMA embeddings of n passages, float32 (n, d), as they are.
 
         Raises:
             InputError: a text is not a string or is blank.
         """
-        joined: Float32 = to_numpy(
-            passage_embeddings(self.config, self.backbone, self.heads, texts)
-        )
-        return joined
+        found = passage_embeddings(self.config, self.backbone, self.heads, texts)
+        embeddings: Float32 = to_numpy(found)
+        return embeddings
 
     @torch.inference_mode()
     def _recall_vectors(self, texts: str | Iterable[str], prompt: str, *, queries: bool) -> Float32:
