@@ -3,7 +3,7 @@
     python recipes/fusion.py ../shared/data --work student-work
 
 A score is a similarity, a match of segments and the words in common. What each counts before any
-training (`d2llm_vdb.student.iem`, `d2llm_vdb.student.terms`) is chosen here, by nDCG@10 of many
+training (`d2llm_vdb.student.score`, `d2llm_vdb.student.terms`) is chosen here, by nDCG@10 of many
 collections. Each choice, and each calibration, is measured on collections that it has not seen: a
 family of them is left out at a time. What was computed is kept in WORK: about ten minutes on two
 CPU cores the first time, two after that.

@@ -208,8 +208,8 @@ def fused(cosine: Float32, bm25: Float32, count: int, leave_out: int | None = No
     """Return the rows that a search reranks: the best of both rankings by reciprocal rank."""
     ranks: dict[int, float] = {}
     nearest = best_rows(cosine, count, leave_out)
-    lexical = [row for row in best_rows(bm25, count, leave_out).tolist() if bm25[row] > 0]
-    for ranked in (nearest.tolist(), lexical):
+    by_bm25 = [row for row in best_rows(bm25, count, leave_out).tolist() if bm25[row] > 0]
+    for ranked in (nearest.tolist(), by_bm25):
         for rank, row in enumerate(ranked, 1):
             ranks[row] = ranks.get(row, 0.0) + 1 / (RRF_K + rank)
     return np.array(sorted(ranks, key=ranks.__getitem__, reverse=True)[:count], np.intp)

@@ -13,9 +13,9 @@ from fusion_scores import MODES, PRESENT, Mode, logits
 from torch import Tensor
 
 from d2llm_vdb.progress import OnProgress, Progress
-from d2llm_vdb.student.calibration import Calibration, Head, Scorer, balanced_weights, scorer_of
+from d2llm_vdb.student.calibration import Calibration, Scorer, balanced_weights, scorer_of
+from d2llm_vdb.student.config import head_of
 
-HEADS: dict[Mode, Head] = {"iem": "asymmetric", "tokens": "late"}
 BINS = 10
 
 # Sizes of collections that are drawn, and queries of each.
@@ -30,7 +30,7 @@ BySize = dict[tuple[str, bool], dict[bool, list[float]]]
 
 def scorer(mode: Mode, *, words: bool) -> Scorer:
     """Return whose calibration fits a mode's logits."""
-    return scorer_of(HEADS[mode], words=words)
+    return scorer_of(head_of(mode, "asymmetric"), words=words)
 
 
 def calibrated(every: Sequence[Collection], *, english: bool) -> dict[str, Calibration]:

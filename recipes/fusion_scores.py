@@ -11,7 +11,7 @@ import numpy as np
 from fusion_features import Collection, Features, Float32, dcg
 
 from d2llm_vdb.progress import OnProgress, Progress
-from d2llm_vdb.student import iem
+from d2llm_vdb.student import score as counted
 from d2llm_vdb.student.terms import UNREAD
 from d2llm_vdb.student.words import shared_words
 
@@ -37,8 +37,8 @@ class Counts:
 
 # What the library has, and what it is chosen among.
 PRESENT: dict[Mode, Counts] = {
-    "iem": Counts(iem.IEM_MATCH, 0.0, iem.IEM_WORDS, UNREAD),
-    "tokens": Counts(iem.LATE_MATCH, iem.LATE_RECALL, iem.LATE_WORDS, UNREAD),
+    "iem": Counts(counted.IEM_MATCH, 0.0, counted.IEM_WORDS, UNREAD),
+    "tokens": Counts(counted.LATE_MATCH, counted.LATE_RECALL, counted.LATE_WORDS, UNREAD),
 }
 UNREADS = (1, 3, 5, 9, 17)
 GRIDS: dict[Mode, list[Counts]] = {
@@ -78,11 +78,11 @@ def logits(one: Features, mode: Mode, counts: Counts, *, words: bool = True) -> 
     if similarity is None:
         raise ValueError("late interaction needs token states, and there are none")
     mixed = similarity + counts.match * one.match + counts.recall * one.cosine
-    total: Float32 = iem.INITIAL_SCALE * mixed / (1 + counts.match + counts.recall)
+    total: Float32 = counted.INITIAL_SCALE * mixed / (1 + counts.match + counts.recall)
     if words:
         total = total / (1 + (counts.unread - 1) * one.unread[:, None])
         total = total + counts.words * shared_words(one.bm25, one.passages)
-    return total + iem.INITIAL_BIAS
+    return total + counted.INITIAL_BIAS
 
 
 def ndcg(one: Collection, scores: Float32) -> float:

@@ -7,11 +7,22 @@ from typing import Any
 
 from mutation import mutant, swap
 
-from d2llm_vdb import search
+from d2llm_vdb.search import steps
 from d2llm_vdb.store import recall
-from d2llm_vdb.student import Student, calibration, iem, pairs, segments, terms
+from d2llm_vdb.student import Student, calibration, late, pairs, segments, terms
 from d2llm_vdb.student.calibration import Calibration
-from d2llm_vdb.student.iem import IEM, LateInteraction
+from d2llm_vdb.student.evidence import Evidence
+from d2llm_vdb.student.iem import IEM
+from d2llm_vdb.student.late import LateInteraction
+
+
+def _without(head: type[IEM | LateInteraction], **missing: None) -> None:
+    whole = head.score_terms
+    swap(
+        head,
+        "score_terms",
+        lambda self, evidence, *task: whole(self, replace(evidence, **missing), *task),
+    )
 
 
 @mutant(
@@ -30,7 +41,7 @@ def stored_embeddings_through_the_wrong_half() -> None:
     """A search computes passages' halves as if they were queries."""
 
     def halves(self: Student, embeddings: Any) -> Any:
-        return self.heads.iem.query_half(self._to_device(embeddings)).detach().cpu().numpy()
+        return self.heads.iem.query_half(self._to_device()(embeddings)).detach().cpu().numpy()
 
     swap(Student, "passage_halves", halves)
 
@@ -41,16 +52,16 @@ def stored_embeddings_through_the_wrong_half() -> None:
 )
 def iem_task_ignored() -> None:
     """The IEM answers the symmetric task, whatever it is asked."""
-    whole = IEM.combine
-    swap(IEM, "combine", lambda self, q, p, task, *rest: whole(self, q, p, "symmetric", *rest))
+    whole = IEM.score_terms
+    swap(IEM, "score_terms", lambda self, evidence, task: whole(self, evidence, "symmetric"))
 
 
 @mutant("test_search.py::test_tasks_use_their_own_branch[memory]")
 def search_task_ignored() -> None:
     """A search asks the symmetric task, whatever it was told."""
-    whole = search._scores
+    whole = steps._scores
     swap(
-        search,
+        steps,
         "_scores",
         lambda student, options, *rest: whole(student, replace(options, task="symmetric"), *rest),
     )
@@ -92,40 +103,26 @@ def match_of_the_first_segment() -> None:
 @mutant("test_iem.py::test_a_better_match_of_the_segments_raises_the_score_by_what_it_counts")
 def iem_match_ignored() -> None:
     """The IEM makes nothing of the segments' match."""
-    whole = IEM.combine
-    swap(
-        IEM,
-        "combine",
-        lambda self, q, p, task, match=None, words=None, trust=1.0: whole(
-            self, q, p, task, None, words, trust
-        ),
-    )
+    _without(IEM, match=None)
 
 
 @mutant("test_iem.py::test_a_better_match_of_the_segments_raises_the_score_by_what_it_counts")
 def late_match_ignored() -> None:
     """Late interaction makes nothing of the segments' match."""
-    whole = LateInteraction.forward
-    swap(
-        LateInteraction,
-        "forward",
-        lambda self, maxsim, recall, match=None, words=None, trust=1.0: whole(
-            self, maxsim, recall, None, words
-        ),
-    )
+    _without(LateInteraction, match=None)
 
 
 @mutant("test_segments.py::test_the_database_computes_the_match_of_the_stored_segments[edge]")
 def search_without_segments() -> None:
     """A search does not ask for the segments' match."""
-    whole = search._request
+    whole = steps._request
 
     def request(*arguments: Any) -> Any:
         asked = whole(*arguments)
         maxsim = {name: rows for name, rows in asked.maxsim.items() if name != "segments"}
         return replace(asked, maxsim=maxsim)
 
-    swap(search, "_request", request)
+    swap(steps, "_request", request)
 
 
 @mutant("test_terms.py::test_frequencies_are_counted_and_saturated_as_computed_by_hand")
@@ -137,33 +134,21 @@ def frequencies_not_saturated() -> None:
 @mutant("test_iem.py::test_words_in_common_raise_the_score_of_an_answer_and_not_of_a_paraphrase")
 def iem_words_ignored() -> None:
     """The IEM makes nothing of BM25."""
-    whole = IEM.combine
-    swap(
-        IEM,
-        "combine",
-        lambda self, q, p, task, match=None, words=None, trust=1.0: whole(self, q, p, task, match),
-    )
+    _without(IEM, words=None)
 
 
 @mutant("test_iem.py::test_words_in_common_raise_the_score_of_an_answer_and_not_of_a_paraphrase")
 def late_words_ignored() -> None:
     """Late interaction makes nothing of BM25."""
-    whole = LateInteraction.forward
-    swap(
-        LateInteraction,
-        "forward",
-        lambda self, maxsim, recall, match=None, words=None, trust=1.0: whole(
-            self, maxsim, recall, match
-        ),
-    )
+    _without(LateInteraction, words=None)
 
 
 @mutant("test_search.py::test_a_stored_passage_scores_as_a_fresh_one[memory]")
 def search_without_words() -> None:
     """A search does not ask for BM25."""
-    whole = search._request
+    whole = steps._request
     swap(
-        search,
+        steps,
         "_request",
         lambda *arguments: replace(whole(*arguments), terms=None),
     )
@@ -205,11 +190,20 @@ def calibration_fits_nothing() -> None:
 @mutant("test_student.py::test_token_states_are_recovered_from_what_is_stored")
 def norms_of_tokens_lost() -> None:
     """Token states are stored at unit length, and how long they were is not kept."""
-    whole = iem.stored_tokens
+    whole = late.stored_tokens
 
     def without_norms(states: Any) -> Any:
         stored = whole(states)
         stored[..., -1] = 1
         return stored
 
-    swap(iem, "stored_tokens", without_norms)
+    swap(late, "stored_tokens", without_norms)
+
+
+@mutant(
+    "test_iem.py::test_what_is_not_trusted_counts_less_beside_words[iem]",
+    "test_iem.py::test_what_is_not_trusted_counts_less_beside_words[late]",
+)
+def trust_ignored() -> None:
+    """What the student cannot read counts as much as what it can."""
+    swap(Evidence, "trust_beside_words", 1.0)

@@ -32,6 +32,7 @@ from d2llm_vdb.errors import CheckpointError, D2LLMError, InputError
 from d2llm_vdb.student.config import PMAConfig
 from d2llm_vdb.student.convert import convert_student
 from d2llm_vdb.student.embeddings import embeddings
+from d2llm_vdb.student.evidence import Evidence
 
 
 @pytest.fixture
@@ -98,7 +99,12 @@ def test_a_students_embeddings_and_logits_are_those_of_the_reference(
         assert_embeds_as(student, expected, text)
     for task in ("symmetric", "asymmetric"):
         with torch.no_grad():
-            logit, _ = student.heads.iem(*(embedding(student, text) for text in texts[:2]), task)
+            query, passage = (embedding(student, text) for text in texts[:2])
+            iem = student.heads.iem
+            halves = Evidence(
+                query_half=iem.query_half(query), passage_half=iem.passage_half(passage)
+            )
+            logit, _ = iem(halves, task)
         expected = reference_logit(heads, *own, task)
         torch.testing.assert_close(logit, expected, rtol=0, atol=1e-4)
     assert student.config.iem.interaction == "concat"

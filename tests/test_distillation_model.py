@@ -19,6 +19,7 @@ from d2llm_vdb.distill.model import DistillationModel
 from d2llm_vdb.distill.states import TokenIds, TokenStates
 from d2llm_vdb.evaluate.rankers import StackedSegments
 from d2llm_vdb.student import Task
+from d2llm_vdb.student.evidence import Evidence
 
 
 def test_token_states_come_from_disk_as_the_backbone_gives_them(
@@ -88,7 +89,8 @@ def test_training_scores_pairs_as_search_does(
     segments, halves = StackedSegments(stored.segments), student.passage_halves(stored.recall)
     for row in range(2):
         match = segments.match(vectors.segments[row])
-        iem = student.iem_scores(vectors.iem[row], halves, "asymmetric", match)
+        evidence = Evidence(query_half=vectors.iem[row], passage_half=halves, match=match)
+        iem = student.scores(evidence, "asymmetric")
         calibration = student.heads.calibration
         fresh = calibration(scores.iem[row], "asymmetric_wordless").detach().numpy()
         assert log_odds(fresh) == pytest.approx(log_odds(iem), abs=0.05)
@@ -98,8 +100,10 @@ def test_training_scores_pairs_as_search_does(
             [(vectors.tokens[row] @ own.astype(np.float32).T).max(axis=1).sum() for own in
              stored.tokens], np.float32,
         )  # fmt: skip
-        late = student.late_scores(maxsim, recall.astype(np.float32), match)
-        fresh = calibration(scores.tokens[row], "late_wordless").detach().numpy()
+        recall = recall.astype(np.float32)
+        evidence = Evidence(maxsim=maxsim, recall_score=recall, match=match)
+        late = student.scores(evidence, "late")
+        fresh = calibration(scores.late[row], "late_wordless").detach().numpy()
         assert log_odds(fresh) == pytest.approx(log_odds(late), abs=0.05)
 
 

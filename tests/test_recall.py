@@ -71,11 +71,11 @@ def texts(found: Any) -> list[str]:
     return [payload["text"] for payload in found.payloads]
 
 
-def fused(request: RecallRequest, nearest: list[Ranked], lexical: list[Ranked]) -> Any:
+def fused(request: RecallRequest, nearest: list[Ranked], by_bm25: list[Ranked]) -> Any:
     """What one query's rankings are fused to, and the ids that are scored next."""
     steps = recalling(request)
     next(steps)
-    scoring = steps.send([nearest, lexical])
+    scoring = steps.send([nearest, by_bm25])
     with pytest.raises(StopIteration) as done:
         steps.send([[Ranked(each, 0.5) for each in query.among or ()] for query in scoring])
     [found] = done.value.value
@@ -84,10 +84,10 @@ def fused(request: RecallRequest, nearest: list[Ranked], lexical: list[Ranked]) 
 
 def test_ranks_are_fused_as_computed_by_hand() -> None:
     nearest = [Ranked("a", 0.9), Ranked("b", 0.8)]
-    lexical = [Ranked("c", 7.0), Ranked("b", 6.0), Ranked("d", 5.0)]
+    by_bm25 = [Ranked("c", 7.0), Ranked("b", 6.0), Ranked("d", 5.0)]
     query = np.zeros((1, 8), np.float32)
     wanted = RecallRequest(query, limit=3, terms=terms(["fig"]), bm25_weight=2.0)
-    found = fused(wanted, nearest, lexical)
+    found = fused(wanted, nearest, by_bm25)
     assert found.ids == ["b", "c", "d"]
     assert found.fused.tolist() == pytest.approx([1 / 62 + 2 / 62, 2 / 61, 2 / 63])
 

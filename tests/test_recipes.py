@@ -27,7 +27,7 @@ from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.evaluate.metrics import retrieval_metrics
 from d2llm_vdb.evaluate.report import Report, SetFacts
 from d2llm_vdb.progress import Progress
-from d2llm_vdb.student import iem
+from d2llm_vdb.student import score
 from d2llm_vdb.student.config import SegmentsConfig
 
 # Sets whose licences let a model trained on them be shipped.
@@ -251,7 +251,7 @@ def test_the_page_of_scores_tells_what_was_chosen(kept: fusion_features.Collecti
     sizes = {("7", True): {True: [0.9], False: [0.1]}, ("7", False): {True: [0.8], False: [0.2]}}
     ranked = fusion_scores.ranked(every, choices)
     page = fusion_page.page(SegmentsConfig(), every, ranked, choices, (wrong, wrong), sizes)
-    assert f"+ {iem.IEM_WORDS:g} words - 4" in page
+    assert f"+ {score.IEM_WORDS:g} words - 4" in page
     assert "| 7 | 0.90 | 0.10 | 0.80 | 0.20 |" in page
     assert "| words | 0.631 | 1.000 |" in page
     for block in page.split("\n\n"):

@@ -16,6 +16,7 @@ from qdrant_client import models
 from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.rankers import StackedSegments
+from d2llm_vdb.student.evidence import Evidence
 
 QUESTION = "what does an assert statement do?"
 
@@ -55,7 +56,8 @@ def test_a_stored_passage_scores_as_a_fresh_one(index: Index, passages: list[Pas
     match = StackedSegments(fresh.segments).match(query.segments[0])
     words = np.array([hits[passage.id].words for passage in given], np.float32)
     halves = student.passage_halves(fresh.recall)
-    scores = student.iem_scores(query.iem[0], halves, "asymmetric", match, words)
+    evidence = Evidence(query_half=query.iem[0], passage_half=halves, match=match, words=words)
+    scores = student.scores(evidence, "asymmetric")
     found = [hits[passage.id].score for passage in given]
     assert log_odds(found) == pytest.approx(log_odds(scores), abs=0.05)
 
@@ -77,7 +79,9 @@ def test_maxsim_reranking_equals_maxsim_computed_here(
     match = StackedSegments(fresh.segments).match(query.segments[0])
     recall = fresh.recall @ query.recall[0]
     words = np.array([hits[passage.id].words for passage in given], np.float32)
-    scores = student.late_scores(np.array(maxsim, np.float32), recall, match, words)
+    sums = np.array(maxsim, np.float32)
+    evidence = Evidence(maxsim=sums, recall_score=recall, match=match, words=words)
+    scores = student.scores(evidence, "late")
     found = [hits[passage.id].score for passage in given]
     assert log_odds(found) == pytest.approx(log_odds(scores), abs=0.05)
 

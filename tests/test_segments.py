@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.student.config import SegmentsConfig
+from d2llm_vdb.student.evidence import Evidence
 from d2llm_vdb.student.segments import Pieces, best_match
 
 
@@ -71,7 +72,9 @@ def test_the_database_computes_the_match_of_the_stored_segments(
         own = points[hit.id]
         match = (own["segments"] @ vectors.segments[0]).max(keepdims=True)
         half = student.passage_halves(own["recall"][None])
-        [score] = student.iem_scores(vectors.iem[0], half, "asymmetric", match.astype(np.float32))
+        match = match.astype(np.float32)
+        evidence = Evidence(query_half=vectors.iem[0], passage_half=half, match=match)
+        [score] = student.scores(evidence, "asymmetric")
         assert log_odds(hit.score) == pytest.approx(log_odds(score), abs=0.05)
 
 

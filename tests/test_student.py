@@ -16,6 +16,7 @@ from d2llm_vdb.errors import InputError
 from d2llm_vdb.student import PassageVectors
 from d2llm_vdb.student.backbone import locate
 from d2llm_vdb.student.embeddings import embeddings
+from d2llm_vdb.student.evidence import Evidence
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -60,9 +61,9 @@ def test_untrained_recall_and_iem_rank_as_the_cosine(
     [query] = untrained.encode_queries(texts[:1])
     cosines = torch.cosine_similarity(pooled_by_transformers[:1], pooled_by_transformers).numpy()
     np.testing.assert_allclose(vectors.recall @ query.recall[0], cosines, atol=2e-3)
-    scores = untrained.iem_scores(
-        query.iem[0], untrained.passage_halves(vectors.recall), "asymmetric"
-    )
+    halves = untrained.passage_halves(vectors.recall)
+    evidence = Evidence(query_half=query.iem[0], passage_half=halves)
+    scores = untrained.scores(evidence, "asymmetric")
     assert np.argsort(-scores).tolist() == np.argsort(-cosines).tolist()
 
 

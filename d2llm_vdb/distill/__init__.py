@@ -8,6 +8,7 @@ states          token states on disk, or token ids where the backbone learns too
 batches         queries with their candidates
 losses          the paper's losses, pure functions
 objective       which head imitates what
+encoded         texts by every head, and the scores of their pairs
 model           heads over a backbone, frozen or not
 dev             how good a student is while it trains
 teacher_quality whether the teacher is better than that

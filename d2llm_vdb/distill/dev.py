@@ -7,19 +7,20 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from d2llm_vdb.distill.model import DistillationModel, Encoded, Scores, match_of_pairs
+from d2llm_vdb.distill.encoded import Encoded, Scores, match_of_pairs
+from d2llm_vdb.distill.model import DistillationModel
 from d2llm_vdb.distill.states import Texts
 from d2llm_vdb.evaluate.metrics import binary_metrics, retrieval_metrics, spearman
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
 from d2llm_vdb.student import Task
 from d2llm_vdb.student.arrays import Float32
 from d2llm_vdb.student.calibration import SCORERS, Scorer, balanced_weights, scorer_of
+from d2llm_vdb.student.evidence import Evidence
 from d2llm_vdb.teacher.base import Pair
 
 # Texts encoded at a time, and candidates reranked, as `search` does by default.
@@ -85,7 +86,7 @@ class RetrievalDevSet(DevSet):
             for mode, values in (
                 ("none", scores.recall),
                 ("iem", scores.iem),
-                ("tokens", scores.tokens),
+                ("tokens", scores.late),
             ):
                 order = values[0].argsort(descending=True).tolist()
                 ranked = [found[place] for place in order]
@@ -106,7 +107,7 @@ class RetrievalDevSet(DevSet):
                 relevant = self.data.qrels[key]
                 labels += [float(relevant.get(document, 0) > 0) for document in found]
                 logits[scorer_of("asymmetric", words=words)].append(scores.iem[0])
-                logits[scorer_of("late", words=words)].append(scores.tokens[0])
+                logits[scorer_of("late", words=words)].append(scores.late[0])
         known = torch.tensor(labels)
         return {scorer: (torch.cat(own).cpu(), known) for scorer, own in logits.items()}
 
@@ -153,11 +154,11 @@ class RetrievalDevSet(DevSet):
             query = queries.select([row])
             best = (query.recall @ passages.recall.T)[0].topk(count).indices
             places = best.tolist()
-            counted: dict[str, Any] = {}
+            known: Evidence[Tensor] | None = None
             if words:
                 shared = torch.from_numpy(self.words[row, places]).to(best.device).unsqueeze(0)
-                counted = {"words": shared, "trust": float(self.trust[row])}
-            scores = model.score(query, passages.select(best), "asymmetric", **counted)
+                known = Evidence(words=shared, trust=float(self.trust[row]))
+            scores = model.score(query, passages.select(best), "asymmetric", known)
             yield key, [documents[place] for place in places], scores
 
 
@@ -237,10 +238,14 @@ def calibrate(model: DistillationModel, dev_sets: Sequence[DevSet]) -> None:
 
 def _both_ways(model: DistillationModel, first: Encoded, second: Encoded) -> Tensor:
     """Return the mean of the IEM's logits of pairs in both orders, float32 (n,)."""
-    total = torch.zeros(len(first.mask))
+    total, iem = torch.zeros(len(first.mask)), model.heads.iem
     for query, passage in ((first, second), (second, first)):
-        own = match_of_pairs(query, passage)
-        logits, _ = model.heads.iem(query.embedding, passage.embedding, "symmetric", own)
+        evidence = Evidence(
+            query_half=iem.query_half(query.embedding),
+            passage_half=iem.passage_half(passage.embedding),
+            match=match_of_pairs(query, passage),
+        )
+        logits, _ = iem(evidence, "symmetric")
         total += logits.cpu() / 2
     return total
 

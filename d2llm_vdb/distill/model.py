@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,96 +15,15 @@ from torch.utils.checkpoint import checkpoint
 from d2llm_vdb.batching import batched
 from d2llm_vdb.distill.batches import Lists
 from d2llm_vdb.distill.config import DistillConfig
+from d2llm_vdb.distill.encoded import Encoded, Scores, match_of
 from d2llm_vdb.distill.objective import add_up
 from d2llm_vdb.distill.states import TextBatch
 from d2llm_vdb.student import Task
 from d2llm_vdb.student.backbone import BATCH_TOKENS
+from d2llm_vdb.student.evidence import Evidence
 from d2llm_vdb.student.heads import StudentHeads
-from d2llm_vdb.student.iem import stored_tokens
+from d2llm_vdb.student.late import stored_tokens
 from d2llm_vdb.student.merged import MergedAdapters
-from d2llm_vdb.student.segments import best_match
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """Some texts by every head that pools.
-
-    Args:
-        states: token states, float32 (B, L, d), or float16 where they are only looked at.
-        mask: bool (B, L).
-        embedding: PMA embeddings, float32 (B, d).
-        attention: what PMA paid each token, float32 (B, L).
-        anchor: mean-pooled states of the backbone as it was, float32 (B, d).
-        recall: recall vectors, float32 (B, r).
-        row: what queries are matched by, float32 (B, s); None for a student without segments.
-        pieces: what passages are matched by: rows, float32 (B, k, s), and which of them there are,
-            bool (B, k); None for a student without segments.
-    """
-
-    states: Tensor
-    mask: Tensor
-    embedding: Tensor
-    attention: Tensor
-    anchor: Tensor
-    recall: Tensor
-    row: Tensor | None
-    pieces: tuple[Tensor, Tensor] | None
-
-    @classmethod
-    def joined(cls, parts: Sequence[Encoded]) -> Encoded:
-        """Put batches of texts one after the other."""
-        longest = max(part.mask.shape[1] for part in parts)
-
-        def padded(values: list[Tensor]) -> Tensor:
-            rest = [(0, 0) * (one.dim() - 2) + (0, longest - one.shape[1]) for one in values]
-            return torch.cat([pad(one, own) for one, own in zip(values, rest, strict=True)])
-
-        rows = [part.row for part in parts if part.row is not None]
-        pieces = [part.pieces for part in parts if part.pieces is not None]
-        return cls(
-            padded([part.states for part in parts]),
-            padded([part.mask for part in parts]),
-            torch.cat([part.embedding for part in parts]),
-            padded([part.attention for part in parts]),
-            torch.cat([part.anchor for part in parts]),
-            torch.cat([part.recall for part in parts]),
-            torch.cat(rows) if rows else None,
-            (torch.cat([one for one, _ in pieces]), torch.cat([own for _, own in pieces]))
-            if pieces
-            else None,
-        )
-
-    def select(self, rows: Sequence[int] | Tensor) -> Encoded:
-        """Return the texts of some rows."""
-        chosen = torch.as_tensor(rows, device=self.mask.device)
-        length = int(self.mask[chosen].sum(dim=1).max())
-        return Encoded(
-            self.states[chosen, :length],
-            self.mask[chosen, :length],
-            self.embedding[chosen],
-            self.attention[chosen, :length],
-            self.anchor[chosen],
-            self.recall[chosen],
-            None if self.row is None else self.row[chosen],
-            None if self.pieces is None else (self.pieces[0][chosen], self.pieces[1][chosen]),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """Every query against every passage, float32 (B, U) each.
-
-    Args:
-        recall: cosines of recall vectors.
-        iem: logits of the IEM.
-        tokens: logits of the late interaction.
-        feature: the IEM's features, float32 (B, U, h).
-    """
-
-    recall: Tensor
-    iem: Tensor
-    tokens: Tensor
-    feature: Tensor
 
 
 class DistillationModel(nn.Module):
@@ -168,8 +87,7 @@ class DistillationModel(nn.Module):
         query: Encoded,
         passage: Encoded,
         task: Task,
-        words: Tensor | None = None,
-        trust: float = 1.0,
+        known: Evidence[Tensor] | None = None,
     ) -> Scores:
         """Score every query against every passage.
 
@@ -179,19 +97,21 @@ class DistillationModel(nn.Module):
         Args:
             query, passage: B and U texts.
             task: which branch of the IEM answers.
-            words, trust: words in common, float32 (B, U), and what all else counts beside them,
-                to score as a search does.
+            known: words in common, float32 (B, U), and trust, to score as a search does.
         """
-        heads = self.heads
-        match = match_of(query, passage)
-        iem, feature = heads.iem(
-            query.embedding.unsqueeze(1), passage.embedding.unsqueeze(0), task, match, words, trust
-        )
-        recall = query.recall @ passage.recall.T
+        heads, recall = self.heads, query.recall @ passage.recall.T
         tokens = heads.late.query_tokens(query.states.float(), query.attention)
         tokens = tokens.masked_fill(~query.mask.unsqueeze(-1), 0)
-        sums = maxsim(tokens, stored_tokens(passage.states.float()), passage.mask)
-        return Scores(recall, iem, heads.late(sums, recall, match, words, trust), feature)
+        evidence = replace(
+            known or Evidence(),
+            query_half=heads.iem.query_half(query.embedding).unsqueeze(1),
+            passage_half=heads.iem.passage_half(passage.embedding).unsqueeze(0),
+            maxsim=maxsim(tokens, stored_tokens(passage.states.float()), passage.mask),
+            recall_score=recall,
+            match=match_of(query, passage),
+        )
+        iem, feature = heads.iem(evidence, task)
+        return Scores(recall, iem, heads.late(evidence), feature)
 
     def _states(self, texts: TextBatch) -> Tensor:
         if texts.states is not None:
@@ -204,22 +124,6 @@ class DistillationModel(nn.Module):
         elif self.settings.gradient_checkpointing:
             run = partial(checkpoint, self.backbone, use_reentrant=False)
         return _run(run, texts.token_ids, texts.mask)
-
-
-def match_of(query: Encoded, passage: Encoded) -> Tensor | None:
-    """Match every query with the passages' segments, float32 (B, U); None without any."""
-    if query.row is None or passage.pieces is None:
-        return None
-    return best_match(query.row, *passage.pieces)
-
-
-def match_of_pairs(query: Encoded, passage: Encoded) -> Tensor | None:
-    """Match each of n queries with the passage of its row, float32 (n,)."""
-    if query.row is None or passage.pieces is None:
-        return None
-    rows, present = passage.pieces
-    products = torch.einsum("nd,nkd->nk", query.row, rows)
-    return products.masked_fill(~present, -torch.inf).amax(dim=-1)
 
 
 def _run(backbone: Callable[..., Any], token_ids: Tensor, mask: Tensor) -> Tensor:

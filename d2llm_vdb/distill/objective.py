@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -11,10 +9,8 @@ from torch.nn import functional
 from d2llm_vdb.distill import losses
 from d2llm_vdb.distill.batches import Lists
 from d2llm_vdb.distill.config import DistillConfig
+from d2llm_vdb.distill.encoded import Encoded, Scores
 from d2llm_vdb.student import Task
-
-if TYPE_CHECKING:
-    from d2llm_vdb.distill.model import Encoded, Scores
 
 
 def add_up(
@@ -44,7 +40,7 @@ def add_up(
         kept = weights.geometry_of_pairs
     parts = {
         **_imitate_teacher("iem", scores.iem, lists, config),
-        **_imitate_teacher("tokens", scores.tokens, lists, config),
+        **_imitate_teacher("tokens", scores.late, lists, config),
         "recall": weights.recall * recall,
         "geometry": kept * torch.stack(geometry).mean(),
     }

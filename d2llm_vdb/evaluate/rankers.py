@@ -18,6 +18,7 @@ from d2llm_vdb.store.recall import PointQuery
 from d2llm_vdb.store.schema import BM25, IEM, RECALL, SEGMENTS
 from d2llm_vdb.student import QueryVectors
 from d2llm_vdb.student.arrays import Float32
+from d2llm_vdb.student.evidence import Evidence
 from d2llm_vdb.student.words import shared_words
 
 # Documents in a ranking: as far as recall@100 looks.
@@ -102,14 +103,19 @@ class ExactRanker:
         with watch.stage("encode"):
             [vectors] = self._student.encode_queries([query])
         with watch.stage("recall"):
-            words, trust = self._words(vectors), float(vectors.trust[0])
+            words = self._words(vectors)
         with watch.stage("rerank"):
             match = None
             if self._segments is not None and vectors.segments is not None:
                 match = self._segments.match(vectors.segments[0])
-            scores = self._student.iem_scores(
-                vectors.iem[0], self._halves, "asymmetric", match, words, trust
+            evidence = Evidence(
+                query_half=vectors.iem[0],
+                passage_half=self._halves,
+                match=match,
+                words=words,
+                trust=float(vectors.trust[0]),
             )
+            scores = self._student.scores(evidence, "asymmetric")
             rows = best_rows(scores, DEPTH, self._rows.get(leave_out))
         return Ranking(names(self._ids, rows), watch.timings(1))
 

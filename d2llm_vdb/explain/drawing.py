@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from d2llm_vdb.explain.explanation import AttendedText, Explanation, Part
 
 if TYPE_CHECKING:
-    from d2llm_vdb.student.calibration import Head
+    from d2llm_vdb.student.config import Head
 
 SCORERS: dict[Head | None, str] = {
     "asymmetric": "interaction emulation: does the passage answer?",

@@ -6,15 +6,14 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-import torch
 
 from d2llm_vdb.explain.explanation import Alignment, Explanation, Part, Segment
-from d2llm_vdb.explain.parts import iem_parts, late_parts
+from d2llm_vdb.explain.parts import score_parts
 from d2llm_vdb.explain.reading import Reading, read
-from d2llm_vdb.search.options import Rerank, SearchOptions
+from d2llm_vdb.search import Hit, SearchOptions
 from d2llm_vdb.student import PassageVectors, QueryVectors, Student
 from d2llm_vdb.student.arrays import Float32
-from d2llm_vdb.student.calibration import Head
+from d2llm_vdb.student.evidence import Evidence
 from d2llm_vdb.student.pairs import passage_halves
 
 
@@ -40,74 +39,49 @@ class Explainer:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(None), ()
 
-    @property
-    def scorer(self) -> Head | None:
-        """What made the score; None where that is the recall's."""
-        scorers: dict[Rerank, Head | None]
-        scorers = {"iem": self.options.task, "tokens": "late", "none": None}
-        return scorers[self.options.rerank]
-
-    def explain(
-        self,
-        id: str,
-        passage: str,
-        *,
-        score: float,
-        recall_score: float,
-        recall_rank: int,
-        match: float | None,
-        words: float | None,
-    ) -> Explanation:
-        """Explain a passage; query and passage are encoded again.
-
-        Args:
-            id: the passage's.
-            passage: its text.
-            score, recall_score, recall_rank, match, words: what the search found, as `Hit` has
-                them.
-        """
+    def explain(self, hit: Hit) -> Explanation:
+        """Explain a hit of the search; query and passage are encoded again."""
         student, config = self.student, self.student.config
         query_read = read(student, self.query, config.query_prompt)
-        passage_read = read(student, passage, config.passage_prompt)
+        passage_read = read(student, hit.text, config.passage_prompt)
         [query] = student.encode_queries([self.query])
-        [stored] = student.encode_passages([passage], tokens=True)
+        [stored] = student.encode_passages([hit.text], tokens=True)
         similarities = _similarities(query, stored)
         segments = _segments(query, stored, passage_read)
         return Explanation(
-            id=id,
+            id=hit.id,
             query=query_read.text,
             passage=passage_read.text,
             rank=self.rank,
-            score=score,
+            score=hit.score,
             score_kind=self.options.score_kind,
-            recall_rank=recall_rank,
-            recall_score=recall_score,
-            scorer=self.scorer,
-            parts=self._parts(query, stored, similarities, recall_score, match, words),
+            recall_rank=hit.recall_rank,
+            recall_score=hit.recall_score,
+            scorer=self.options.head,
+            parts=self._parts(query, stored, similarities, hit),
             alignment=_alignment(query_read, passage_read, similarities),
             segments=segments,
         )
 
     def _parts(
-        self,
-        query: QueryVectors,
-        stored: PassageVectors,
-        similarities: Float32,
-        recall_score: float,
-        match: float | None,
-        words: float | None,
+        self, query: QueryVectors, stored: PassageVectors, similarities: Float32, hit: Hit
     ) -> tuple[Part, ...]:
-        heads, scorer = self.student.heads, self.scorer
-        if scorer is None:
+        if self.options.head is None:
             return ()
-        trust = 1.0 if words is None else float(query.trust[0])
-        if scorer == "late":
-            maxsim = float(similarities.max(axis=1).sum())
-            return late_parts(heads, maxsim, recall_score, match, words, trust)
-        device = self.student.backbone.device
-        query_half = torch.from_numpy(query.iem[0]).to(device)
-        passage_half = torch.from_numpy(passage_halves(self.student, stored)[0]).to(device)
-        return iem_parts(heads, query_half, passage_half, scorer, match, words, trust)
+        evidence = Evidence(
+            query_half=query.iem,
+            passage_half=passage_halves(self.student, stored),
+            maxsim=similarities.max(axis=1).sum(keepdims=True),
+            recall_score=_row(hit.recall_score),
+            match=None if hit.match is None else _row(hit.match),
+            words=None if hit.words is None else _row(hit.words),
+            trust=float(query.trust[0]),
+        )
+        return score_parts(self.student, evidence, self.options.head)
+
+
+def _row(value: float) -> Float32:
+    return np.array([value], np.float32)
 
 
 def _similarities(query: QueryVectors, stored: PassageVectors) -> Float32:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from d2llm_vdb.search.options import ScoreKind
 
 if TYPE_CHECKING:
-    from d2llm_vdb.student.calibration import Head
+    from d2llm_vdb.student.config import Head
 
 # Tokens whose attention differs by less than this share are paid alike, as by mean pooling.
 EVEN = 0.1

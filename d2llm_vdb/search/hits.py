@@ -77,15 +77,7 @@ class Hit:
                 f"hit {self.id!r} has left its search behind; search again, and explain the hit "
                 f"that comes from there"
             )
-        return self._explainer.explain(
-            self.id,
-            self.text,
-            score=self.score,
-            recall_score=self.recall_score,
-            recall_rank=self.recall_rank,
-            match=self.match,
-            words=self.words,
-        )
+        return self._explainer.explain(self)
 
 
 @dataclass(frozen=True, slots=True)

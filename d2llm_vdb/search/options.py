@@ -13,7 +13,7 @@ from d2llm_vdb.filters import FilterLike, as_filter
 from d2llm_vdb.keywords import check_keywords
 from d2llm_vdb.lazy import models
 from d2llm_vdb.paths import METADATA
-from d2llm_vdb.student.config import TASKS, Task
+from d2llm_vdb.student.config import TASKS, Head, Task, head_of
 
 Rerank = Literal["iem", "tokens", "none"]
 RERANKS = cast("tuple[Rerank, ...]", get_args(Rerank))
@@ -132,6 +132,11 @@ class SearchOptions:
         if self.rerank != "none":
             return "probability"
         return "rrf" if self.bm25_weight else "cosine"
+
+    @property
+    def head(self) -> Head | None:
+        """What makes the hits' scores; None where they are recall's."""
+        return None if self.rerank == "none" else head_of(self.rerank, self.task)
 
     @property
     def bm25_weight(self) -> float:

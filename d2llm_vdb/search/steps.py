@@ -20,6 +20,7 @@ from d2llm_vdb.store.columns import Array, Payload
 from d2llm_vdb.store.recall import Steps, reading, recalling
 from d2llm_vdb.store.schema import IEM, RECALL, SEGMENTS, TENANT_FIELD, TOKENS
 from d2llm_vdb.student.arrays import Float64, QueryVectors
+from d2llm_vdb.student.evidence import Evidence
 from d2llm_vdb.student.words import shared_words
 
 if TYPE_CHECKING:
@@ -151,18 +152,25 @@ def _scores(
     candidates: Candidates,
     words: Array | None,
 ) -> Array | Float64:
+    if options.head is None:
+        return candidates.scores if candidates.fused is None else candidates.fused
     if not candidates.ids:
         return candidates.scores
-    trust = 1.0 if words is None else float(queries.trust[row])
-    others = candidates.maxsim.get(SEGMENTS), words, trust
-    if options.rerank == "iem":
-        halves = candidates.vectors.get(IEM)
-        if halves is None:
-            halves = student.passage_halves(candidates.vectors[RECALL])
-        return student.iem_scores(queries.iem[row], halves, options.task, *others)
-    if options.rerank == "tokens":
-        return student.late_scores(candidates.maxsim[TOKENS], candidates.scores, *others)
-    return candidates.scores if candidates.fused is None else candidates.fused
+    evidence = Evidence(
+        query_half=queries.iem[row],
+        passage_half=_passage_halves(student, candidates) if options.rerank == "iem" else None,
+        maxsim=candidates.maxsim.get(TOKENS),
+        recall_score=candidates.scores,
+        match=candidates.maxsim.get(SEGMENTS),
+        words=words,
+        trust=float(queries.trust[row]),
+    )
+    return student.scores(evidence, options.head)
+
+
+def _passage_halves(student: Student, candidates: Candidates) -> Array:
+    stored = candidates.vectors.get(IEM)
+    return student.passage_halves(candidates.vectors[RECALL]) if stored is None else stored
 
 
 def _rows(candidates: Candidates, scores: Array, options: SearchOptions) -> list[int]:

@@ -202,7 +202,7 @@ def _scoring(request: RecallRequest, row: int, pool: _Pool) -> list[PointQuery]:
     """Plan what scores and reads the candidates of one query."""
     ids, limit = pool.ids, max(1, len(pool.ids))
     legs = [PointQuery(name, rows[row], limit, among=ids) for name, rows in request.maxsim.items()]
-    if request.terms is not None and (unknown := pool.without_words()):
+    if request.terms is not None and (unknown := pool.without_bm25()):
         legs.append(PointQuery(BM25, request.terms[row], limit, among=unknown))
     if request.reads or pool.without_cosine():
         legs.append(
@@ -243,29 +243,29 @@ class _Pool:
 
     @classmethod
     def fused(
-        cls, request: RecallRequest, nearest: Sequence[Point], lexical: Sequence[Point] | None
+        cls, request: RecallRequest, nearest: Sequence[Point], by_bm25: Sequence[Point] | None
     ) -> _Pool:
         """Return the best of two rankings, or all of one.
 
         Source: reciprocal rank fusion, Cormack et al. (SIGIR 2009), weighted.
         """
-        if lexical is None:
+        if by_bm25 is None:
             return cls.found(request, nearest)
         cosines = {point.id: point.score for point in nearest}
-        words = {point.id: point.score for point in lexical}
+        bm25 = {point.id: point.score for point in by_bm25}
         fused: dict[Any, float] = {}
-        for weight, ranked in ((1.0, cosines), (request.bm25_weight, words)):
+        for weight, ranked in ((1.0, cosines), (request.bm25_weight, bm25)):
             for rank, each in enumerate(ranked, 1):
                 fused[each] = fused.get(each, 0.0) + weight / (RRF_K + rank)
         # Of equal ones the vectors' come first, since they were put in first.
         best = sorted(fused, key=fused.__getitem__, reverse=True)[: request.limit]
         pool = cls({each: fused[each] for each in best}, [RECALL, BM25, *request.maxsim])
-        for name, known in ((RECALL, cosines), (BM25, words)):
+        for name, known in ((RECALL, cosines), (BM25, bm25)):
             values = [known.get(each, np.nan) for each in best]
             pool._scores[name] = np.array(values, np.float32)
         return pool
 
-    def without_words(self) -> list[Any]:
+    def without_bm25(self) -> list[Any]:
         """Return the ids whose BM25 is not known yet."""
         return [self.ids[row] for row in np.flatnonzero(np.isnan(self._scores[BM25]))]
 

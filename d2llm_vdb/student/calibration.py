@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from d2llm_vdb.student.config import Task
+from d2llm_vdb.student.config import Head
 
 Scorer = Literal["asymmetric", "symmetric", "late", "asymmetric_wordless", "late_wordless"]
-Head = Task | Literal["late"]
 SCORERS = cast("tuple[Scorer, ...]", get_args(Scorer))
 
 FIT_STEPS = 100
@@ -54,8 +53,13 @@ class Calibration(nn.Module):
 
         In float32 all that is nearly certain would be 1, and no order left.
         """
+        slope, offset = self.line(scorer)
+        return torch.sigmoid(slope * logits.double() + offset)
+
+    def line(self, scorer: Scorer) -> tuple[Tensor, Tensor]:
+        """Return a scorer's slope and offset, float32 of no dimension."""
         own = SCORERS.index(scorer)
-        return torch.sigmoid(self.log_slope[own].exp() * logits.double() + self.offset[own])
+        return self.log_slope[own].exp(), self.offset[own]
 
     def fit(self, scorer: Scorer, logits: Tensor, labels: Tensor, weights: Tensor) -> None:
         """Choose slope and offset that make labels most likely.

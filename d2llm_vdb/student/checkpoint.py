@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from d2llm_vdb.errors import CheckpointError
 from d2llm_vdb.student.backbone import Backbone
 from d2llm_vdb.student.config import StudentConfig
-from d2llm_vdb.student.iem import IEM_WORDS, LATE_WORDS
+from d2llm_vdb.student.score import IEM_WORDS, LATE_WORDS
 from d2llm_vdb.student.weights import adapter_weights
 
 CONFIG_FILE = "config.json"
@@ -83,7 +83,7 @@ def _upgrade(config: Any, weights: dict[str, Tensor]) -> None:
     for name in ("vocabulary", "words_dim"):
         segments.pop(name, None)
     segments["piece_tokens"] = 1
-    for name in ("words.weight", "word_scale"):
+    for name in ("words.weight", "word_scale"):  # of that sketch
         weights.pop(f"segments.{name}", None)
     if "segments.projection.weight" in weights:
         weights["segments.weight"] = weights.pop("segments.projection.weight")

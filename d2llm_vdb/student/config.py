@@ -11,6 +11,9 @@ from d2llm_vdb.errors import CheckpointError, InputError
 AttentionScale = Literal["embedding_dim", "head_dim"]
 Interaction = Literal["product", "concat"]
 Task = Literal["asymmetric", "symmetric"]
+# What scores: a task of the IEM, or the late interaction. A search asks for the IEM by
+# rerank="iem", for late interaction by rerank="tokens", after what it reads.
+Head = Task | Literal["late"]
 
 # Fewer leave no room for a text between the special tokens.
 MIN_TOKENS = 8
@@ -200,3 +203,8 @@ def _check_projection(name: str, width: int | None, embedding_dim: int) -> None:
 
 
 TASKS = cast("tuple[Task, ...]", get_args(Task))
+
+
+def head_of(rerank: Literal["iem", "tokens"], task: Task) -> Head:
+    """Return the head that a rerank scores by; late interaction knows no task."""
+    return task if rerank == "iem" else "late"

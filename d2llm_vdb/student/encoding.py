@@ -19,8 +19,9 @@ from d2llm_vdb.errors import InputError
 from d2llm_vdb.student.arrays import PassageVectors, QueryVectors
 from d2llm_vdb.student.backbone import Backbone, TokenBatch
 from d2llm_vdb.student.config import StudentConfig
+from d2llm_vdb.student.embeddings import embeddings
 from d2llm_vdb.student.heads import StudentHeads
-from d2llm_vdb.student.iem import stored_tokens
+from d2llm_vdb.student.late import stored_tokens
 from d2llm_vdb.student.terms import TextTerms, passage_terms, query_terms, trust
 
 logger = logging.getLogger(__name__)
@@ -109,6 +110,24 @@ def token_windows(
             most_tokens = most_tokens if pace is None else pace.tokens
     if token_ids:
         yield TokenWindow(token_ids, terms, cut)
+
+
+@torch.no_grad()  # heads are fitted to what it returns, and might learn from it
+def passage_embeddings(
+    config: StudentConfig, backbone: Backbone, heads: StudentHeads, texts: Iterable[str]
+) -> Tensor:
+    """Return the PMA embeddings of n passages, float32 (n, d), on the CPU.
+
+    Args:
+        config, backbone, heads: of the student.
+        texts: the passages.
+
+    Raises:
+        InputError: a text is not a string or is blank.
+    """
+    windows = token_windows(backbone, texts, config.passage_prompt, config.max_tokens)
+    pooled = [embeddings(backbone, heads, window.token_ids).cpu() for window in windows]
+    return torch.cat([torch.empty(0, config.embedding_dim), *pooled])
 
 
 @torch.inference_mode()

@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-import torch
 
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.student.backbone import Backbone
+from d2llm_vdb.student.config import StudentConfig
+from d2llm_vdb.student.encoding import passage_embeddings
+from d2llm_vdb.student.heads import StudentHeads
 
-if TYPE_CHECKING:
-    from d2llm_vdb.student.backbone import Backbone
-    from d2llm_vdb.student.config import StudentConfig
-    from d2llm_vdb.student.student import Student
 
-
-def fit(student: Student, sample_texts: Iterable[str] | None) -> None:
+def fit(
+    config: StudentConfig,
+    backbone: Backbone,
+    heads: StudentHeads,
+    sample_texts: Iterable[str] | None,
+) -> None:
     """Set compact projections and a `product` IEM; PMA stays as it is.
 
     Args:
-        student: changed in place.
+        config, backbone: the student's.
+        heads: on the backbone's device, changed in place.
         sample_texts: as `Student.from_backbone` takes them.
 
     Raises:
         InputError: they are empty, too few for a compact vector, or left out where it needs
             them.
     """
-    heads = student.heads
     texts = None if sample_texts is None else list(sample_texts)
     if texts is not None and not texts:
         raise InputError("sample_texts is empty; pass texts or leave it out")
-    samples = None if texts is None else torch.from_numpy(student.embeddings(texts))
+    samples = None if texts is None else passage_embeddings(config, backbone, heads, texts)
     heads.recall.fit(samples)
     heads.iem.initialise(samples, segments=heads.segments is not None)
     if heads.segments is not None:
         heads.segments.fit(samples)
-    heads.to(student.backbone.device)
+    heads.to(backbone.device)
 
 
 def check_fit(config: StudentConfig, backbone: Backbone) -> None:

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from d2llm_vdb.student.calibration import Calibration
 from d2llm_vdb.student.config import StudentConfig
-from d2llm_vdb.student.iem import IEM, LateInteraction
+from d2llm_vdb.student.iem import IEM
+from d2llm_vdb.student.late import LateInteraction
 from d2llm_vdb.student.pma import PMA
 from d2llm_vdb.student.projection import CompactProjection
 from d2llm_vdb.student.segments import Pieces

@@ -42,11 +42,7 @@ def parts(student: Student) -> dict[str, str]:
     if config.segments is not None and heads.segments is not None:
         segments = embedding.copy()
         segments.update(json.dumps(asdict(config.segments)).encode())
-        # How a query's words count is no matter of what is stored.
-        stored = {
-            name: weight for name, weight in state_of(heads.segments).items() if "scale" not in name
-        }
-        _add(segments, stored)
+        _add(segments, state_of(heads.segments))
         found["segments"] = segments.hexdigest()
     return found
 

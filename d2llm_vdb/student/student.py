@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from d2llm_vdb.student.arrays import Float32, Float64, PassageVectors, QueryVect
 from d2llm_vdb.student.backbone import Backbone, DType, independent_of_directory
 from d2llm_vdb.student.calibration import scorer_of
 from d2llm_vdb.student.config import (
+    Head,
     IEMConfig,
     Interaction,
     PMAConfig,
@@ -27,11 +28,20 @@ from d2llm_vdb.student.config import (
     StudentConfig,
     Task,
 )
-from d2llm_vdb.student.embeddings import cosines, embeddings, recall_vectors
-from d2llm_vdb.student.encoding import Pace, passage_vectors, query_vectors, to_numpy, token_windows
+from d2llm_vdb.student.embeddings import cosines, recall_vectors
+from d2llm_vdb.student.encoding import (
+    Pace,
+    passage_embeddings,
+    passage_vectors,
+    query_vectors,
+    to_numpy,
+    token_windows,
+)
+from d2llm_vdb.student.evidence import Evidence
 from d2llm_vdb.student.fitting import check_fit, fit
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.pairs import PairRerank, RankedDocument, predict, rank
+from d2llm_vdb.student.score import ScoreTerm, logit
 from d2llm_vdb.student.threads import threads_for
 
 if TYPE_CHECKING:
@@ -156,7 +166,7 @@ class Student:
                 checkpoint.add_lora(backbone, lora_rank)
         heads.mha_pma.initialise_as_mean()
         student = cls(config, backbone, heads)
-        fit(student, texts)
+        fit(config, backbone, student.heads, texts)
         return student
 
     @classmethod
@@ -363,34 +373,34 @@ class Student:
         return sentence_transformer(self)
 
     @torch.inference_mode()
-    def iem_scores(
-        self,
-        query_half: Float32,
-        passage_halves: Float32,
-        task: Task,
-        match: Float32 | None = None,
-        words: Float32 | None = None,
-        trust: float = 1.0,
-    ) -> Float64:
-        """Score passages by their stored halves.
+    def scores(self, evidence: Evidence[Float32], head: Head) -> Float64:
+        """Score pairs by what is known of them.
 
         Args:
-            query_half: a row of `QueryVectors.iem`, float32 (h,), or one a passage, (n, h).
-            passage_halves: stored, or from `passage_halves`, float32 (n, h).
-            task: "asymmetric" (does the passage answer?) or "symmetric" (same meaning?).
-            match: of the passages' segments, float32 (n,); None for a student without segments.
-            words: in common, from `words.shared_words`, float32 (n,); None where not known.
-            trust: what all else counts beside words; of `QueryVectors.trust`.
+            evidence: of n pairs: both halves for the IEM, `maxsim` and `recall_score` for the late
+                interaction, and what there is besides.
+            head: a task of the IEM, "asymmetric" (does the passage answer?) or "symmetric" (same
+                meaning?), or "late".
 
         Returns:
             Probabilities, float64 (n,).
+
+        Raises:
+            ValueError: the evidence lacks what the head reads.
         """
-        query, passages = self._to_device(query_half), self._to_device(passage_halves)
-        others = (self._to_device(match), self._to_device(words))
-        logits, _ = self.heads.iem.combine(query, passages, task, *others, trust)
-        scorer = scorer_of(task, words=words is not None)
+        scorer = scorer_of(head, words=evidence.words is not None)
+        logits = logit(self.score_terms(evidence, head))
         scores: Float64 = self.heads.calibration(logits, scorer).cpu().numpy()
         return scores
+
+    @torch.inference_mode()
+    def score_terms(self, evidence: Evidence[Float32], head: Head) -> list[ScoreTerm]:
+        """Return what the logits of `scores` add up, before calibration."""
+        given, heads = evidence.map(self._to_device()), self.heads
+        if head == "late":
+            return heads.late.score_terms(given)
+        terms, _ = heads.iem.score_terms(given, head)
+        return terms
 
     @torch.inference_mode()
     def passage_halves(self, embeddings: Float32) -> Float32:
@@ -398,38 +408,19 @@ class Student:
 
         Whole recall vectors will do for `product`, which reads unit-length embeddings.
         """
-        halves: Float32 = self.heads.iem.passage_half(self._to_device(embeddings)).cpu().numpy()
+        given = self._to_device()(embeddings)
+        halves: Float32 = self.heads.iem.passage_half(given).cpu().numpy()
         return halves
 
-    @torch.inference_mode()
-    def late_scores(
-        self,
-        maxsim: Float32,
-        recall: Float32,
-        match: Float32 | None = None,
-        words: Float32 | None = None,
-        trust: float = 1.0,
-    ) -> Float64:
-        """Turn MaxSim sums, recall scores, matches and words into probabilities, float64 (n,)."""
-        logits = self.heads.late(*map(self._to_device, (maxsim, recall, match, words)), trust)
-        scorer = scorer_of("late", words=words is not None)
-        scores: Float64 = self.heads.calibration(logits, scorer).cpu().numpy()
-        return scores
-
-    @torch.inference_mode()
     def embeddings(self, texts: Iterable[str]) -> Float32:
         """Return the PMA embeddings of n passages, float32 (n, d), as they are.
 
         Raises:
             InputError: a text is not a string or is blank.
         """
-        config, backbone = self.config, self.backbone
-        windows = token_windows(backbone, texts, config.passage_prompt, config.max_tokens)
-        pooled = [embeddings(backbone, self.heads, window.token_ids) for window in windows]
-        joined: Float32 = to_numpy(
-            torch.cat([torch.empty(0, config.embedding_dim), *(one.cpu() for one in pooled)])
-        )
-        return joined
+        found = passage_embeddings(self.config, self.backbone, self.heads, texts)
+        embeddings: Float32 = to_numpy(found)
+        return embeddings
 
     @torch.inference_mode()
     def _recall_vectors(self, texts: str | Iterable[str], prompt: str, *, queries: bool) -> Float32:
@@ -444,14 +435,9 @@ class Student:
             vectors.append(to_numpy(some))
         return np.concatenate(vectors)
 
-    @overload
-    def _to_device(self, array: Float32) -> Tensor: ...
-    @overload
-    def _to_device(self, array: Float32 | None) -> Tensor | None: ...
-    def _to_device(self, array: Float32 | None) -> Tensor | None:
-        if array is None:
-            return None
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.backbone.device)
+    def _to_device(self) -> Callable[[Float32], Tensor]:
+        device = self.backbone.device  # looked up once: that takes longer than to move an array
+        return lambda array: torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
 
 def _segment_dim(dim: int, texts: Sequence[str] | None) -> int | None:

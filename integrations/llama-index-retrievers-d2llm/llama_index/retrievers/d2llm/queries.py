@@ -55,7 +55,7 @@ def search_options(
         asked["mmr_lambda"] = MMR_THRESHOLD if mmr_threshold is None else mmr_threshold
     elif query.mode is VectorStoreQueryMode.HYBRID:
         asked["k"] = query.hybrid_top_k or query.similarity_top_k
-        asked["hybrid"] = _lexical_weight(query.alpha, defaults)
+        asked["hybrid"] = _bm25_weight(query.alpha, defaults)
     elif query.mode is not VectorStoreQueryMode.DEFAULT:
         raise InputError(
             f"mode={query.mode.value!r} is not supported; use 'default', 'mmr', or 'hybrid', which "
@@ -70,7 +70,7 @@ def search_options(
     return replace(options, filter=chosen)
 
 
-def _lexical_weight(alpha: float | None, defaults: SearchOptions) -> float:
+def _bm25_weight(alpha: float | None, defaults: SearchOptions) -> float:
     """Return BM25's weight where that of the vectors is 1; alpha is 0 for it and 1 for them."""
     if alpha is None:
         return defaults.hybrid or 1.0
