@@ -11,7 +11,7 @@ import typer
 from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.loading import open_index
-from d2llm_vdb.cli.shared import Database, Model, Searching
+from d2llm_vdb.cli.shared import Model, SearchedDatabase, Searching
 from d2llm_vdb.cli.terminal import failing_clearly, output, print_json, waiting
 from d2llm_vdb.errors import InputError
 
@@ -21,8 +21,7 @@ from d2llm_vdb.errors import InputError
 def explain(
     query: Annotated[str, typer.Argument(help="What was looked for.", show_default=False)],
     *,
-    database: Database,
-    read_consistency: flags.ReadConsistency = None,
+    database: SearchedDatabase,
     model: Model,
     hit: Annotated[int, typer.Option(min=1, help="Which hit to explain, by its place.")] = 1,
     searching: Searching,
@@ -48,7 +47,6 @@ def explain(
         device=model.device,
         collection=database.collection,
         **database.speaking,
-        read_consistency=flags.consistency(read_consistency),
         create=False,
     ) as index:
         result = index.search(query, **chosen.to_dict())

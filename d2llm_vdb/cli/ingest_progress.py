@@ -6,16 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
+from d2llm_vdb.cli.bar import progress_bar
 from d2llm_vdb.cli.samples import Samples
 from d2llm_vdb.cli.terminal import every_few_seconds, output, printable
 from d2llm_vdb.ingest.pipeline import IngestReport, OnIngested
@@ -27,14 +21,7 @@ def track(console: Console) -> Iterator[OnIngested]:
     if not console.is_terminal:
         yield every_few_seconds(console, lambda report: _percent(report) + _line(report))
         return
-    columns = (
-        BarColumn(bar_width=20),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(compact=True),
-    )
-    with Bar(*columns, console=console, transient=True) as bar:
+    with progress_bar(console) as bar:
         task = bar.add_task("reading", total=None)
 
         def update(report: IngestReport) -> None:

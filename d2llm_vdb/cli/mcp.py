@@ -10,7 +10,7 @@ import typer
 from d2llm_vdb.cli import flags, serving
 from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.loading import open_index
-from d2llm_vdb.cli.shared import Database, Model
+from d2llm_vdb.cli.shared import Model, SearchedDatabase
 from d2llm_vdb.cli.terminal import errors, failing_clearly, waiting
 from d2llm_vdb.errors import InputError
 
@@ -19,8 +19,7 @@ from d2llm_vdb.errors import InputError
 @failing_clearly("stopped")
 def mcp(
     *,
-    database: Database,
-    read_consistency: flags.ReadConsistency = None,
+    database: SearchedDatabase,
     model: Model,
     recall_k: serving.MostHits = 100,
     rerank: serving.DefaultRerank = "iem",
@@ -68,7 +67,6 @@ def mcp(
         device=model.device,
         collection=database.collection,
         **database.speaking,
-        read_consistency=flags.consistency(read_consistency),
         tenant=tenant,
         create=allow_ingest,
     ) as index:

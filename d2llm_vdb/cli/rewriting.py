@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 
+from d2llm_vdb.cli.bar import progress_bar
 from d2llm_vdb.cli.terminal import every_few_seconds, output, printable
 from d2llm_vdb.reembed import OnReembedded, Origin, ReembedReport
 
@@ -47,14 +46,7 @@ def track_rewriting(
     if not console.is_terminal:
         yield every_few_seconds(console, line), seconds
         return
-    columns = (
-        BarColumn(bar_width=20),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(compact=True),
-    )
-    with Bar(*columns, console=console, transient=True) as bar:
+    with progress_bar(console) as bar:
         task = bar.add_task("looking at what is stored", total=total)
 
         def update(report: ReembedReport) -> None:

@@ -10,7 +10,7 @@ import typer
 from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.loading import open_index
-from d2llm_vdb.cli.shared import Database, Model, Searching
+from d2llm_vdb.cli.shared import Model, SearchedDatabase, Searching
 from d2llm_vdb.cli.terminal import exit_code, failing_clearly, print_error, print_json, waiting
 from d2llm_vdb.errors import D2LLMError
 
@@ -26,8 +26,7 @@ def search(
         str | None, typer.Argument(help="What to look for; left out, it is asked for.")
     ] = None,
     *,
-    database: Database,
-    read_consistency: flags.ReadConsistency = None,
+    database: SearchedDatabase,
     model: Model,
     searching: Searching,
     as_json: flags.Json = False,
@@ -49,7 +48,6 @@ def search(
         device=model.device,
         collection=database.collection,
         **database.speaking,
-        read_consistency=flags.consistency(read_consistency),
         create=False,
     ) as index:
         if query is not None:

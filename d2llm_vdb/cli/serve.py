@@ -5,7 +5,7 @@ from __future__ import annotations
 from d2llm_vdb.cli import flags, serving
 from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.loading import open_index
-from d2llm_vdb.cli.shared import Database, Model
+from d2llm_vdb.cli.shared import Model, SearchedDatabase
 from d2llm_vdb.cli.terminal import errors, failing_clearly, waiting
 
 
@@ -13,8 +13,7 @@ from d2llm_vdb.cli.terminal import errors, failing_clearly, waiting
 @failing_clearly("stopped")
 def serve(
     *,
-    database: Database,
-    read_consistency: flags.ReadConsistency = None,
+    database: SearchedDatabase,
     model: Model,
     recall_k: serving.MostHits = 100,
     rerank: serving.DefaultRerank = "iem",
@@ -42,7 +41,6 @@ def serve(
         device=model.device,
         collection=database.collection,
         **database.speaking,
-        read_consistency=flags.consistency(read_consistency),
         tenant=tenant,
         create=False,
     ) as index:

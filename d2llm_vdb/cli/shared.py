@@ -45,6 +45,18 @@ class Database:
         }
 
 
+@dataclass(frozen=True, kw_only=True, repr=False)
+class SearchedDatabase(Database):
+    """The same, for commands that search."""
+
+    read_consistency: flags.ReadConsistency = None
+
+    @property
+    def speaking(self) -> dict[str, Any]:
+        """How to speak to a server, as `Index.open` takes it."""
+        return super().speaking | {"read_consistency": flags.consistency(self.read_consistency)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """Which student, and what it runs on."""

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
+from d2llm_vdb.cli.bar import progress_bar
 from d2llm_vdb.cli.terminal import every_few_seconds, printable
 from d2llm_vdb.progress import OnProgress, Progress
 
@@ -19,14 +18,7 @@ def track_steps(console: Console) -> Iterator[OnProgress]:
     if not console.is_terminal:
         yield every_few_seconds(console, _line)
         return
-    columns = (
-        BarColumn(bar_width=20),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.description}", markup=False),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(compact=True),
-    )
-    with Bar(*columns, console=console, transient=True) as bar:
+    with progress_bar(console) as bar:
         task = bar.add_task("starting", total=None)
         current = ""
 
