@@ -26,7 +26,8 @@ def track(console: Console) -> Iterator[OnIngested]:
 
         def update(report: IngestReport) -> None:
             total = None if report.done is None else 1.0
-            bar.update(task, total=total, completed=report.done or 0.0, description=_line(report))
+            done = report.done or 0.0
+            bar.update(task, total=total, completed=done, description=_brief(report))
 
         yield update
 
@@ -57,6 +58,15 @@ class _Making:
 
 def _percent(report: IngestReport) -> str:
     return "" if report.done is None else f"{report.done:.0%}, "
+
+
+def _brief(report: IngestReport) -> str:
+    """Return what fits beside a bar on a terminal of 80 columns."""
+    added = report.added
+    others = {"unchanged": added.unchanged + added.updated, "rejected": report.rejected}
+    counts = [f"{count:,} {name}" for name, count in others.items() if count]
+    told = [f"{added.encoded:,} encoded", *counts, f"{report.passages_per_second:,.0f}/s"]
+    return ", ".join(told)
 
 
 def _line(report: IngestReport) -> str:
