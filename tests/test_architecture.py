@@ -119,6 +119,7 @@ ALLOWED = {
     "serve": {
         "errors",
         "checks",
+        "keywords",
         "lazy",
         "explain",
         "filters",

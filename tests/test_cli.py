@@ -125,6 +125,7 @@ def test_standard_input_and_rejects(in_tmp: Path) -> None:
     counts = json.loads(result.stdout)
     assert (counts["encoded"], counts["rejected"]) == (2, 3)
     assert "3 rejected" in result.stderr
+    assert "the first, in -: not JSON" in result.stderr
     rejects = [json.loads(line) for line in Path("d2llm-rejects.jsonl").read_text().splitlines()]
     assert sorted(reject["line"] for reject in rejects) == [2, 3, 4]
 

@@ -80,3 +80,5 @@ def test_the_report_counts_what_was_passed_over_and_databases_are_no_source(fold
         counts = json.loads(result.stdout)
         assert (counts["documents"], counts["rejected"]) == (3, 0)
         assert counts["passed_over"] == passed_over
+        assert "passed over in folders: 2" in result.stderr
+        assert "2 .png" in result.stderr

@@ -85,6 +85,7 @@ def test_an_explanation_is_that_of_the_hit_with_what_is_drawn(url: str) -> None:
         ("search?q=a&k=many", "k='many' must be a whole number"),
         ("search?q=a&k=21", "k=21 must be at most 20"),
         ("search?q=a&rerank=best", "rerank='best' is not one of iem, tokens, none"),
+        ("search?q=a&filter={}", "/api/search has no option 'filter'; it takes q, k, rerank"),
         ("explain?q=a", "id is missing"),
         ("explain?q=a&id=nothing", "id='nothing' is not among the 20 candidates"),
     ],

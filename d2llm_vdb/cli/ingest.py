@@ -211,6 +211,9 @@ def ingest(
         print_json(report.to_dict())
     else:
         show_summary(report, index.store.location)
+    if reader.passed_over:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in reader.passed_over.most_common())
+        errors.print(printable(f"passed over in folders: {kinds}"), soft_wrap=True)
     if report.kept:
         errors.print(
             f"{report.kept:,} documents kept that were not read: rejects without an id may be any "
@@ -220,6 +223,9 @@ def ingest(
     if report.rejected:
         where = printable(str(rejects))
         errors.print(f"{report.rejected:,} rejected, with reasons, in {where}", soft_wrap=True)
+        if (first := rejects_file.first) is not None:
+            told = f"the first, in {first.source}: {first.reason}"
+            errors.print(printable(told), soft_wrap=True)
         raise typer.Exit(EXIT_REJECTS)
 
 

@@ -33,8 +33,8 @@ DefaultRerank = Annotated[
 FixedFilter = Annotated[
     str | None,
     typer.Option(
-        help="A filter as JSON, as `d2llm search` takes it. It holds for every call, whose own "
-        "filter can only narrow it.",
+        help="A filter as JSON, as `d2llm search` takes it. It holds for every call, and what a "
+        "call says can only narrow it.",
         show_default=False,
     ),
 ]

@@ -39,9 +39,11 @@ class RejectsFile:
         self.path = path
         self.unfinished = path.with_name(f"{path.name}.unfinished")
         self.count = 0
+        self.first: Reject | None = None
 
     def write(self, reject: Reject) -> None:
         """Write one reject."""
+        self.first = self.first or reject
         json.dump(asdict(reject), self._file, ensure_ascii=False)
         self._file.write("\n")
         self._file.flush()

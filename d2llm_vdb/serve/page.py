@@ -35,6 +35,7 @@ from d2llm_vdb.explain.drawing import (
     underlines,
     waterfall,
 )
+from d2llm_vdb.keywords import check_keywords
 from d2llm_vdb.search import SearchResult
 from d2llm_vdb.search.options import Rerank
 from d2llm_vdb.serve.finder import Finder
@@ -74,6 +75,7 @@ def page_app(finder: Finder, host: str) -> Starlette:
         )
 
     async def search(request: Request) -> Response:
+        check_keywords("/api/search", request.query_params, ("q", "k", "rerank"))
         query, rerank = _asked(request)
         k = _hits(request)
         # The candidates beyond k tell what reranking left behind.
@@ -81,6 +83,7 @@ def page_app(finder: Finder, host: str) -> Starlette:
         return _json(both_orders(result, k))
 
     async def explain(request: Request) -> Response:
+        check_keywords("/api/explain", request.query_params, ("q", "id", "rerank"))
         query, rerank = _asked(request)
         explanation = await finder.explain(query, _given(request, "id"), rerank)
         return _json(drawn(explanation))
