@@ -148,6 +148,7 @@ def test_what_is_not_there_is_no_failure_and_nothing_is_asked(delete: Any) -> No
     result = run("missing")
     assert result.exit_code == 0
     assert "0 passages deleted" in result.stdout
+    assert "nothing matches" in result.stderr
 
 
 def test_a_collection_that_is_not_there_is_said_to_be(tmp_path: Path) -> None:

@@ -71,7 +71,12 @@ def delete(
                 f"filter={filter!r} matches all {held:,} passages; give --all in its place to "
                 f"delete everything, or a filter that leaves some out"
             )
-        if found and not yes:
+        if not found:
+            errors.print(
+                "nothing matches; `d2llm search --json` shows ids and documents as they are stored",
+                soft_wrap=True,
+            )
+        elif not yes:
             _ask(store, found, held, chosen)
         if found:
             store.delete_where(chosen)
