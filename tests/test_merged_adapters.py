@@ -218,10 +218,12 @@ def test_weights_made_in_inference_mode_count_when_they_change(
     with torch.inference_mode():
         student = reloaded(fresh, tmp_path / "student")
         before = states(student, texts[0])
-        shift(student)
+        for name, weight in student.backbone.model.named_parameters():
+            if "lora_B" in name:
+                weight.mul_(0.5)  # smaller, so that float32 rounds no more than elsewhere here
         found = states(student, texts[0])
         assert (found - before).abs().max() > 1e-2
-        torch.testing.assert_close(found, expected(student, texts[0]), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found, expected(student, texts[0]), atol=1e-5, rtol=1e-5)
 
 
 def test_a_model_in_training_is_run_itself_and_what_was_merged_let_go(

@@ -63,14 +63,8 @@ def compact(
 
     connection = Connection(location, into, **database.speaking)
     _check_new(connection, into)
-    speaking = database.speaking | {"write_ordering": write_ordering}
     with open_index(
-        location,
-        model.student,
-        device=model.device,
-        collection=database.collection,
-        create=False,
-        **speaking,
+        location, **database.opening(model), write_ordering=write_ordering, create=False
     ) as index:
         with waiting("fitting and measuring"):
             made = index.compact(dim, floor=floor, queries=asked)
@@ -86,7 +80,8 @@ def compact(
                 tokens="none" if schema.token_dim is None else "raw",
                 preset=layout.preset or schema.preset or "balanced",
                 **layout.options,
-                **speaking,
+                **database.speaking,
+                write_ordering=write_ordering,
             ) as target,
         ):
             write_anew(index.store, target, as_json=False)

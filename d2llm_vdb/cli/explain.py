@@ -43,10 +43,7 @@ def explain(
     chosen = replace(chosen, k=max(chosen.k, hit))
     with open_index(
         location,
-        model.student,
-        device=model.device,
-        collection=database.collection,
-        **database.speaking,
+        **database.opening(model),
         create=False,
     ) as index:
         result = index.search(query, **chosen.to_dict())

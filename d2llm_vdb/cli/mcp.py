@@ -63,10 +63,7 @@ def mcp(
     listening = listen(host, port, allow_remote=allow_remote) if http else None
     with open_index(
         location,
-        model.student,
-        device=model.device,
-        collection=database.collection,
-        **database.speaking,
+        **database.opening(model),
         tenant=tenant,
         create=allow_ingest,
     ) as index:

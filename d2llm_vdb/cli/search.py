@@ -44,10 +44,7 @@ def search(
     chosen = searching.options
     with open_index(
         location,
-        model.student,
-        device=model.device,
-        collection=database.collection,
-        **database.speaking,
+        **database.opening(model),
         create=False,
     ) as index:
         if query is not None:

@@ -37,10 +37,7 @@ def serve(
     listening = listen(host, port, allow_remote=allow_remote)
     with open_index(
         location,
-        model.student,
-        device=model.device,
-        collection=database.collection,
-        **database.speaking,
+        **database.opening(model),
         tenant=tenant,
         create=False,
     ) as index:

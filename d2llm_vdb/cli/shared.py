@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from d2llm_vdb.search import SearchOptions
 
 
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Which student, and what it runs on."""
+
+    student: flags.StudentPath = None
+    device: flags.Device = "auto"
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)  # a repr would show the key
 class Database:
     """Which collection, and how to speak to its server."""
@@ -44,6 +52,11 @@ class Database:
             "compression": self.compression,
         }
 
+    def opening(self, model: Model) -> dict[str, Any]:
+        """How to open the collection, as `open_index` takes it after the location."""
+        own = {"student": model.student, "device": model.device, "collection": self.collection}
+        return own | self.speaking
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class SearchedDatabase(Database):
@@ -55,14 +68,6 @@ class SearchedDatabase(Database):
     def speaking(self) -> dict[str, Any]:
         """How to speak to a server, as `Index.open` takes it."""
         return super().speaking | {"read_consistency": flags.consistency(self.read_consistency)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """Which student, and what it runs on."""
-
-    student: flags.StudentPath = None
-    device: flags.Device = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,8 +49,9 @@ async def test_documents_and_scores_are_the_indexs_with_their_place_alone_added(
         assert document.id is not None
         passage = passages[document.id]
         assert document.page_content == passage.text
-        assert document.metadata == place_of(passage) | passage.metadata
-        assert {"doc_id", "source", "chunk", "start", "end"} <= document.metadata.keys()
+        names = ("doc_id", "source", "chunk", "start", "end")
+        place = {name: getattr(passage, name) for name in names}
+        assert document.metadata == place | passage.metadata
     documents = [document for document, _ in found]
     assert store.similarity_search(LOOP) == documents
     assert await store.asimilarity_search(LOOP) == documents
