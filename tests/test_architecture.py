@@ -20,7 +20,9 @@ ALLOWED = {
     "checks": {"errors"},
     "keywords": {"errors"},
     "sparse": set(),
+    "wording": set(),
     "student": {
+        "wording",
         "errors",
         "batching",
         "checks",
@@ -64,6 +66,7 @@ ALLOWED = {
         "store",
     },
     "ingest": {
+        "wording",
         "errors",
         "lazy",
         "checks",
@@ -78,6 +81,7 @@ ALLOWED = {
     },
     "teacher": {"errors", "batching", "progress", "student"},
     "evaluate": {
+        "wording",
         "progress",
         "errors",
         "lazy",
@@ -103,6 +107,7 @@ ALLOWED = {
         "evaluate",
     },
     "distill": {
+        "wording",
         "progress",
         "errors",
         "lazy",
@@ -117,6 +122,7 @@ ALLOWED = {
         "cli",
     },
     "serve": {
+        "wording",
         "errors",
         "checks",
         "keywords",
@@ -128,6 +134,7 @@ ALLOWED = {
         "search",
     },
     "cli": {
+        "wording",
         "progress",
         "errors",
         "compact",

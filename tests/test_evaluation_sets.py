@@ -172,4 +172,4 @@ def test_documents_without_text_are_left_out_and_stay_judged(
     found = retrieval(kitchen)
     assert "soup" not in found.documents
     assert found.qrels["q1"] == {"bread": 2, "soup": 1}
-    assert "1 documents without text" in caplog.text
+    assert "1 document without text" in caplog.text

@@ -214,7 +214,7 @@ def test_a_reject_that_may_be_any_document_keeps_those_of_its_source_alone(
     report = run([*numbered(1), others[0], Reject("f", "not JSON", 2)], prune=True)
     assert (report.added.deleted, report.kept) == (3, 2)
     assert stored_ids(db) == {"d0", "d1", "d2", "g0"}
-    assert "2 documents are kept that were not read: rejects without a known id, in f (1)" in (
+    assert "2 documents kept, though not read: rejects without a known id, in f (1)" in (
         caplog.text
     )
     report = run([*numbered(1), others[0]], prune=True)

@@ -18,6 +18,7 @@ from d2llm_vdb.errors import InputError, MissingExtraError
 from d2llm_vdb.ingest.documents import Document
 from d2llm_vdb.ingest.headings import Heading, Outline, joined
 from d2llm_vdb.passages import Passage
+from d2llm_vdb.wording import counted
 
 if TYPE_CHECKING:
     from d2llm_vdb.student import Student
@@ -76,9 +77,9 @@ class Chunker:
             raise InputError(f"overlap={overlap} is negative; give --overlap 0 or more")
         if overlap >= self._capacity:
             raise InputError(
-                f"overlap={overlap} is not less than the {self._capacity} tokens of text that "
-                f"chunk_tokens={chunk_tokens} leaves; give --overlap at most {self._capacity - 1}, "
-                f"or raise --chunk-tokens (at most {longest})"
+                f"overlap={overlap} is not less than the {counted(self._capacity, 'token')} of "
+                f"text that chunk_tokens={chunk_tokens} leaves; give --overlap at most "
+                f"{self._capacity - 1}, or raise --chunk-tokens (at most {longest})"
             )
         self._overlap = overlap
         self._splitter = cache(self._make_splitter)

@@ -20,6 +20,7 @@ from d2llm_vdb.ingest.documents import Document, Reject
 from d2llm_vdb.ingest.rejects import Rejects
 from d2llm_vdb.passages import Passage, check_unicode
 from d2llm_vdb.store.schema import TENANT_FIELD
+from d2llm_vdb.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -212,9 +213,9 @@ class _Run:
         self.report.kept = len(kept)
         if kept:
             logger.warning(
-                "%d documents are kept that were not read: rejects without a known id, in %s, may "
-                "be any of them; mend these, or delete documents by d2llm delete --doc",
-                len(kept),
+                "%s kept, though not read: rejects without a known id, in %s, may be any of what "
+                "is stored; mend these, or delete documents by d2llm delete --doc",
+                counted(len(kept), "document"),
                 ", ".join(f"{source} ({count})" for source, count in self._unclear_sources.items()),
             )
 
