@@ -25,6 +25,7 @@ from d2llm_vdb.search.neighbours import reading_neighbours
 from d2llm_vdb.search.options import MoreOptions, SearchOptions, check_tenant
 from d2llm_vdb.search.steps import Stopwatch, explainable, searching
 from d2llm_vdb.search.unindexed import UnindexedFields
+from d2llm_vdb.search.unknown import UnknownFields
 from d2llm_vdb.selection import selection
 from d2llm_vdb.store import Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.columns import distinct_ids
@@ -47,6 +48,7 @@ class Index:
         self.student = student
         self.store = store
         self._unindexed = UnindexedFields()
+        self._unknown = UnknownFields()
 
     @property
     def tenant(self) -> str | None:
@@ -64,7 +66,7 @@ class Index:
         """
         check_tenant(tenant)
         index = Index(self.student, self._store_of(tenant))
-        index._unindexed = self._unindexed
+        index._unindexed, index._unknown = self._unindexed, self._unknown
         return index
 
     def __repr__(self) -> str:
@@ -281,6 +283,8 @@ class Index:
         """
         chosen = required_filter(filter)
         found = self.store.count(chosen)
+        if not found:
+            self.store.run(self._unknown.check(self.tenant, chosen))
         self.store.delete_where(chosen)
         return found
 
@@ -288,6 +292,8 @@ class Index:
         """Async twin of `delete_where`."""
         chosen = required_filter(filter)
         found = await self.store.acount(chosen)
+        if not found:
+            await self.store.arun(self._unknown.check(self.tenant, chosen))
         await self.store.adelete_where(chosen)
         return found
 
@@ -443,6 +449,8 @@ class Index:
         watch = Stopwatch()
         size = (yield Fact.SIZE) if options.counts_words else 0
         found = yield from searching(self.student, options, texts, store.schema, size, watch)
+        if not any(found):
+            yield from self._unknown.check(store.tenant, options.database_filter)
         if options.neighbours:
             with watch.stage("recall"):
                 found = yield from reading_neighbours(found, options.neighbours)

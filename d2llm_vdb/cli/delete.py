@@ -63,6 +63,7 @@ def delete(
         from d2llm_vdb.connection import Connection
         from d2llm_vdb.filters import required_filter
         from d2llm_vdb.search.options import check_tenant
+        from d2llm_vdb.search.unknown import UnknownFields
         from d2llm_vdb.selection import selection
 
     if everything and (ids or doc or filter):
@@ -87,6 +88,7 @@ def delete(
                 f"--all in its place to delete everything, or a filter that leaves some out"
             )
         if not found:
+            store.run(UnknownFields().check(store.tenant, chosen))
             errors.print(
                 "nothing matches; `d2llm search --json` shows ids and documents as they are stored",
                 soft_wrap=True,
