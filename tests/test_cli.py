@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 import d2llm_vdb
-from d2llm_vdb import Index
+from d2llm_vdb import Index, Student
 from d2llm_vdb.cli.app import app
 from d2llm_vdb.cli.other_words import OTHER_WORDS
 from d2llm_vdb.store import EdgeStore
@@ -108,6 +108,22 @@ def test_a_person_is_prompted_beside_piped_results_and_leaves_without_a_trace(
     assert json.loads(answer)["query"] == "fruit"
     assert (process.returncode, rest) == (0, b"")
     assert said.decode().split() == ["query>", "query>"]
+
+
+@pytest.mark.parametrize("command", [["search"], ["explain", "--json"]])
+def test_what_the_first_query_would_wait_for_is_loaded_before_it(
+    small_db: str, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    encoded: list[str] = []
+    encode = Student.encode_queries
+
+    def noting(self: Student, texts: Iterable[str]) -> Any:
+        encoded.extend(texts := list(texts))
+        return encode(self, texts)
+
+    monkeypatch.setattr(Student, "encode_queries", noting)
+    assert d2llm(command[0], "fruit", *command[1:], "--db", small_db).exit_code == 0
+    assert encoded.index("fruit") == 1
 
 
 def test_filters_are_qdrants_json(corpus: Path, in_tmp: Path) -> None:
