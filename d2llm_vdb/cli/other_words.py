@@ -40,6 +40,10 @@ OTHER_WORDS = {
     "--out": "--output --output-dir",
     "--dim": "--dimensions --size",
     "--json": "--output-format --format",
+    "--payload-index": "--index-field",
+    "--shard-number": "--shards",
+    "--replication-factor": "--replicas",
+    "--write-consistency-factor": "--write-consistency",
     "--work": "--cache --cache-dir",
     "--verbose": "--debug --log-level",
 }
