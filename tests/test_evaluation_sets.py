@@ -132,7 +132,7 @@ def test_a_damaged_retrieval_set_is_refused_with_file_line_and_value(
         ({"label": "maybe"}, "dev.jsonl, line 1: label 'maybe' is not one of entailment"),
         ({"label": None}, "label None"),
         ({"label": "neutral"}, "dev.jsonl: 0 pairs with label 1 or entailment and 0 with 0"),
-        ({"score": 4}, "dev.jsonl: the scores of all 1 pairs are 4.0"),
+        ({"score": 4}, "dev.jsonl: all scores of 1 pair are 4.0"),
         ({"score": "high"}, "score 'high' is not a finite number"),
         ({}, "neither 'label' nor 'score'"),
         ({"score": 1, "sentence2": ""}, "'sentence2' is missing or blank"),

@@ -254,7 +254,7 @@ def test_one_record_that_is_always_broken_keeps_its_own_document_alone(
     Path("rows.jsonl").write_text(lines[0] + "\nno record at all\n")
     result = d2llm_ingest("rows.jsonl", "--prune")
     assert json.loads(result.stdout)["kept"] == 1
-    assert "1 documents kept that were not read" in result.stderr
+    assert "1 document kept, though not read" in result.stderr
 
 
 @pytest.mark.parametrize(

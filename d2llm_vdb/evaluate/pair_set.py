@@ -70,8 +70,9 @@ def _check_variety(
     path: Path, labels: NDArray[np.int8] | None, scores: NDArray[np.float64] | None
 ) -> None:
     if labels is not None and not {0, 1} <= set(labels.tolist()):
+        matching = labels.tolist().count(1)
         raise InputError(
-            f"{path}: {counted(np.count_nonzero(labels == 1), 'pair')} with label 1 or entailment "
+            f"{path}: {counted(matching, 'pair')} with label 1 or entailment "
             f"and {np.count_nonzero(labels == 0)} with 0 or contradiction; accuracy and AP need "
             f"both. Take more pairs, or a split that has both"
         )

@@ -8,6 +8,7 @@ Headings are no passage by themselves: they go with the text that follows.
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
@@ -122,7 +123,8 @@ class Chunker:
             splitter = self._splitter(capacity, markdown)
             several = splitter.chunk_all_indices([documents[row].text for row in rows])
             for row, some in zip(rows, several, strict=True):
-                chunks[row] = [piece for chunk in some for piece in _bounded(*chunk, capacity)]
+                pieces = (_bounded(start, text, capacity) for start, text in some)
+                chunks[row] = list(itertools.chain.from_iterable(pieces))
                 if row in outlines:
                     chunks[row] = self._with_text(documents[row], chunks[row], outlines[row])
         return [

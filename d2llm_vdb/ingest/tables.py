@@ -148,8 +148,8 @@ def _documents(
         texts = {*TEXT_FIELDS, *ID_FIELDS, *TITLE_FIELDS, fields.text, fields.id, fields.title}
         for place, name in enumerate(header):
             if name not in texts:
-                cells = (row[1][place] for row in first if isinstance(row, tuple))
-                filled = [stripped for cell in cells if (stripped := cell.strip())]
+                written = (row[1][place].strip() for row in first if isinstance(row, tuple))
+                filled = [cell for cell in written if cell]
                 columns.append(_Column(name, place, source, _kind(filled)))
                 if columns[-1].kind is None:
                     _tell_kept(name, filled, source)
