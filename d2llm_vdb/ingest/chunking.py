@@ -156,20 +156,24 @@ class Chunker:
 
         Where both do not fit into a passage, they stay apart.
         """
-        joined: list[Chunk] = []
+        whole: list[Chunk] = []
         bare: list[Chunk] = []
         for chunk in chunks:
-            bare.append(chunk)
             if outline.headings.is_bare(chunk.start, _end(chunk)):
+                bare.append(chunk)
                 continue
-            both = _spanning(document, bare[0], chunk, below=chunk.start)
-            joined += [both] if self._fits(document, both, len(joined), outline) else bare
-            bare = []
-        if joined and bare:
-            both = _spanning(document, joined[-1], bare[-1], below=joined[-1].below)
-            if self._fits(document, both, len(joined) - 1, outline):
-                return [*joined[:-1], both]
-        return joined + bare
+            if bare:
+                both = _spanning(document, bare[0], chunk, below=chunk.start)
+                fits = self._fits(document, both, len(whole), outline)
+                whole += [both] if fits else [*bare, chunk]
+                bare = []
+            else:
+                whole.append(chunk)
+        if whole and bare:
+            both = _spanning(document, whole[-1], bare[-1], below=whole[-1].below)
+            if self._fits(document, both, len(whole) - 1, outline):
+                return [*whole[:-1], both]
+        return whole + bare
 
     def _fits(self, document: Document, chunk: Chunk, number: int, outline: _Outline) -> bool:
         [tokens] = self._count(
