@@ -65,8 +65,8 @@ def compact(
         asked, fitted = student.encode_query(queries), stored
     if len(fitted) < max(dim, RECALLED):
         raise InputError(
-            f"{len(stored)} passages are too few to fit {dim} dimensions to and to measure on; "
-            f"add more, or keep the whole embedding"
+            f"too few passages to fit {dim} dimensions to and to measure on: {len(stored):,}; add "
+            f"more, or keep the whole embedding"
         )
     made = with_compact_recall(student, dim, fitted)
     recall = _recall(made, asked, fitted)

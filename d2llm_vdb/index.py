@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from types import TracebackType
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Unpack
 
 from d2llm_vdb.add import Adder, AddReport, OnAdded, OnReject
+from d2llm_vdb.collection import Collection
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.filters import FilterLike, as_filter, required_filter
 from d2llm_vdb.keywords import check_keywords, takes_keywords_of
 from d2llm_vdb.opening import OpenOptions, open_both
 from d2llm_vdb.passages import Passage, check_query, only_passages
@@ -25,9 +24,7 @@ from d2llm_vdb.search.neighbours import reading_neighbours
 from d2llm_vdb.search.options import MoreOptions, SearchOptions, check_tenant
 from d2llm_vdb.search.steps import Stopwatch, explainable, searching
 from d2llm_vdb.search.unindexed import UnindexedFields
-from d2llm_vdb.selection import selection
-from d2llm_vdb.store import Store, StoredPoint, StoreInfo
-from d2llm_vdb.store.columns import distinct_ids
+from d2llm_vdb.store import Store
 from d2llm_vdb.store.recall import Fact, Steps
 
 if TYPE_CHECKING:
@@ -36,7 +33,7 @@ if TYPE_CHECKING:
     from d2llm_vdb.student import Student
 
 
-class Index:
+class Index(Collection):
     """Search over one collection.
 
     Make one with `Index.open`. Safe to share between threads; every method that works has an
@@ -44,14 +41,9 @@ class Index:
     """
 
     def __init__(self, student: Student, store: Store) -> None:
+        super().__init__(store)
         self.student = student
-        self.store = store
         self._unindexed = UnindexedFields()
-
-    @property
-    def tenant(self) -> str | None:
-        """Whose part of the collection this is; None for the whole."""
-        return self.store.tenant
 
     def for_tenant(self, tenant: str) -> Index:
         """Return the index of one tenant's passages in the same collection.
@@ -64,7 +56,7 @@ class Index:
         """
         check_tenant(tenant)
         index = Index(self.student, self._store_of(tenant))
-        index._unindexed = self._unindexed
+        index._unindexed, index._unknown = self._unindexed, self._unknown
         return index
 
     def __repr__(self) -> str:
@@ -244,93 +236,6 @@ class Index:
         chosen = SearchOptions.from_keywords("Index.asearch_many", {"k": k, **options})
         return await self._asearch(queries, chosen)
 
-    def delete(
-        self,
-        ids: Iterable[str] | None = None,
-        *,
-        documents: Iterable[str] | None = None,
-        filter: FilterLike | None = None,
-    ) -> int:
-        """Delete passages by id, of documents, or that match; returns how many there were.
-
-        Args:
-            ids: of passages; missing ones are fine.
-            documents: ids of documents, whose passages go beside those of `ids`.
-            filter: of all these, or where neither is given of all passages, those that match go.
-
-        Raises:
-            InputError: nothing is given that leaves any passage out, or something cannot be used.
-        """
-        return self.delete_where(selection(ids, documents, filter))
-
-    async def adelete(
-        self,
-        ids: Iterable[str] | None = None,
-        *,
-        documents: Iterable[str] | None = None,
-        filter: FilterLike | None = None,
-    ) -> int:
-        """Async twin of `delete`."""
-        return await self.adelete_where(selection(ids, documents, filter))
-
-    def delete_where(self, filter: FilterLike) -> int:
-        """Delete the passages that match, all of them with `{}`; returns how many there were.
-
-        Raises:
-            InputError: the filter cannot be used, or is None.
-        """
-        chosen = required_filter(filter)
-        found = self.store.count(chosen)
-        self.store.delete_where(chosen)
-        return found
-
-    async def adelete_where(self, filter: FilterLike) -> int:
-        """Async twin of `delete_where`."""
-        chosen = required_filter(filter)
-        found = await self.store.acount(chosen)
-        await self.store.adelete_where(chosen)
-        return found
-
-    def get(self, ids: Iterable[str]) -> list[Passage]:
-        """Return stored passages by id, in the order of the ids; missing ones are left out.
-
-        Raises:
-            InputError: an id is not a string, or one string stands where a list of ids should.
-        """
-        given = distinct_ids(ids)
-        return _in_order(given, self.store.retrieve(given))
-
-    async def aget(self, ids: Iterable[str]) -> list[Passage]:
-        """Async twin of `get`."""
-        given = distinct_ids(ids)
-        return _in_order(given, await self.store.aretrieve(given))
-
-    def scroll(self, filter: FilterLike | None = None) -> Iterator[Passage]:
-        """Read the passages that match, all without a filter, in no order of the caller's."""
-        for point in self.store.scroll(as_filter(filter)):
-            yield Passage.from_payload(point.payload)
-
-    async def ascroll(self, filter: FilterLike | None = None) -> AsyncIterator[Passage]:
-        """Async twin of `scroll`."""
-        async for point in self.store.ascroll(as_filter(filter)):
-            yield Passage.from_payload(point.payload)
-
-    def count(self, filter: FilterLike | None = None) -> int:
-        """Count the passages that match, all without a filter."""
-        return self.store.count(as_filter(filter))
-
-    async def acount(self, filter: FilterLike | None = None) -> int:
-        """Async twin of `count`."""
-        return await self.store.acount(as_filter(filter))
-
-    def optimize(self) -> None:
-        """Bring the embedded store's index up to date after large additions."""
-        self.store.optimize()
-
-    async def aoptimize(self) -> None:
-        """Async twin of `optimize`."""
-        await self.store.aoptimize()
-
     def reembed(self, target: Index, *, on_progress: OnReembedded | None = None) -> ReembedReport:
         """Write all passages into another index, as its student and its layout want them.
 
@@ -384,44 +289,6 @@ class Index:
         """Async twin of `compact`."""
         return await asyncio.to_thread(self.compact, dim, floor=floor, queries=queries)
 
-    def info(self) -> StoreInfo:
-        """Describe the collection."""
-        return self.store.info()
-
-    async def ainfo(self) -> StoreInfo:
-        """Async twin of `info`."""
-        return await self.store.ainfo()
-
-    def close(self) -> None:
-        """Release the store; the student stays usable."""
-        self.store.close()
-
-    async def aclose(self) -> None:
-        """Async twin of `close`."""
-        await self.store.aclose()
-
-    async def __aenter__(self) -> Index:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
-    def __enter__(self) -> Index:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def _search(self, queries: Iterable[str], options: SearchOptions) -> list[SearchResult]:
         texts = _checked(queries)
         store = self._store_of(options.tenant)
@@ -443,6 +310,8 @@ class Index:
         watch = Stopwatch()
         size = (yield Fact.SIZE) if options.counts_words else 0
         found = yield from searching(self.student, options, texts, store.schema, size, watch)
+        if not any(found):
+            yield from self._unknown.check(store.tenant, options.database_filter)
         if options.neighbours:
             with watch.stage("recall"):
                 found = yield from reading_neighbours(found, options.neighbours)
@@ -478,11 +347,6 @@ def check_index(index: object) -> None:
         raise InputError(
             f"index is {type(index).__name__}, expected d2llm_vdb.Index; make one with Index.open"
         )
-
-
-def _in_order(ids: Sequence[str], points: Iterable[StoredPoint]) -> list[Passage]:
-    found = {point.payload["id"]: Passage.from_payload(point.payload) for point in points}
-    return [found[each] for each in ids if each in found]
 
 
 def _checked(queries: Iterable[str]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 METADATA = "metadata"
 
@@ -21,7 +22,7 @@ _PLAIN = re.compile(r"[\w-]+")
 _PLAIN_OR_ITEMS = re.compile(r"[\w-]+(\[\d*\])*")  # as in "authors[].name"
 
 # What the payload of every passage has beside the metadata.
-_BESIDE = ("id", "text", "doc_id", "chunk", "chunks", "start", "end", "source", "tenant")
+BESIDE = ("id", "text", "doc_id", "chunk", "chunks", "start", "end", "source", "tenant")
 
 
 def metadata_paths(name: str) -> list[str]:
@@ -44,10 +45,17 @@ def index_paths(field: str) -> list[str]:
             metadata such as "doc_id", or a path in the database's own quotes.
     """
     in_metadata = field.startswith(f"{METADATA}.")
-    if field in _BESIDE or (in_metadata and '"' in field):
+    if field in BESIDE or (in_metadata and '"' in field):
         return [field]
     paths = metadata_paths(field.removeprefix(f"{METADATA}."))
     return [path.removesuffix("[]") for path in paths]  # a list's index has all of its items
+
+
+def name_of(path: str) -> str:
+    """Return the name of metadata that leads to a path; any other path as it is."""
+    if path.startswith(f"{ESCAPED}."):
+        return unquote(path.removeprefix(f"{ESCAPED}.").strip('"'))
+    return path.removeprefix(f"{METADATA}.").replace('"', "")
 
 
 def escaped_names(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from itertools import product
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from fusion_features import Collection, Features, Float32, dcg
 
 from d2llm_vdb.progress import OnProgress, Progress
-from d2llm_vdb.student import score as counted
-from d2llm_vdb.student.terms import UNREAD
+from d2llm_vdb.student import score
+from d2llm_vdb.student.terms import UNREAD, trust_in
 from d2llm_vdb.student.words import shared_words
 
 Mode = Literal["iem", "tokens"]
@@ -37,8 +38,8 @@ class Counts:
 
 # What the library has, and what it is chosen among.
 PRESENT: dict[Mode, Counts] = {
-    "iem": Counts(counted.IEM_MATCH, 0.0, counted.IEM_WORDS, UNREAD),
-    "tokens": Counts(counted.LATE_MATCH, counted.LATE_RECALL, counted.LATE_WORDS, UNREAD),
+    "iem": Counts(score.IEM_MATCH, 0.0, score.IEM_WORDS, UNREAD),
+    "tokens": Counts(score.LATE_MATCH, score.LATE_RECALL, score.LATE_WORDS, UNREAD),
 }
 UNREADS = (1, 3, 5, 9, 17)
 GRIDS: dict[Mode, list[Counts]] = {
@@ -77,12 +78,21 @@ def logits(one: Features, mode: Mode, counts: Counts, *, words: bool = True) -> 
     similarity = one.cosine if mode == "iem" else one.maxsim
     if similarity is None:
         raise ValueError("late interaction needs token states, and there are none")
-    mixed = similarity + counts.match * one.match + counts.recall * one.cosine
-    total: Float32 = counted.INITIAL_SCALE * mixed / (1 + counts.match + counts.recall)
+    scales = score.initial_scales(counts.match, counts.recall)
+    trust = torch.ones(len(one.unread), 1)
+    shared = None
     if words:
-        total = total / (1 + (counts.unread - 1) * one.unread[:, None])
-        total = total + counts.words * shared_words(one.bm25, one.passages)
-    return total + counted.INITIAL_BIAS
+        trust = torch.from_numpy(trust_in(one.unread, counts.unread))[:, None]
+        shared = torch.from_numpy(shared_words(one.bm25, one.passages))
+    terms = score.known_terms(
+        ("constant", 1.0, score.INITIAL_BIAS),
+        ("similarity", torch.from_numpy(similarity), trust * scales.own),
+        ("recall", torch.from_numpy(one.cosine), trust * scales.recall),
+        ("match", torch.from_numpy(one.match), trust * scales.match),
+        ("words", shared, counts.words),
+    )
+    total: Float32 = score.logit(terms).numpy()
+    return total
 
 
 def ndcg(one: Collection, scores: Float32) -> float:
@@ -129,8 +139,8 @@ def ranked(
         "maxsim": lambda one: one.maxsim,
     }
     table = {
-        name: {one.source.name: ndcg(one, score(one.features)) for one in every}
-        for name, score in alone.items()
+        name: {one.source.name: ndcg(one, feature(one.features)) for one in every}
+        for name, feature in alone.items()
     }
     for mode, choice in choices.items():
         own = PRESENT[mode]

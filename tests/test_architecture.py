@@ -20,7 +20,9 @@ ALLOWED = {
     "checks": {"errors"},
     "keywords": {"errors"},
     "sparse": set(),
+    "wording": set(),
     "student": {
+        "wording",
         "errors",
         "batching",
         "checks",
@@ -49,9 +51,10 @@ ALLOWED = {
     "compact": {"errors", "checks", "student", "store"},
     "connection": {"errors", "checks", "store"},
     "opening": {"errors", "checks", "connection", "paths", "search", "student", "store"},
+    "collection": {"filters", "passages", "search", "selection", "store"},
     "index": {
+        "collection",
         "errors",
-        "filters",
         "keywords",
         "opening",
         "passages",
@@ -59,11 +62,11 @@ ALLOWED = {
         "add",
         "reembed",
         "compact",
-        "selection",
         "student",
         "store",
     },
     "ingest": {
+        "wording",
         "errors",
         "lazy",
         "checks",
@@ -78,6 +81,7 @@ ALLOWED = {
     },
     "teacher": {"errors", "batching", "progress", "student"},
     "evaluate": {
+        "wording",
         "progress",
         "errors",
         "lazy",
@@ -103,6 +107,7 @@ ALLOWED = {
         "evaluate",
     },
     "distill": {
+        "wording",
         "progress",
         "errors",
         "lazy",
@@ -117,6 +122,7 @@ ALLOWED = {
         "cli",
     },
     "serve": {
+        "wording",
         "errors",
         "checks",
         "keywords",
@@ -128,6 +134,7 @@ ALLOWED = {
         "search",
     },
     "cli": {
+        "wording",
         "progress",
         "errors",
         "compact",

@@ -37,6 +37,12 @@ def test_a_saved_student_is_the_same_student(
     assert names == {"config.json", "heads.safetensors", "README.md"}
 
 
+def test_configurations_of_older_students_are_as_they_were(student: Student) -> None:
+    config = student.config
+    assert "token_dim" not in config.to_dict()["pma"]
+    assert config.token_dim == config.embedding_dim
+
+
 def test_fingerprint_does_not_depend_on_where_things_lie(
     backbone: str, tmp_path: Path, texts: list[str]
 ) -> None:

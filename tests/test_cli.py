@@ -12,15 +12,17 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 import d2llm_vdb
-from d2llm_vdb import Index
+from d2llm_vdb import Index, Student
 from d2llm_vdb.cli.app import app
+from d2llm_vdb.cli.other_words import OTHER_WORDS
 from d2llm_vdb.store import EdgeStore
 
 
@@ -106,6 +108,22 @@ def test_a_person_is_prompted_beside_piped_results_and_leaves_without_a_trace(
     assert json.loads(answer)["query"] == "fruit"
     assert (process.returncode, rest) == (0, b"")
     assert said.decode().split() == ["query>", "query>"]
+
+
+@pytest.mark.parametrize("command", [["search"], ["explain", "--json"]])
+def test_what_the_first_query_would_wait_for_is_loaded_before_it(
+    small_db: str, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    encoded: list[str] = []
+    encode = Student.encode_queries
+
+    def noting(self: Student, texts: Iterable[str]) -> Any:
+        encoded.extend(texts := list(texts))
+        return encode(self, texts)
+
+    monkeypatch.setattr(Student, "encode_queries", noting)
+    assert d2llm(command[0], "fruit", *command[1:], "--db", small_db).exit_code == 0
+    assert encoded.index("fruit") == 1
 
 
 def test_filters_are_qdrants_json(corpus: Path, in_tmp: Path) -> None:
@@ -196,6 +214,34 @@ def test_a_number_out_of_range_is_refused_by_its_option(in_tmp: Path, arguments:
     result = d2llm(*arguments)
     assert result.exit_code == 2
     assert f"Invalid value for '{arguments[-2]}'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["search", "a", "--top-k", "3"], "-k"),
+        (["search", "a", "--limit=3"], "-k"),
+        (["search", "a", "-n", "3"], "-k"),
+        (["ingest", "a", "--index", "db"], "--db"),
+        (["ingest", "a", "--chunk-size", "9"], "--chunk-tokens"),
+        (["info", "--host", "localhost"], "--url"),
+        (["info", "--collection-name", "docs"], "--collection"),
+        (["delete", "a", "--force"], "--yes"),
+        (["search", "a", "--filtr", "{}"], "--filter"),
+    ],
+)
+def test_an_option_by_its_name_elsewhere_hints_at_ours_alone(
+    arguments: list[str], meant: str
+) -> None:
+    failed = d2llm(*arguments)
+    assert failed.exit_code == 2
+    assert re.findall(r"--?[a-z-]+", failed.stderr.splitlines()[-1])[1:] == [meant]
+
+
+def test_no_hint_names_an_option_that_there_is_none_of() -> None:
+    commands = get_command(app).commands.values()  # type: ignore[attr-defined]
+    ours = {name for each in commands for option in each.params for name in option.opts}
+    assert not OTHER_WORDS.keys() - ours
 
 
 def test_markup_is_shown_as_it_stands_and_terminal_commands_not_at_all(in_tmp: Path) -> None:

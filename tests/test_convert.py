@@ -219,12 +219,6 @@ def test_a_recall_vector_is_fitted_to_samples(
     ] > 0.9  # fmt: skip
 
 
-def test_configurations_of_older_students_are_as_they_were() -> None:
-    config = Student.default().config
-    assert "token_dim" not in config.to_dict()["pma"]
-    assert config.token_dim == config.embedding_dim
-
-
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [

@@ -122,8 +122,56 @@ def test_without_a_tenant_documents_of_all_are_meant_and_it_says_so(delete: Any)
     run, _ = delete
     result = run("--doc", "b", input="n\n")
     assert "delete 4 of 12 passages" in result.stderr
-    assert "2 of them passages of 1 tenants" in result.stderr
+    assert "2 of them of 1 tenant" in result.stderr
     assert json.loads(run("b#0", "--yes", "--json").stdout) == {"deleted": 1, "left": 11}
+
+
+def test_an_id_that_is_a_documents_too_hints_at_what_would_stay_of_it(delete: Any) -> None:
+    run, opened = delete
+    with opened() as index:
+        for owner in (index, index.for_tenant("acme")):
+            owner.add(
+                Passage(f"my notes{end}", f"Notes {end}.", doc_id="my notes", chunk=row)
+                for row, end in enumerate(("", "#1", "#2"))
+            )
+    hint = (
+        "the document 'my notes' has 2 more passages, not meant by its id; --doc 'my notes' means"
+    )
+    asked = run("my notes", input="n\n")
+    assert hint in asked.stderr.split("delete 1 of")[0]
+    assert hint in run("my notes", "--yes").stderr
+    again = run("my notes", "--yes")
+    assert "nothing matches" in again.stderr
+    assert hint in again.stderr
+    for arguments in (
+        ("my notes#1",),
+        ("my notes", "--doc", "a"),
+        ("a",),
+        ("my notes", "my notes#1", "my notes#2"),
+    ):
+        assert "my notes' has" not in run(*arguments, "--tenant", "acme", input="n\n").stderr
+
+
+def test_a_file_is_meant_by_any_path_that_ingest_would_call_it_by(delete: Any) -> None:
+    run, opened = delete
+    names = ("docs/x.md", "docs/x.md#1", "./y", "y", "docs/z.md")
+    with opened() as index:
+        index.add(Passage(name, "Some text.", doc_id=name.partition("#")[0]) for name in names)
+    assert json.loads(run("--doc", "./docs/../docs/x.md", "--yes", "--json").stdout)["deleted"] == 2
+    assert json.loads(run("--doc", "./y", "--yes", "--json").stdout)["deleted"] == 1
+    assert json.loads(run("./docs//z.md", "--yes", "--json").stdout)["deleted"] == 1
+    with opened() as index:
+        assert left(index) & set(names) == {"y"}
+
+
+def test_one_passage_is_said_to_be_one(delete: Any) -> None:
+    run, opened = delete
+    run("--all", "--yes")
+    with opened() as index:
+        index.add([Passage("only", "One text.")])
+    assert "delete 1 of 1 passage from" in run("only", input="n\n").stderr
+    assert "1 passage deleted" in run("only", "--yes").stdout
+    assert "0 passages deleted" in run("only", "--yes").stdout
 
 
 def test_everything_is_deleted_only_by_that_name(delete: Any) -> None:

@@ -131,7 +131,7 @@ def test_kept_indexes_are_used_again_and_not_for_other_documents(
     assert (db / "kitchen").is_dir()
     assert first.sets["kitchen"]["none"]["map"] == again.sets["kitchen"]["none"]["map"]
     fewer = replace(one, documents={"tide": one.documents["tide"]})
-    with pytest.raises(InputError, match="holds 7 passages and kitchen has 1 documents"):
+    with pytest.raises(InputError, match="holds 7 passages and kitchen has 1 document"):
         evaluate(student, [fewer], modes=["none"], db=db)
 
 

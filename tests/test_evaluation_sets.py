@@ -132,7 +132,7 @@ def test_a_damaged_retrieval_set_is_refused_with_file_line_and_value(
         ({"label": "maybe"}, "dev.jsonl, line 1: label 'maybe' is not one of entailment"),
         ({"label": None}, "label None"),
         ({"label": "neutral"}, "dev.jsonl: 0 pairs with label 1 or entailment and 0 with 0"),
-        ({"score": 4}, "dev.jsonl: the scores of all 1 pairs are 4.0"),
+        ({"score": 4}, "dev.jsonl: all scores of 1 pair are 4.0"),
         ({"score": "high"}, "score 'high' is not a finite number"),
         ({}, "neither 'label' nor 'score'"),
         ({"score": 1, "sentence2": ""}, "'sentence2' is missing or blank"),
@@ -172,4 +172,4 @@ def test_documents_without_text_are_left_out_and_stay_judged(
     found = retrieval(kitchen)
     assert "soup" not in found.documents
     assert found.qrels["q1"] == {"bread": 2, "soup": 1}
-    assert "1 documents without text" in caplog.text
+    assert "1 document without text" in caplog.text

@@ -32,12 +32,14 @@ def read(name: str, content: str | bytes) -> list[Any]:
 def test_front_matter_becomes_metadata_and_its_words_are_not_taken_for_others() -> None:
     text = (
         "---\ntitle: A guide\ntags: [a, b]\nday: 2024-01-02\nyear: 2024\ncode: 007\n"
+        "version: 1.10\nversions: [1.9, 1.0, 2.00, 1e5]\n"
         'quoted: "5"\nnorway: no\nok: true\nat: 12:30\nempty:\n---\n# One\n\nbody'
     )
     [document] = read("a.md", text)
     assert (document.title, document.text, document.markdown) == ("A guide", "# One\n\nbody", True)
     assert document.metadata == {
         "title": "A guide", "tags": ["a", "b"], "day": "2024-01-02", "year": 2024, "code": "007",
+        "version": "1.10", "versions": [1.9, 1.0, "2.00", "1e5"],
         "quoted": "5", "norway": "no", "ok": True, "at": "12:30", "empty": None,
     }  # fmt: skip
 

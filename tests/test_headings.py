@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from d2llm_vdb import Student
 from d2llm_vdb.ingest.chunking import Chunker
 from d2llm_vdb.ingest.documents import Document
@@ -44,6 +46,47 @@ def test_passages_after_the_first_carry_their_headings(student: Student) -> None
     ids, cut = student.backbone.tokenize([passage.text for passage in others], 256)
     assert cut == 0
     assert max(map(len, ids)) <= 80
+
+
+PARAGRAPH = " ".join(f"Sentence number {row} says how keys are rotated." for row in range(12))
+
+
+@pytest.mark.parametrize("overlap", [0, 16])
+def test_headings_are_no_passage_by_themselves(student: Student, overlap: int) -> None:
+    text = (
+        f"# Guide\n\n## Keys\n\n{PARAGRAPH}\n\nOld keys\n--------\n\n### Of teams\n\n"
+        f"{PARAGRAPH}\n\n## See also\n\n### More\n"
+    )
+    document = Document("d", text, "f", markdown=True)
+    [passages] = Chunker(student, 64, overlap).cut([document])
+    assert [passage.id for passage in passages] == [
+        "d" if not row else f"d#{row}" for row in range(len(passages))
+    ]
+    assert passages[0].text.startswith("# Guide\n\n## Keys\n\nSentence number 0")
+    [later] = [
+        p for p in passages if p.text.startswith("Guide\nOld keys\n--------\n\n### Of teams")
+    ]
+    assert "\n\nSentence number 0" in later.text
+    assert later.metadata["headings"] == "Guide > Old keys > Of teams"
+    assert passages[-1].text.endswith("keys are rotated.\n\n## See also\n\n### More")
+    assert passages[-1].metadata["headings"] == "Guide > Old keys > Of teams"
+    for passage in passages:
+        assert "Sentence" in passage.text
+        assert passage.text.endswith(text[passage.start : passage.end])
+    ids, cut = student.backbone.tokenize([passage.text for passage in passages], 64)
+    assert cut == 0
+    assert max(map(len, ids)) <= 64
+
+
+def test_headings_that_leave_no_room_for_their_text_stay_apart(student: Student) -> None:
+    text = "# " + "very long heading " * 15 + "\n\n" + "word " * 400
+    [passages] = Chunker(student, 64, 0).cut([Document("d", text, "f", markdown=True)])
+    _, cut = student.backbone.tokenize([passage.text for passage in passages], 64)
+    assert cut == 0
+    assert passages[0].text == text.partition("\n")[0].strip()
+    document = Document("e", "# " + "heading " * 30, "f", markdown=True)
+    [alone] = Chunker(student, 8, 0).cut([document])
+    assert "".join(passage.text for passage in alone).count("heading") == 30
 
 
 def test_headings_longer_than_a_quarter_of_a_passage_are_metadata_alone(student: Student) -> None:

@@ -214,7 +214,7 @@ def test_a_reject_that_may_be_any_document_keeps_those_of_its_source_alone(
     report = run([*numbered(1), others[0], Reject("f", "not JSON", 2)], prune=True)
     assert (report.added.deleted, report.kept) == (3, 2)
     assert stored_ids(db) == {"d0", "d1", "d2", "g0"}
-    assert "2 documents are kept that were not read: rejects without a known id, in f (1)" in (
+    assert "2 documents kept, though not read: rejects without a known id, in f (1)" in (
         caplog.text
     )
     report = run([*numbered(1), others[0]], prune=True)
@@ -254,7 +254,7 @@ def test_one_record_that_is_always_broken_keeps_its_own_document_alone(
     Path("rows.jsonl").write_text(lines[0] + "\nno record at all\n")
     result = d2llm_ingest("rows.jsonl", "--prune")
     assert json.loads(result.stdout)["kept"] == 1
-    assert "1 documents kept that were not read" in result.stderr
+    assert "1 document kept, though not read" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def test_a_student_is_made_from_sample_texts(corpus: Path, in_tmp: Path, texts: 
     of_a_book = d2llm("init", "of-a-book", "--samples", "book.txt", "--recall-dim", 16)
     [fitted] = re.findall(r"fitted to (\d+) sample texts", of_a_book.stdout)
     assert int(fitted) > len(texts) / 3
-    assert "2 of the samples hold no text" in made.stderr
+    assert "samples without text that can be used: 2" in made.stderr
     assert d2llm("ingest", corpus, "--db", "db", "--student", "mine").exit_code == 3
     told = json.loads(d2llm("info", "--db", "db", "--json").stdout)
     assert told["schema"]["recall_dim"] == 48

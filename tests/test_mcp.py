@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -187,6 +188,28 @@ async def test_texts_are_stored_for_the_tenant_alone_where_that_is_allowed(
     assert [each["metadata"] for each in found["passages"]] == [{"kind": "fruit"}]
 
 
+async def test_a_client_is_notified_of_how_far_an_ingest_is(
+    tmp_path: Path, student: Student, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("d2llm_vdb.add.WINDOW_SECONDS", 0.0)
+    given = [{"id": f"t{row}", "text": text} for row, text in enumerate(texts[:9])]
+    told: list[tuple[float, float | None, str | None]] = []
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        told.append((progress, total, message))
+
+    with Index.open(tmp_path / "db", student) as index:
+        async with connected(index, allow_ingest=True) as client:
+            answer = await client.call_tool("ingest", {"texts": given}, progress_callback=hear)
+            [tool] = [each for each in (await client.list_tools()).tools if each.name == "ingest"]
+    written = values(answer)["written"]
+    assert "context" not in json.dumps(tool.input_schema)
+    shares = [progress for progress, _, _ in told]
+    assert len(told) > 1
+    assert shares == sorted(set(shares))
+    assert told[-1] == (1.0, 1.0, f"{written} passages written")
+
+
 @pytest.mark.slow
 async def test_a_client_that_starts_the_server_speaks_over_standard_input(
     db: Path, tmp_path: Path
@@ -269,12 +292,21 @@ def test_a_signal_ends_a_server_that_waits_for_input_and_what_was_ingested_stays
 
 
 @pytest.mark.slow
-async def test_a_client_asks_over_http_and_a_web_page_does_not(db: Path) -> None:
-    with started("mcp", "--db", db, "--tenant", "own", "--http", "--port", 0) as url:
+async def test_a_client_asks_over_http_and_a_web_page_does_not(db: Path, tmp_path: Path) -> None:
+    told: list[float] = []
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        told.append(progress)
+
+    copy = shutil.copytree(db, tmp_path / "db")
+    options = ["--tenant", "own", "--http", "--port", 0, "--allow-ingest"]
+    with started("mcp", "--db", copy, *options) as url:
         async with Client(url) as client:
             found = values(await client.call_tool("search", {"query": QUESTION, "k": 1}))
         async with Client(url, mode="legacy") as client:
             again = values(await client.call_tool("search", {"query": QUESTION, "k": 1}))
+            texts = [{"id": "pear", "text": "Pears are ripe in autumn."}]
+            await client.call_tool("ingest", {"texts": texts}, progress_callback=hear)
         call = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
         accept = {"Accept": "application/json, text/event-stream"}
         async with httpx.AsyncClient(headers=accept) as web:
@@ -283,6 +315,7 @@ async def test_a_client_asks_over_http_and_a_web_page_does_not(db: Path) -> None
                 for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"})
             ]
     assert found["passages"] == again["passages"]
+    assert told == [1.0]
     assert [answer.status_code for answer in answers] == [421, 421]
     assert "host 'evil.example' is not known here" in answers[0].text
 

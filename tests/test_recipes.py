@@ -28,7 +28,12 @@ from d2llm_vdb.evaluate.metrics import retrieval_metrics
 from d2llm_vdb.evaluate.report import Report, SetFacts
 from d2llm_vdb.progress import Progress
 from d2llm_vdb.student import score
-from d2llm_vdb.student.config import SegmentsConfig
+from d2llm_vdb.student.config import IEMConfig, SegmentsConfig
+from d2llm_vdb.student.evidence import Evidence
+from d2llm_vdb.student.iem import IEM
+from d2llm_vdb.student.late import LateInteraction
+from d2llm_vdb.student.terms import UNREAD
+from d2llm_vdb.student.words import shared_words
 
 # Sets whose licences let a model trained on them be shipped.
 SHIPPABLE = {
@@ -173,6 +178,39 @@ def test_ndcg_is_what_evaluation_measures(kept: fusion_features.Collection) -> N
     expected = retrieval_metrics(judged, run)["ndcg@10"]
     assert fusion_scores.ndcg(one, scores) == pytest.approx(expected, abs=1e-6)
     assert fusion_scores.ndcg(one, -scores) < expected
+
+
+def test_a_score_is_added_up_as_an_untrained_student_adds_it_up(
+    kept: fusion_features.Collection,
+) -> None:
+    drawn = np.random.default_rng(3)
+    names = ("cosine", "match", "maxsim", "bm25")
+    values = {name: drawn.random((2, 4), dtype=np.float32) for name in names}
+    unread = np.array([0.0, 0.5], np.float32)
+    features = fusion_features.Features(**values, unread=unread, passages=1000)
+    shared = shared_words(features.bm25, 1000)
+    halves = torch.nn.functional.normalize(torch.from_numpy(drawn.normal(size=(2, 4, 8))), dim=-1)
+    query, passage = halves.float()
+    cosine = (query * passage).sum(dim=-1)
+    torch.manual_seed(0)
+    late = LateInteraction(8, segments=True)
+    iem = IEM(8, IEMConfig(8, "product"))
+    iem.initialise(None, segments=True)
+    for row, trust in enumerate((1.0, 1 / (1 + (UNREAD - 1) * 0.5))):
+        evidence = Evidence(
+            query_half=query,
+            passage_half=passage,
+            maxsim=torch.from_numpy(features.maxsim[row]),
+            recall_score=torch.from_numpy(features.cosine[row]),
+            match=torch.from_numpy(features.match[row]),
+            words=torch.from_numpy(shared[row]),
+            trust=trust,
+        )
+        ours = fusion_scores.logits(features, "tokens", fusion_scores.PRESENT["tokens"])[row]
+        assert ours == pytest.approx(late(evidence).detach().numpy(), abs=1e-5)
+        product = replace(features, cosine=np.stack([cosine.numpy()] * 2))
+        ours = fusion_scores.logits(product, "iem", fusion_scores.PRESENT["iem"])[row]
+        assert ours == pytest.approx(iem(evidence, "asymmetric")[0].detach().numpy(), abs=1e-5)
 
 
 def one_of(

@@ -277,6 +277,8 @@ def test_too_few_passages_are_not_fitted_to(
 ) -> None:
     with (
         filled(tmp_path, student, passages[:10], "none") as index,
-        pytest.raises(InputError, match="10 passages are too few to fit 128 dimensions to"),
+        pytest.raises(
+            InputError, match="too few passages to fit 128 dimensions to and to measure on: 10"
+        ),
     ):
         index.compact(128)

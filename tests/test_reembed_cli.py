@@ -147,7 +147,10 @@ def test_a_run_that_was_broken_off_goes_on_where_it_was(
         (["compact", "out", "--db", "db"], "Missing option '--into'"),
         (["compact", "out", "--db", "db", "--into", "d2llm"], "'d2llm' is the collection that"),
         (["compact", "own", "--db", "db", "--into", "new"], "'own' holds a student"),
-        (["compact", "out", "--db", "db", "--into", "new"], "40 passages are too few to fit 128"),
+        (
+            ["compact", "out", "--db", "db", "--into", "new"],
+            "too few passages to fit 128 dimensions",
+        ),
         (["compact", "out", "--db", "db", "--into", "new", "--dim", "385"], "dim=385"),
         (["compact", "out", "--db", "db", "--into", "new", "--floor", "2"], "'--floor'"),
         (["compact", "out", "--db", "db", "--into", "new", "--queries", "no"], "cannot be read"),

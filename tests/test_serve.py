@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 import httpx
 import pytest
 from conftest import started
+from phone import WIDTH, phone
 from typer.testing import CliRunner
 
 from d2llm_vdb import Index, Passage, Student
@@ -210,3 +211,36 @@ def test_a_browser_shows_what_went_wrong(browser: str, url: str, tmp_path: Path)
     page = seen(browser, url, tmp_path, q=" ", k=5)
     assert re.search(r'class="note error"[^>]*>[^<]*must be a string that is not blank', page)
     assert re.search(r'<div id="result" hidden', page)
+
+
+# Elements that stand out at a side; what scrolls or is cut by itself may.
+OUTSIDE = """[...document.querySelectorAll("body *")]
+  .filter((each) => !each.closest(".scroll, .what, svg"))
+  .filter((each) => each.getBoundingClientRect().right > innerWidth + 0.5
+    || each.getBoundingClientRect().left < -0.5)
+  .map((each) => each.outerHTML.slice(0, 80))"""
+
+# Width and size of letters.
+SEEN = """(() => {{
+  const each = document.querySelector("{}");
+  return [each.getBoundingClientRect().width, parseFloat(getComputedStyle(each).fontSize)];
+}})()"""
+
+
+@pytest.mark.slow
+def test_a_phone_shows_box_hits_and_reasons_without_scrolling_sideways(
+    browser: str, url: str, tmp_path: Path
+) -> None:
+    asked = {"q": QUESTION, "k": 5, "rerank": "tokens", "why": "<i>hostile</i>"}
+    with phone(browser, tmp_path) as screen:
+        screen.open(f"{url}?{urlencode(asked)}", "document.querySelector('.segments, .wide')")
+        assert screen.value("[innerWidth, document.documentElement.scrollWidth]") == [WIDTH, WIDTH]
+        assert screen.value(OUTSIDE) == []
+        box, letters = screen.value(SEEN.format("input[name=q]"))
+        text, small = screen.value(SEEN.format(".hit .text"))
+        screen.value("document.body.append('w'.repeat(99))")
+        assert screen.value("document.documentElement.scrollWidth") > WIDTH
+    assert box > WIDTH / 2
+    assert letters >= 16  # a smaller one makes phones zoom in as one types
+    assert text > 0.8 * WIDTH
+    assert small >= 15

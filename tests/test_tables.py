@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import io
 import logging
+from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.ingest.records import Fields
 from d2llm_vdb.ingest.tables import SAMPLED_ROWS, read_csv
+from d2llm_vdb.ingest.values import number
 
 
 def read(data: str, **options: Any) -> list[Any]:
@@ -48,10 +52,59 @@ def test_cells_stay_strings_where_that_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    "cell", ["007", "+49", "1e5", "1_000", "9" * 19, "1" * 5000, "nan", "1,5", "٣"]
+    "cell",
+    [
+        "007",
+        "+49",
+        "1e5",
+        "1_000",
+        "9" * 19,
+        "1" * 5000,
+        "nan",
+        "1,5",
+        "٣",
+        f"0.1{0:0400}1",
+    ],
 )
 def test_codes_that_look_like_numbers_stay_strings(cell: str) -> None:
     assert metadata(f'text,code\na,"{cell}"\n') == [{"code": cell}]
+
+
+@pytest.mark.parametrize("cells", [["1.9", "1.10"], ["1.9", "2.00", "3"], ["0.5", "1.2300e4"]])
+def test_a_column_with_zeros_that_would_be_lost_stays_text_and_is_warned_of(
+    cells: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = "".join(f"a,{cell}\n" for cell in cells)
+    assert [each["version"] for each in metadata("text,version\n" + rows)] == cells
+    [warning] = caplog.records
+    assert f"column 'version' is kept as text, since {cells[1]!r} would" in warning.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("cells", "numbers"),
+    [
+        (["4.50", "13.00", "7"], [4.5, 13.0, 7]),
+        (["1.0", "2.25", "-0.5", "1.5e-07"], [1.0, 2.25, -0.5, 1.5e-7]),
+        (["1.000000000000000056e-01", "2.500000000000000000e+00"], [0.1, 2.5]),
+    ],
+)
+def test_a_column_whose_numbers_are_written_again_as_they_were_is_of_numbers(
+    cells: list[str], numbers: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = "".join(f"a,{cell}\n" for cell in cells)
+    assert [each["price"] for each in metadata("text,price\n" + rows)] == numbers
+    assert not caplog.records
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.integers(1, 12))
+def test_no_number_is_read_that_is_written_otherwise(value: float, decimals: int) -> None:
+    if "." in repr(value):  # not 1e-07
+        assert number(repr(value)) == value
+    fixed = f"{value:.{decimals}f}"
+    read = number(fixed)
+    assert read is None or repr(read) == fixed or Decimal(repr(read)) == Decimal(fixed)
+    assert read is None or not fixed.endswith("0") or decimals == 1
+    assert number(fixed, decimals) == float(fixed)
 
 
 def test_a_cell_unlike_the_first_rows_stays_a_string_and_is_warned_of_once(

@@ -245,9 +245,9 @@ def test_an_index_that_the_data_has_nothing_for_is_warned_of(
     assert ingest("year:integer", "n:integer", "unit price:float", "gone:bool").exit_code == 0
     warned = [record.getMessage() for record in caplog.records]
     assert len(warned) == 2
-    assert "index year:integer finds none of the 3 documents" in warned[0]
+    assert "index year:integer finds nothing in 3 documents" in warned[0]
     assert "'2021', for one, is none" in warned[0]
-    assert "index gone:bool finds none" in warned[1]
+    assert "index gone:bool finds nothing" in warned[1]
     assert "it is not there" in warned[1]
     with Index.open("db", create=False) as index:
         assert (index.info().payload_indexes or {})['metadata."unit price"'] == "float"

@@ -21,6 +21,7 @@ from d2llm_vdb.cli.info import info
 from d2llm_vdb.cli.ingest import ingest
 from d2llm_vdb.cli.init import init
 from d2llm_vdb.cli.mcp import mcp
+from d2llm_vdb.cli.other_words import Command
 from d2llm_vdb.cli.reembed import reembed
 from d2llm_vdb.cli.search import search
 from d2llm_vdb.cli.serve import serve
@@ -57,7 +58,7 @@ for command in (
     distill,
     teach,
 ):
-    app.command(epilog=EXIT_CODES)(command)
+    app.command(cls=Command, epilog=EXIT_CODES)(command)
 
 
 def _show_version(wanted: bool) -> None:

@@ -14,6 +14,7 @@ from d2llm_vdb.cli.reembed import check_other_name, tell_what_is_where, write_an
 from d2llm_vdb.cli.shared import Database, Layout, Model
 from d2llm_vdb.cli.terminal import failing_clearly, output, printable, waiting
 from d2llm_vdb.errors import CollectionNotFoundError, InputError
+from d2llm_vdb.wording import counted
 
 if TYPE_CHECKING:
     from d2llm_vdb.compact import CompactStudent
@@ -120,8 +121,9 @@ def _show_fitted(out: Path, made: CompactStudent, whole: int) -> None:
     output.print(
         printable(
             f"{out}: recall vectors of {made.student.config.recall_width} dimensions and not "
-            f"{whole}, fitted to {made.passages:,} passages; of the whole embedding's first ten "
-            f"{made.recall:.1%} are among their first hundred, by {made.queries:,} queries"
+            f"{whole}, fitted to {counted(made.passages, 'passage')}; of the whole "
+            f"embedding's first ten {made.recall:.1%} are among their first hundred, by "
+            f"{counted(made.queries, 'query', 'queries')}"
         ),
         soft_wrap=True,
     )

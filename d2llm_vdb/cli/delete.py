@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,11 +22,14 @@ from d2llm_vdb.cli.terminal import (
     waiting,
 )
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.wording import counted
 
 if TYPE_CHECKING:
     from qdrant_client import models
 
     from d2llm_vdb.store import Store
+
+SHOWN_DOCUMENTS = 3
 
 
 @with_groups
@@ -49,34 +54,48 @@ def delete(
 ) -> None:
     """Delete passages: by id, of documents, or that match a filter.
 
-    It says how many there are and asks. A filter beside IDS or --doc leaves some of these out.
+    It says how many there are and asks. A filter beside IDS or --doc leaves some of these out. A
+    document that was read from a file is called by its path, as ingest was given it.
     Without --tenant, --doc and --filter mean every tenant's passages.
     """
     location = database.location
     with waiting("starting"):
         from d2llm_vdb.connection import Connection
+        from d2llm_vdb.filters import required_filter
         from d2llm_vdb.search.options import check_tenant
+        from d2llm_vdb.search.unknown import UnknownFields
+        from d2llm_vdb.selection import selection
 
     if everything and (ids or doc or filter):
         raise typer.BadParameter("means every passage; give it alone", param_hint="--all")
     check_tenant(tenant)
+    if not everything:
+        _chosen(ids, doc, filter)  # what cannot be used needs no database to be told
     connection = Connection(
         location, database.collection, **database.speaking, write_ordering=write_ordering
     )
-    chosen = _chosen(ids, doc, filter, everything)
     with closing(_of_tenant(connection.open(None), tenant)) as store:
+        if everything:
+            chosen = required_filter({})
+        else:
+            ids = _as_stored(store, ids, selection)
+            doc = _as_stored(store, doc, lambda names: selection(documents=names))
+            chosen = _chosen(ids, doc, filter)
         found, held = store.count(chosen), store.count()
         if found == held and found and not (ids or doc or everything):
             raise InputError(
-                f"filter={filter!r} matches all {held:,} passages; give --all in its place to "
-                f"delete everything, or a filter that leaves some out"
+                f"filter={filter!r} matches all there is, {counted(held, 'passage')}; give "
+                f"--all in its place to delete everything, or a filter that leaves some out"
             )
         if not found:
+            store.run(UnknownFields().check(store.tenant, chosen))
             errors.print(
                 "nothing matches; `d2llm search --json` shows ids and documents as they are stored",
                 soft_wrap=True,
             )
-        elif not yes:
+        if ids and not (doc or filter):
+            _tell_left(_left_of_documents(store, ids, chosen))
+        if found and not yes:
             _ask(store, found, held, chosen)
         if found:
             store.delete_where(chosen)
@@ -86,7 +105,7 @@ def delete(
         print_json({"deleted": found, "left": held - found})
     else:
         output.print(
-            printable(f"{found:,} passages deleted from {told}, {held - found:,} left"),
+            printable(f"{counted(found, 'passage')} deleted from {told}, {held - found:,} left"),
             soft_wrap=True,
         )
 
@@ -97,22 +116,57 @@ def _of_tenant(store: Store, tenant: str | None) -> Store:
     return store if tenant is None else TenantStore(store, tenant)
 
 
-def _chosen(
-    ids: list[str] | None, doc: list[str] | None, filter: str | None, everything: bool
-) -> models.Filter:
-    from d2llm_vdb.filters import required_filter
+def _chosen(ids: list[str] | None, doc: list[str] | None, filter: str | None) -> models.Filter:
     from d2llm_vdb.selection import selection
 
-    if everything:
-        return required_filter({})
     return selection(ids or None, doc or None, flags.parsed_filter(filter))
+
+
+def _as_stored(
+    store: Store, names: list[str] | None, meant: Callable[[list[str]], models.Filter]
+) -> list[str]:
+    """Return names as they are where they are stored, else what ingest makes of them as paths."""
+    from d2llm_vdb.ingest.documents import path_name
+
+    return [
+        path if (path := path_name(name)) != name and not store.count(meant([name])) else name
+        for name in names or ()
+    ]
+
+
+def _left_of_documents(store: Store, ids: list[str], chosen: models.Filter) -> Mapping[str, int]:
+    """Return the documents that are called as passages are, and how many of theirs would stay."""
+    from qdrant_client import models
+
+    from d2llm_vdb.store.schema import DOCUMENT_FIELD, TENANT_FIELD
+
+    named: list[models.Condition] = [
+        models.FieldCondition(key=DOCUMENT_FIELD, match=models.MatchAny(any=ids))
+    ]
+    if store.tenant is None:  # whose ids are those of no tenant
+        nobody = models.PayloadField(key=TENANT_FIELD)
+        named.append(models.IsEmptyCondition(is_empty=nobody))
+    return store.values(DOCUMENT_FIELD, models.Filter(must=named, must_not=[chosen]))
+
+
+def _tell_left(documents: Mapping[str, int]) -> None:
+    """Tell that a longer document's id is that of its first passage as well."""
+    for name, passages in list(documents.items())[:SHOWN_DOCUMENTS]:
+        left = counted(passages, "more passage")
+        whole = f"--doc {shlex.quote(name)} means all of it"
+        told = f"the document {name!r} has {left}, not meant by its id; {whole}"
+        errors.print(printable(told), soft_wrap=True)
+    if (more := len(documents) - SHOWN_DOCUMENTS) > 0:
+        errors.print(f"and so have {counted(more, 'other document')}")
 
 
 def _ask(store: Store, found: int, held: int, chosen: models.Filter) -> None:
     """Go on if the answer is yes, and end the command else."""
     whose = "" if store.tenant is None else f" of the tenant {store.tenant!r}"
     others = "" if store.tenant is not None else _of_tenants(store, chosen)
-    question = f"delete {found:,} of {held:,} passages{whose} from {store.location}{others}?"
+    question = (
+        f"delete {found:,} of {counted(held, 'passage')}{whose} from {store.location}{others}?"
+    )
     try:
         agreed = typer.confirm(printable(question), err=True)
     except typer.Abort:  # no answer
@@ -129,4 +183,4 @@ def _of_tenants(store: Store, chosen: models.Filter) -> str:
     counts = store.values(TENANT_FIELD, chosen)
     if not counts:
         return ""
-    return f", {sum(counts.values()):,} of them passages of {len(counts):,} tenants"
+    return f", {sum(counts.values()):,} of them of {counted(len(counts), 'tenant')}"

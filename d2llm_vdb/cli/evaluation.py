@@ -17,6 +17,7 @@ from d2llm_vdb.evaluate.report import (
     Report,
     SetFacts,
 )
+from d2llm_vdb.wording import counted
 
 HEADERS = {
     "ndcg@10": "nDCG@10",
@@ -57,11 +58,11 @@ def show_report(report: Report) -> None:
 
 def _title(name: str, facts: SetFacts) -> str:
     if not facts.documents:
-        return f"{name}, {facts.split}: {facts.queries:,} pairs"
+        return f"{name}, {facts.split}: {counted(facts.queries, 'pair')}"
     cut = f" ({facts.truncated:,} cut)" if facts.truncated else ""
-    return (
-        f"{name}, {facts.split}: {facts.queries:,} queries over {facts.documents:,} documents{cut}"
-    )
+    queries = counted(facts.queries, "query", "queries")
+    documents = counted(facts.documents, "document")
+    return f"{name}, {facts.split}: {queries} over {documents}{cut}"
 
 
 def _table(title: str, modes: Mapping[str, Metrics]) -> Table:

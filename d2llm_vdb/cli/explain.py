@@ -44,6 +44,7 @@ def explain(
     with open_index(
         location,
         **database.opening(model),
+        to_search=True,
         create=False,
     ) as index:
         result = index.search(query, **chosen.to_dict())

@@ -22,6 +22,7 @@ from d2llm_vdb.cli.terminal import (
 )
 from d2llm_vdb.errors import CollectionNotFoundError
 from d2llm_vdb.ingest.rejects import REJECTS_FILE, RejectsFile
+from d2llm_vdb.wording import counted
 
 if TYPE_CHECKING:
     from d2llm_vdb.index import Index
@@ -216,8 +217,8 @@ def ingest(
         errors.print(printable(f"passed over in folders: {kinds}"), soft_wrap=True)
     if report.kept:
         errors.print(
-            f"{report.kept:,} documents kept that were not read: rejects without an id may be any "
-            f"of them",
+            f"{counted(report.kept, 'document')} kept, though not read: rejects without an "
+            f"id may be any of what is stored",
             soft_wrap=True,
         )
     if report.rejected:

@@ -13,6 +13,7 @@ from d2llm_vdb.cli.bar import progress_bar
 from d2llm_vdb.cli.samples import Samples
 from d2llm_vdb.cli.terminal import every_few_seconds, output, printable
 from d2llm_vdb.ingest.pipeline import IngestReport, OnIngested
+from d2llm_vdb.wording import counted
 
 
 @contextmanager
@@ -42,7 +43,7 @@ def track_samples(samples: Samples | None, console: Console) -> Iterator[None]:
         with console.status(_Making(samples)):
             yield
     if samples is not None and samples.rejected:
-        console.print(f"{samples.rejected:,} of the samples hold no text that can be used")
+        console.print(f"samples without text that can be used: {samples.rejected:,}")
 
 
 class _Making:
@@ -73,7 +74,7 @@ def _line(report: IngestReport) -> str:
     added = report.added
     updated = f"{added.updated:,} updated, " if added.updated else ""
     return (
-        f"{added.encoded:,} passages encoded, {updated}{added.unchanged:,} unchanged, "
+        f"{counted(added.encoded, 'passage')} encoded, {updated}{added.unchanged:,} unchanged, "
         f"{report.rejected:,} rejected, {report.passages_per_second:,.1f} passages/s, "
         f"{report.tokens_per_second:,.0f} tokens/s"
     )

@@ -18,14 +18,26 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def open_index(location: str, student: str | Student | None, **connection: Any) -> Index:
-    """Open the index, told on a terminal, since loading a student takes seconds."""
+def open_index(
+    location: str, student: str | Student | None, *, to_search: bool = False, **connection: Any
+) -> Index:
+    """Open the index, told on a terminal, since loading a student takes seconds.
+
+    Args:
+        location: of the database.
+        student: as `Index.open` takes it.
+        to_search: queries come next; what only the first of them would make is made here, so that
+            its times are those of any other.
+        connection: what else `Index.open` takes.
+    """
     if isinstance(student, str) and not student.strip():
         raise InputError(f"--student {student!r} names no directory; give one, or leave it out")
     with waiting("loading the student"):
         from d2llm_vdb.index import Index
 
         index = Index.open(location, student, **connection)
+        if to_search:
+            next(index.student.encode_queries(["ready"]))
     backbone = index.student.backbone
     logger.info(
         "%s: student %s on %s in %s",

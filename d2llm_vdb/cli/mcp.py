@@ -64,6 +64,7 @@ def mcp(
     with open_index(
         location,
         **database.opening(model),
+        to_search=True,
         tenant=tenant,
         create=allow_ingest,
     ) as index:

@@ -12,6 +12,7 @@ from rich.table import Table
 from d2llm_vdb.cli.bar import progress_bar
 from d2llm_vdb.cli.terminal import every_few_seconds, output, printable
 from d2llm_vdb.reembed import OnReembedded, Origin, ReembedReport
+from d2llm_vdb.wording import counted
 
 # How passages come about, said to a person.
 ORIGINS: dict[Origin, str] = {
@@ -41,7 +42,8 @@ def track_rewriting(
 
     def line(report: ReembedReport) -> str:
         rate = report.passages / max(seconds(), 1e-3)
-        return f"{report.passages:,} of {total:,} passages, {ORIGINS[report.origin]}, {rate:,.0f}/s"
+        done = f"{report.passages:,} of {counted(total, 'passage')}"
+        return f"{done}, {ORIGINS[report.origin]}, {rate:,.0f}/s"
 
     if not console.is_terminal:
         yield every_few_seconds(console, line), seconds

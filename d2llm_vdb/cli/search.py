@@ -45,6 +45,7 @@ def search(
     with open_index(
         location,
         **database.opening(model),
+        to_search=True,
         create=False,
     ) as index:
         if query is not None:

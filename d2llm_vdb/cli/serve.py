@@ -38,6 +38,7 @@ def serve(
     with open_index(
         location,
         **database.opening(model),
+        to_search=True,
         tenant=tenant,
         create=False,
     ) as index:

@@ -19,6 +19,7 @@ from d2llm_vdb.distill.training import run, training_arguments
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.progress import OnProgress, Progress
 from d2llm_vdb.teacher import CrossEncoderTeacher, Teacher
+from d2llm_vdb.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +80,8 @@ def teach(
     labels = {pair["label"] for pair in pairs}
     if len(labels) < 2:
         raise InputError(
-            f"all labels of the {len(pairs)} pairs are {labels or 'missing'}; a teacher learns "
-            f"from pairs that match and pairs that do not: mine negatives first"
+            f"all labels of {counted(len(pairs), 'pair')} are {labels or 'missing'}; a teacher "
+            f"learns from pairs that match and pairs that do not: mine negatives first"
         )
     if config.lora_rank is not None:
         with torch.random.fork_rng(devices=[]):

@@ -10,6 +10,7 @@ from d2llm_vdb.errors import InputError
 from d2llm_vdb.index import Index
 from d2llm_vdb.passages import Passage
 from d2llm_vdb.student import Student
+from d2llm_vdb.wording import counted
 
 
 def open_corpus(
@@ -44,8 +45,8 @@ def open_corpus(
         given = index.add(passages, on_progress=on_progress).passages
         if (count := index.count()) != given:
             raise InputError(
-                f"{index.store.location} holds {count:,} passages and {name} has {given:,} "
-                f"documents; give another db"
+                f"{index.store.location} holds {counted(count, 'passage')} and {name} has "
+                f"{counted(given, 'document')}; give another db"
             )
         index.optimize()
     except BaseException:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.files import Row, rows
 from d2llm_vdb.evaluate.splits import choose, sample
+from d2llm_vdb.wording import counted
 
 # NLI is scored as entailment against contradiction, as C-MTEB scores it.
 LABELS = {"entailment": 1, "contradiction": 0, "neutral": -1, "1": 1, "0": 0}
@@ -69,15 +70,16 @@ def _check_variety(
     path: Path, labels: NDArray[np.int8] | None, scores: NDArray[np.float64] | None
 ) -> None:
     if labels is not None and not {0, 1} <= set(labels.tolist()):
+        matching = labels.tolist().count(1)
         raise InputError(
-            f"{path}: {np.count_nonzero(labels == 1)} pairs with label 1 or entailment and "
-            f"{np.count_nonzero(labels == 0)} with 0 or contradiction; accuracy and AP need both. "
-            f"Take more pairs, or a split that has both"
+            f"{path}: {counted(matching, 'pair')} with label 1 or entailment "
+            f"and {np.count_nonzero(labels == 0)} with 0 or contradiction; accuracy and AP need "
+            f"both. Take more pairs, or a split that has both"
         )
     if scores is not None and np.ptp(scores) == 0:
         raise InputError(
-            f"{path}: the scores of all {len(scores)} pairs are {scores[0]}, which ranks nothing; "
-            f"take more pairs, or another split"
+            f"{path}: all scores of {counted(len(scores), 'pair')} are {scores[0]}, which ranks "
+            f"nothing; take more pairs, or another split"
         )
 
 

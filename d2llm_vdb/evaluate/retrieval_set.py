@@ -12,6 +12,7 @@ from pathlib import Path
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.files import Row, find_all, judgements, rows
 from d2llm_vdb.evaluate.splits import choose, sample
+from d2llm_vdb.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def read_retrieval_set(
     chosen = sample(sorted(qrels), limit)
     blank = [key for key, text in documents.items() if not text]
     if blank:
-        logger.warning("%s: %d documents without text are left out", corpus, len(blank))
+        logger.warning("%s: %s without text left out", corpus, counted(len(blank), "document"))
     return RetrievalSet(
         name,
         split,

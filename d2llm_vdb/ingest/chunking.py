@@ -3,21 +3,24 @@
 Passages of Markdown after the first say below which headings they stand, in their metadata and
 before their text: a passage "Run the command below" of the part "Install > Linux" would be found by
 neither word. The first keeps its text and metadata, so that short documents are what they were.
+Headings are no passage by themselves: they go with the text that follows.
 """
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from d2llm_vdb.errors import InputError, MissingExtraError
 from d2llm_vdb.ingest.documents import Document
 from d2llm_vdb.ingest.headings import Heading, Outline, joined
 from d2llm_vdb.passages import Passage
+from d2llm_vdb.wording import counted
 
 if TYPE_CHECKING:
     from d2llm_vdb.student import Student
@@ -34,7 +37,19 @@ MAX_CHARACTERS_PER_TOKEN = 16
 # Headings take this share of a passage at most; longer ones stand in the metadata alone.
 MAX_HEADINGS_SHARE = 1 / 4
 
-Chunk = tuple[int, str]
+
+class Chunk(NamedTuple):
+    """A piece of a document.
+
+    Args:
+        start: in the document, in characters.
+        text: from there on.
+        below: where the text begins whose headings are the passage's, after headings of its own.
+    """
+
+    start: int
+    text: str
+    below: int
 
 
 class Chunker:
@@ -76,9 +91,9 @@ class Chunker:
             raise InputError(f"overlap={overlap} is negative; give --overlap 0 or more")
         if overlap >= self._capacity:
             raise InputError(
-                f"overlap={overlap} is not less than the {self._capacity} tokens of text that "
-                f"chunk_tokens={chunk_tokens} leaves; give --overlap at most {self._capacity - 1}, "
-                f"or raise --chunk-tokens (at most {longest})"
+                f"overlap={overlap} is not less than the {counted(self._capacity, 'token')} of "
+                f"text that chunk_tokens={chunk_tokens} leaves; give --overlap at most "
+                f"{self._capacity - 1}, or raise --chunk-tokens (at most {longest})"
             )
         self._overlap = overlap
         self._splitter = cache(self._make_splitter)
@@ -108,7 +123,10 @@ class Chunker:
             splitter = self._splitter(capacity, markdown)
             several = splitter.chunk_all_indices([documents[row].text for row in rows])
             for row, some in zip(rows, several, strict=True):
-                chunks[row] = [piece for chunk in some for piece in self._bounded(chunk, capacity)]
+                pieces = (_bounded(start, text, capacity) for start, text in some)
+                chunks[row] = list(itertools.chain.from_iterable(pieces))
+                if row in outlines:
+                    chunks[row] = self._with_text(documents[row], chunks[row], outlines[row])
         return [
             _passages(document, chunks[row], outlines.get(row))
             for row, document in enumerate(documents)
@@ -131,12 +149,37 @@ class Chunker:
         # each passage lies beyond what the student reads; `truncated` in the report counts them.
         return room if room > self._overlap else self._capacity
 
-    def _bounded(self, chunk: Chunk, capacity: int) -> list[Chunk]:
-        start, text = chunk
-        size = _max_characters(capacity)
-        if len(text) > size:
-            return [(start + at, text[at : at + size]) for at in range(0, len(text), size)]
-        return [chunk] if text.strip() else []
+    def _with_text(
+        self, document: Document, chunks: Sequence[Chunk], outline: _Outline
+    ) -> list[Chunk]:
+        """Join chunks that are headings alone to what follows, or at the end to what is before.
+
+        Where both do not fit into a passage, they stay apart.
+        """
+        whole: list[Chunk] = []
+        bare: list[Chunk] = []
+        for chunk in chunks:
+            if outline.headings.is_bare(chunk.start, _end(chunk)):
+                bare.append(chunk)
+                continue
+            if bare:
+                both = _spanning(document, bare[0], chunk, below=chunk.start)
+                fits = self._fits(document, both, len(whole), outline)
+                whole += [both] if fits else [*bare, chunk]
+                bare = []
+            else:
+                whole.append(chunk)
+        if whole and bare:
+            both = _spanning(document, whole[-1], bare[-1], below=whole[-1].below)
+            if self._fits(document, both, len(whole) - 1, outline):
+                return [*whole[:-1], both]
+        return whole + bare
+
+    def _fits(self, document: Document, chunk: Chunk, number: int, outline: _Outline) -> bool:
+        [tokens] = self._count(
+            [_heading(document) + outline.shown_above(chunk, number) + chunk.text]
+        )
+        return tokens <= self._capacity
 
     def _make_splitter(self, capacity: int, markdown: bool) -> Any:
         try:
@@ -162,7 +205,25 @@ def _heading(document: Document) -> str:
 
 def _whole(text: str) -> list[Chunk]:
     stripped = text.strip()
-    return [(text.index(stripped), stripped)] if stripped else []
+    start = text.find(stripped)
+    return [Chunk(start, stripped, start)] if stripped else []
+
+
+def _bounded(start: int, text: str, capacity: int) -> list[Chunk]:
+    size = _max_characters(capacity)
+    if len(text) > size:
+        places = range(0, len(text), size)
+        return [Chunk(start + at, text[at : at + size], start + at) for at in places]
+    return [Chunk(start, text, start)] if text.strip() else []
+
+
+def _end(chunk: Chunk) -> int:
+    return chunk.start + len(chunk.text)
+
+
+def _spanning(document: Document, first: Chunk, last: Chunk, below: int) -> Chunk:
+    start = min(first.start, last.start)  # the overlap of the last may reach before the first
+    return Chunk(start, document.text[start : _end(last)], below)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,26 +234,34 @@ class _Outline:
     shown: frozenset[str]
     tokens: int
 
+    def above(self, chunk: Chunk, number: int) -> tuple[Heading, ...]:
+        """Return the headings that a passage stands below, its own among them."""
+        return self.headings.path(chunk.below) if number else ()
+
+    def shown_above(self, chunk: Chunk, number: int) -> str:
+        """Return what a passage shows of them before its text, which has its own already."""
+        path = joined(tuple(each for each in self.above(chunk, number) if each.start < chunk.start))
+        return f"{path}\n" if path in self.shown else ""
+
 
 def _passages(
     document: Document, chunks: Sequence[Chunk], outline: _Outline | None
 ) -> list[Passage]:
     title = _heading(document)
     passages = []
-    for number, (start, chunk) in enumerate(chunks):
-        path = outline.headings.path(start) if outline and number else ()
-        above = joined(tuple(each for each in path if each.start < start))
-        shown = f"{above}\n" if outline and above in outline.shown else ""
+    for number, chunk in enumerate(chunks):
+        path = outline.above(chunk, number) if outline else ()
+        shown = outline.shown_above(chunk, number) if outline else ""
         passages.append(
             Passage(
                 id=f"{document.id}#{number}" if number else document.id,
-                text=title + shown + chunk,
-                metadata=_place(document, start, path) | document.metadata,
+                text=title + shown + chunk.text,
+                metadata=_place(document, chunk.start, path) | document.metadata,
                 doc_id=document.id,
                 chunk=number,
                 chunks=len(chunks),
-                start=start,
-                end=start + len(chunk),
+                start=chunk.start,
+                end=_end(chunk),
                 source=document.source,
             )
         )

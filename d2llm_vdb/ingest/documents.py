@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 STDIN = "-"
@@ -54,6 +56,12 @@ class Reject:
 
 
 Records: TypeAlias = Iterator[Document | Reject]
+
+
+def path_name(source: str) -> str:
+    """Return what a source is called: its path as given, or the folder's own name for `.`."""
+    path = Path(os.path.normpath(source))
+    return path.resolve().name if set(path.parts) <= {".."} else path.as_posix()
 
 
 def unnamed_id(source: str, content: str, line: int | None = None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import logging
-import os
 import sys
 import zlib
 from collections import Counter
@@ -15,7 +14,7 @@ from pathlib import Path, PurePath
 from typing import IO, Any
 
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.ingest.documents import STDIN, Document, Records, Reject
+from d2llm_vdb.ingest.documents import STDIN, Document, Records, Reject, path_name
 from d2llm_vdb.ingest.folders import Folder
 from d2llm_vdb.ingest.formats import KIND_BY_SUFFIX, READERS, RECORD_READERS
 from d2llm_vdb.ingest.records import Fields
@@ -129,7 +128,7 @@ class SourceReader:
             if not source or not path.exists():
                 raise InputError(f"source {source!r} does not exist")
             if path.is_dir():
-                yield from self._folder(path, PurePath(_name(source)))
+                yield from self._folder(path, PurePath(path_name(source)))
                 return
             if self._is_written(path):
                 raise InputError(
@@ -145,7 +144,7 @@ class SourceReader:
                 f"say which with --format"
             )
         # A pipe, as `<(command)` gives, has no name that lasts.
-        yield _File(path, _name(source) if path.is_file() else STDIN, kind)
+        yield _File(path, path_name(source) if path.is_file() else STDIN, kind)
 
     def _folder(self, path: Path, name: PurePath) -> Iterator[_File]:
         folder = Folder(path)
@@ -172,12 +171,6 @@ class SourceReader:
             path.exists() and written.exists() and path.samefile(written)
             for written in self._written
         )
-
-
-def _name(source: str) -> str:
-    """Return what a source is called: its path as given, or the folder's own name for `.`."""
-    path = Path(os.path.normpath(source))
-    return path.resolve().name if set(path.parts) <= {".."} else path.as_posix()
 
 
 def _reject(file: _File, reason: str) -> Reject:

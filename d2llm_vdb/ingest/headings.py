@@ -21,10 +21,12 @@ class Heading:
 
     Args:
         start: of its line in the text, in characters.
+        end: of its last line, with what ends it.
         text: on one line, without its marks.
     """
 
     start: int
+    end: int
     text: str
 
 
@@ -39,6 +41,7 @@ class Outline:
     """
 
     def __init__(self, text: str) -> None:
+        self._text = text
         self._starts: list[int] = []
         self._paths: list[tuple[Heading, ...]] = []
         lines = [0, *(match.end() for match in _LINE.finditer(text))]
@@ -49,7 +52,9 @@ class Outline:
             if token.type != "heading_open" or token.level or not inline.content.strip():
                 continue
             level = int(token.tag[1:])
-            heading = Heading(lines[token.map[0]], " ".join(inline.content.split()))
+            first, after = token.map
+            end = lines[after] if after < len(lines) else len(text)
+            heading = Heading(lines[first], end, " ".join(inline.content.split()))
             open_ones = [each for each in open_ones if each[0] < level] + [(level, heading)]
             self._starts.append(heading.start)
             self._paths.append(tuple(each for _, each in open_ones))
@@ -58,6 +63,19 @@ class Outline:
         """Return the headings that a character stands below, or in, from the outermost on."""
         number = bisect_right(self._starts, place)
         return self._paths[number - 1] if number else ()
+
+    def is_bare(self, start: int, end: int) -> bool:
+        """Tell whether there is nothing but headings from a character to another."""
+        while start < end:
+            number = bisect_right(self._starts, start)
+            if number and start < (inside := self._paths[number - 1][-1].end):
+                start = inside
+                continue
+            until = self._starts[number] if number < len(self._starts) else end
+            if self._text[start : min(until, end)].strip():
+                return False
+            start = until
+        return True
 
     def paths(self) -> list[str]:
         """Return every path of the text and every start of one, each once."""

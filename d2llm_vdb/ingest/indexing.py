@@ -13,6 +13,7 @@ from d2llm_vdb.index import Index
 from d2llm_vdb.ingest.documents import Document, Records, Reject
 from d2llm_vdb.paths import METADATA, index_paths, metadata_paths
 from d2llm_vdb.store.schema import FieldKind
+from d2llm_vdb.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -155,11 +156,11 @@ def _warn(asked: Mapping[str, str], others: Mapping[str, Any], documents: int) -
     for field, kind in asked.items():
         found = f"{others[field]!r:.60}, for one, is none" if field in others else "it is not there"
         logger.warning(
-            "the index %s:%s finds none of the %d documents read so far: %s; filters on it find "
+            "the index %s:%s finds nothing in %s read so far: %s; filters on it find "
             "nothing where the kind is another",
             field,
             kind,
-            documents,
+            counted(documents, "document"),
             found,
         )
 

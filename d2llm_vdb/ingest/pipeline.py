@@ -20,6 +20,7 @@ from d2llm_vdb.ingest.documents import Document, Reject
 from d2llm_vdb.ingest.rejects import Rejects
 from d2llm_vdb.passages import Passage, check_unicode
 from d2llm_vdb.store.schema import TENANT_FIELD
+from d2llm_vdb.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class IngestReport:
         passed_over: files of folders that were not read.
         kept: documents that pruning left, since one of the rejects may be any of them.
         seconds: wall time.
+        cut: passages cut so far, some of which have not been looked up yet.
         read: share of the input's bytes that was read, from 0 to 1; None where its size is not
             known, as of standard input.
     """
@@ -48,6 +50,7 @@ class IngestReport:
     passed_over: int = 0
     kept: int = 0
     seconds: float = 0.0
+    cut: int = 0
     read: float | None = None
 
     @property
@@ -57,7 +60,7 @@ class IngestReport:
             return None
         added = self.added
         stored = added.encoded + added.updated + added.unchanged + added.rejected
-        return self.read * stored / max(1, added.passages)
+        return self.read * stored / max(1, self.cut)
 
     @property
     def passages_per_second(self) -> float:
@@ -149,8 +152,9 @@ class _Run:
     def passages(self, records: Iterable[Document | Reject]) -> Iterator[Passage]:
         documents = self._documents(records)
         for some in batched_in_time(documents, CUT_DOCUMENTS, WINDOW_SECONDS):
-            for passages in self._chunker.cut(some):
-                yield from passages
+            passages = [passage for own in self._chunker.cut(some) for passage in own]
+            self.report.cut += len(passages)
+            yield from passages
 
     def _documents(self, records: Iterable[Document | Reject]) -> Iterator[Document]:
         for record in records:
@@ -212,9 +216,9 @@ class _Run:
         self.report.kept = len(kept)
         if kept:
             logger.warning(
-                "%d documents are kept that were not read: rejects without a known id, in %s, may "
-                "be any of them; mend these, or delete documents by d2llm delete --doc",
-                len(kept),
+                "%s kept, though not read: rejects without a known id, in %s, may be any of what "
+                "is stored; mend these, or delete documents by d2llm delete --doc",
+                counted(len(kept), "document"),
                 ", ".join(f"{source} ({count})" for source, count in self._unclear_sources.items()),
             )
 

@@ -13,6 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import IO, Any
 
 from d2llm_vdb.errors import InputError
@@ -24,7 +25,7 @@ from d2llm_vdb.ingest.records import (
     TITLE_FIELDS,
     Fields,
 )
-from d2llm_vdb.ingest.values import boolean, number
+from d2llm_vdb.ingest.values import boolean, common_decimals, looks_like_number, number
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,13 @@ SAMPLED_CHARACTERS = 16 * 2**20
 Row = tuple[int, list[str]]  # the line it starts at, and its cells
 Dialect = dict[str, Any]  # arguments of csv.reader
 
-_KINDS: dict[str, Callable[[str], Any]] = {"number": number, "true or false": boolean}
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What the cells of a column are, and what reads one: its value, or None where it is none."""
+
+    name: str
+    read: Callable[[str], Any]
 
 
 def read_csv(
@@ -139,13 +146,13 @@ def _documents(
     columns: list[_Column] = []
     if not fields.strings:
         texts = {*TEXT_FIELDS, *ID_FIELDS, *TITLE_FIELDS, fields.text, fields.id, fields.title}
-        columns = [
-            _Column(
-                name, place, source, _kind(row[1][place] for row in first if isinstance(row, tuple))
-            )
-            for place, name in enumerate(header)
-            if name not in texts
-        ]
+        for place, name in enumerate(header):
+            if name not in texts:
+                written = (row[1][place].strip() for row in first if isinstance(row, tuple))
+                filled = [cell for cell in written if cell]
+                columns.append(_Column(name, place, source, _kind(filled)))
+                if columns[-1].kind is None:
+                    _tell_kept(name, filled, source)
         _tell(columns, source)
     for row in itertools.chain(first, rows):
         if isinstance(row, Reject):
@@ -167,11 +174,11 @@ def _first(rows: Iterator[Row | Reject]) -> Iterator[Row | Reject]:
             return
 
 
-def _kind(cells: Iterable[str]) -> str | None:
+def _kind(filled: Sequence[str]) -> _Kind | None:
     """Return what all cells that hold something are, None for texts."""
-    filled = [cell.strip() for cell in cells if cell.strip()]
-    for kind, read in _KINDS.items():
-        if filled and all(read(cell) is not None for cell in filled):
+    numbers = partial(number, decimals=common_decimals(filled))
+    for kind in (_Kind("number", numbers), _Kind("true or false", boolean)):
+        if filled and all(kind.read(cell) is not None for cell in filled):
             return kind
     return None
 
@@ -181,7 +188,7 @@ class _Column:
     name: str
     place: int
     source: str
-    kind: str | None
+    kind: _Kind | None
     told: bool = field(default=False)
 
     def value(self, cell: str, line: int) -> Any:
@@ -190,7 +197,7 @@ class _Column:
             return None
         if self.kind is None:
             return cell
-        value = _KINDS[self.kind](text)
+        value = self.kind.read(text)
         if value is not None:
             return value
         if not self.told:
@@ -198,17 +205,28 @@ class _Column:
             logger.warning(
                 "%s, line %d: column %r holds %r, which is no %s as in the first rows; such cells "
                 "stay text. --strings keeps all cells as text",
-                self.source, line, self.name, cell[:40], self.kind,
+                self.source, line, self.name, cell[:40], self.kind.name,
             )  # fmt: skip
         return cell
 
 
 def _tell(columns: Iterable[_Column], source: str) -> None:
-    read = [f"{column.name} ({column.kind})" for column in columns if column.kind]
+    read = [f"{column.name} ({column.kind.name})" for column in columns if column.kind]
     if read:
         logger.info(
             "%s: columns that are no text: %s; --strings keeps them as text",
             source, ", ".join(read),
+        )  # fmt: skip
+
+
+def _tell_kept(name: str, filled: Sequence[str], source: str) -> None:
+    """Warn of a column that is written as numbers are, and is none for the zeros of some."""
+    if filled and all(map(looks_like_number, filled)):
+        lost = next(cell for cell in filled if number(cell) is None)
+        logger.warning(
+            "%s: column %r is kept as text, since %r would become another text as a number; where "
+            "numbers are meant, write them with as many decimals each",
+            source, name, lost[:40],
         )  # fmt: skip
 
 

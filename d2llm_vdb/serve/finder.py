@@ -11,6 +11,7 @@ from d2llm_vdb.errors import InputError
 from d2llm_vdb.filters import FilterLike, as_filter
 from d2llm_vdb.lazy import models
 from d2llm_vdb.search.options import Rerank, SearchOptions
+from d2llm_vdb.wording import counted
 
 if TYPE_CHECKING:
     from d2llm_vdb.explain import Explanation
@@ -79,8 +80,8 @@ class Finder:
             if hit.id == id:
                 return await asyncio.to_thread(hit.explain)
         raise InputError(
-            f"id={id!r} is not among the {len(result.hits)} candidates of this query; give the id "
-            f"of a passage that a search with the same query, rerank and filter has found"
+            f"id={id!r} is not among the {counted(len(result.hits), 'candidate')} of this query; "
+            f"give the id of a passage that a search with the same query, rerank and filter found"
         )
 
     def _narrowed(self, filter: FilterLike | None) -> FilterLike | None:

@@ -18,6 +18,7 @@ from d2llm_vdb.errors import D2LLMError, MissingExtraError
 
 try:  # before `hosts`, whose packages come with this one
     from mcp.server import MCPServer
+    from mcp.server.mcpserver import Context
     from mcp.server.mcpserver.exceptions import ToolError
     from mcp.server.transport_security import TransportSecuritySettings
     from mcp.types import CallToolResult, TextContent, ToolAnnotations
@@ -26,11 +27,12 @@ except ModuleNotFoundError as error:
 
 from d2llm_vdb import __version__
 from d2llm_vdb.ingest.documents import Document, Reject
-from d2llm_vdb.ingest.pipeline import ingest_documents
+from d2llm_vdb.ingest.pipeline import IngestReport, ingest_documents
 from d2llm_vdb.search.options import Rerank
 from d2llm_vdb.serve.answers import Explained, Found, Ingested
 from d2llm_vdb.serve.finder import Finder
 from d2llm_vdb.serve.hosts import KnownHosts
+from d2llm_vdb.wording import counted
 
 INSTRUCTIONS = """\
 Semantic search over one collection of passages. Call search first; call explain to see why a \
@@ -127,7 +129,6 @@ def mcp_app(server: MCPServer[Any], host: str) -> KnownHosts:
     """
     app = server.streamable_http_app(
         stateless_http=True,
-        json_response=True,
         # `KnownHosts` checks the same, and beyond loopback as well.
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
@@ -174,7 +175,9 @@ class Tools:
             explained = Explained.of(await self._finder.explain(query, id, rerank, filter))
         return _result(explained)
 
-    async def ingest(self, texts: Texts) -> Annotated[CallToolResult, Ingested]:
+    async def ingest(
+        self, texts: Texts, context: Context[Any, Any]
+    ) -> Annotated[CallToolResult, Ingested]:
         """Store texts, so that search finds them.
 
         A text whose id is stored already is replaced, or left alone where nothing about it has
@@ -188,9 +191,38 @@ class Tools:
         with _told():
             async with self._writing:
                 report = await asyncio.to_thread(
-                    ingest_documents, self._finder.index, documents, refusals
+                    ingest_documents,
+                    self._finder.index,
+                    documents,
+                    refusals,
+                    on_progress=_Progress(context, len(documents)),
                 )
         return _result(Ingested.of(report, refusals.rejects))
+
+
+class _Progress:
+    """Notifies the client of how far an ingest is, from the thread that ingests.
+
+    Args:
+        context: of the call; where the client asked for no progress, it hears of none.
+        texts: that were given.
+    """
+
+    def __init__(self, context: Context[Any, Any], texts: int) -> None:
+        self._context = context
+        self._texts = texts
+        self._loop = asyncio.get_running_loop()
+        self._told = 0.0
+
+    def __call__(self, report: IngestReport) -> None:
+        report.read = report.documents / self._texts
+        done = report.done or 0.0
+        if done <= self._told:  # it is an estimate, and the protocol wants it to grow
+            return
+        self._told = done
+        message = f"{counted(report.added.encoded, 'passage')} written"
+        telling = self._context.report_progress(done, 1.0, message)
+        asyncio.run_coroutine_threadsafe(telling, self._loop)
 
 
 class _Refusals:

@@ -23,6 +23,7 @@ from d2llm_vdb.student.embeddings import embeddings
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.late import stored_tokens
 from d2llm_vdb.student.terms import TextTerms, passage_terms, query_terms, trust
+from d2llm_vdb.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -187,9 +188,9 @@ def query_vectors(
     count = len(window.token_ids)
     if window.truncated:
         logger.warning(
-            "%d of %d queries: what is beyond %d tokens is not read",
+            "%d of %s: what is beyond %d tokens is not read",
             window.truncated,
-            count,
+            counted(count, "query", "queries"),
             config.max_tokens,
         )
     recall = np.empty((count, config.recall_width), np.float32)
@@ -207,8 +208,8 @@ def query_vectors(
         rows = heads.query_rows(embedding)
         if segments is not None and rows is not None:
             segments[batch.positions] = to_numpy(rows)
-    counted = query_terms(window.terms)
-    return QueryVectors(recall, iem, counted, trust(window.terms), tokens, segments)
+    terms = query_terms(window.terms)
+    return QueryVectors(recall, iem, terms, trust(window.terms), tokens, segments)
 
 
 def _scatter(rows: list[Any], positions: list[int], values: Tensor, mask: Tensor) -> None:

@@ -20,6 +20,7 @@ from d2llm_vdb.student.score import (
     INITIAL_BIAS,
     INITIAL_SCALE,
     ScoreTerm,
+    initial_scales,
     known_terms,
     logit,
 )
@@ -91,8 +92,8 @@ class IEM(nn.Module):
         answers = TASKS.index("asymmetric")
         self.words_scale[answers] = IEM_WORDS
         if segments:
-            self.scale[answers] = INITIAL_SCALE / (1 + IEM_MATCH)
-            self.match_scale[answers] = INITIAL_SCALE * IEM_MATCH / (1 + IEM_MATCH)
+            scales = initial_scales(IEM_MATCH)
+            self.scale[answers], self.match_scale[answers] = scales.own, scales.match
 
     def query_half(self, embeddings: Tensor) -> Tensor:
         """Return q = W_q y_q, float32 (..., h), of PMA embeddings (..., d)."""

@@ -9,11 +9,11 @@ from torch.nn import functional
 from d2llm_vdb.student.evidence import Evidence
 from d2llm_vdb.student.score import (
     INITIAL_BIAS,
-    INITIAL_SCALE,
     LATE_MATCH,
     LATE_RECALL,
     LATE_WORDS,
     ScoreTerm,
+    initial_scales,
     known_terms,
     logit,
 )
@@ -41,11 +41,10 @@ class LateInteraction(nn.Module):
     def __init__(self, dim: int, *, segments: bool) -> None:
         super().__init__()
         self.query_map = nn.Linear(dim, dim + 1, bias=False)
-        match, recall = (LATE_MATCH, LATE_RECALL) if segments else (0.0, 0.0)
-        scale = INITIAL_SCALE / (1 + match + recall)
-        self.scale = nn.Parameter(torch.tensor(scale))
-        self.recall_scale = nn.Parameter(torch.tensor(scale * recall))
-        self.match_scale = nn.Parameter(torch.tensor(scale * match))
+        scales = initial_scales(LATE_MATCH, LATE_RECALL) if segments else initial_scales(0.0)
+        self.scale = nn.Parameter(torch.tensor(scales.own))
+        self.recall_scale = nn.Parameter(torch.tensor(scales.recall))
+        self.match_scale = nn.Parameter(torch.tensor(scales.match))
         self.words_scale = nn.Parameter(torch.tensor(LATE_WORDS))
         self.bias = nn.Parameter(torch.tensor(INITIAL_BIAS))
         nn.init.eye_(self.query_map.weight)

@@ -23,6 +23,25 @@ LATE_RECALL = 0.5
 LATE_WORDS = 0.35
 
 
+class InitialScales(NamedTuple):
+    """What an untrained student's similarities count, INITIAL_SCALE together."""
+
+    own: float
+    match: float
+    recall: float
+
+
+def initial_scales(match: float, recall: float = 0.0) -> InitialScales:
+    """Return what similarities count.
+
+    Args:
+        match: what the segments' match counts beside the 1 of cosine or MaxSim.
+        recall: the same of the recall score, where that is not the cosine itself.
+    """
+    own = INITIAL_SCALE / (1 + match + recall)
+    return InitialScales(own, own * match, own * recall)
+
+
 class ScoreTerm(NamedTuple):
     """One term of the logits of some pairs; no relation of BM25's terms, which are pieces of words.
 

@@ -25,6 +25,7 @@ from d2llm_vdb.student.encoding import passage_vectors, to_numpy, token_windows
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.student import Student
 from d2llm_vdb.student.terms import passage_terms
+from d2llm_vdb.wording import counted
 
 
 def parts(student: Student) -> dict[str, str]:
@@ -130,8 +131,8 @@ def from_tokens(
         for text, ids, rows in zip(texts[start:], window.token_ids, own, strict=False):
             if len(ids) != len(rows):
                 raise InputError(
-                    f"text {text[:40]!r} has {len(ids)} tokens, and states of {len(rows)} are "
-                    f"stored; add it again"
+                    f"text {text[:40]!r} has {counted(len(ids), 'token')}, and {len(rows):,} "
+                    f"stored states; add it again"
                 )
         batches = _batches(student, own)
         found.append(

@@ -136,12 +136,19 @@ def query_terms(terms: Sequence[TextTerms]) -> SparseRows:
 
 
 def trust(terms: Sequence[TextTerms]) -> NDArray[np.float32]:
-    """Return what a student's similarities to each of m queries count beside words, float32 (m,).
+    """Return what similarities to each of m queries count beside words, float32 (m,)."""
+    return trust_in(np.fromiter((each.unread for each in terms), np.float32, len(terms)))
 
-    1 where the vocabulary knows all of a query, and 1 / UNREAD where it knows nothing of it.
+
+def trust_in(unread: NDArray[np.float32], most: float = UNREAD) -> NDArray[np.float32]:
+    """Return what similarities to texts count beside words, by what is unread of them.
+
+    Args:
+        unread: share of each text's terms that the vocabulary does not know, float32 (m,).
+        most: how many times as much words count where it knows none; 1 / `most` is returned there,
+            and 1 where it knows all.
     """
-    unread = np.fromiter((each.unread for each in terms), np.float32, len(terms))
-    return (1 / (1 + (UNREAD - 1) * unread)).astype(np.float32)
+    return (1 / (1 + (most - 1) * unread)).astype(np.float32)
 
 
 def _lengths(terms: Sequence[TextTerms]) -> NDArray[np.int64]:

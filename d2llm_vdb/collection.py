@@ -1,0 +1,165 @@
+"""A collection's passages by id and by filter: what an index does without its student."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Self
+
+from d2llm_vdb.filters import FilterLike, as_filter, required_filter
+from d2llm_vdb.passages import Passage
+from d2llm_vdb.search.unknown import UnknownFields
+from d2llm_vdb.selection import selection
+from d2llm_vdb.store import Store, StoredPoint, StoreInfo
+from d2llm_vdb.store.columns import distinct_ids
+
+
+class Collection:
+    """What is stored, read and deleted; `Index` adds what needs a student.
+
+    Args:
+        store: an open collection, or a tenant's part of one.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._unknown = UnknownFields()
+
+    @property
+    def tenant(self) -> str | None:
+        """Whose part of the collection this is; None for the whole."""
+        return self.store.tenant
+
+    def delete(
+        self,
+        ids: Iterable[str] | None = None,
+        *,
+        documents: Iterable[str] | None = None,
+        filter: FilterLike | None = None,
+    ) -> int:
+        """Delete passages by id, of documents, or that match; returns how many there were.
+
+        Args:
+            ids: of passages; missing ones are fine.
+            documents: ids of documents, whose passages go beside those of `ids`.
+            filter: of all these, or where neither is given of all passages, those that match go.
+
+        Raises:
+            InputError: nothing is given that leaves any passage out, or something cannot be used.
+        """
+        return self.delete_where(selection(ids, documents, filter))
+
+    async def adelete(
+        self,
+        ids: Iterable[str] | None = None,
+        *,
+        documents: Iterable[str] | None = None,
+        filter: FilterLike | None = None,
+    ) -> int:
+        """Async twin of `delete`."""
+        return await self.adelete_where(selection(ids, documents, filter))
+
+    def delete_where(self, filter: FilterLike) -> int:
+        """Delete the passages that match, all of them with `{}`; returns how many there were.
+
+        Raises:
+            InputError: the filter cannot be used, or is None.
+        """
+        chosen = required_filter(filter)
+        found = self.store.count(chosen)
+        if not found:
+            self.store.run(self._unknown.check(self.tenant, chosen))
+        self.store.delete_where(chosen)
+        return found
+
+    async def adelete_where(self, filter: FilterLike) -> int:
+        """Async twin of `delete_where`."""
+        chosen = required_filter(filter)
+        found = await self.store.acount(chosen)
+        if not found:
+            await self.store.arun(self._unknown.check(self.tenant, chosen))
+        await self.store.adelete_where(chosen)
+        return found
+
+    def get(self, ids: Iterable[str]) -> list[Passage]:
+        """Return stored passages by id, in the order of the ids; missing ones are left out.
+
+        Raises:
+            InputError: an id is not a string, or one string stands where a list of ids should.
+        """
+        given = distinct_ids(ids)
+        return _in_order(given, self.store.retrieve(given))
+
+    async def aget(self, ids: Iterable[str]) -> list[Passage]:
+        """Async twin of `get`."""
+        given = distinct_ids(ids)
+        return _in_order(given, await self.store.aretrieve(given))
+
+    def scroll(self, filter: FilterLike | None = None) -> Iterator[Passage]:
+        """Read the passages that match, all without a filter, in no order of the caller's."""
+        for point in self.store.scroll(as_filter(filter)):
+            yield Passage.from_payload(point.payload)
+
+    async def ascroll(self, filter: FilterLike | None = None) -> AsyncIterator[Passage]:
+        """Async twin of `scroll`."""
+        async for point in self.store.ascroll(as_filter(filter)):
+            yield Passage.from_payload(point.payload)
+
+    def count(self, filter: FilterLike | None = None) -> int:
+        """Count the passages that match, all without a filter."""
+        return self.store.count(as_filter(filter))
+
+    async def acount(self, filter: FilterLike | None = None) -> int:
+        """Async twin of `count`."""
+        return await self.store.acount(as_filter(filter))
+
+    def optimize(self) -> None:
+        """Bring the embedded store's index up to date after large additions."""
+        self.store.optimize()
+
+    async def aoptimize(self) -> None:
+        """Async twin of `optimize`."""
+        await self.store.aoptimize()
+
+    def info(self) -> StoreInfo:
+        """Describe the collection."""
+        return self.store.info()
+
+    async def ainfo(self) -> StoreInfo:
+        """Async twin of `info`."""
+        return await self.store.ainfo()
+
+    def close(self) -> None:
+        """Release the store; the student stays usable."""
+        self.store.close()
+
+    async def aclose(self) -> None:
+        """Async twin of `close`."""
+        await self.store.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _in_order(ids: Sequence[str], points: Iterable[StoredPoint]) -> list[Passage]:
+    found = {point.payload["id"]: Passage.from_payload(point.payload) for point in points}
+    return [found[each] for each in ids if each in found]

@@ -1,0 +1,94 @@
+"""Warnings about filters that find nothing because a field of theirs is nowhere."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from d2llm_vdb.lazy import models
+from d2llm_vdb.paths import BESIDE, ESCAPED, METADATA, name_of
+from d2llm_vdb.store.recall import PageRequest, Steps
+
+logger = logging.getLogger(__name__)
+
+# Passages whose metadata tell which names there are, and how many of these a warning lists.
+SAMPLED_PASSAGES = 256
+LISTED_NAMES = 8
+
+
+class UnknownFields:
+    """Warns of each field once, as long as a collection is open.
+
+    Asked only where a filter found nothing, since it reads the payloads.
+    """
+
+    def __init__(self) -> None:
+        self._seen: set[tuple[str | None, str]] = set()
+
+    def check(self, tenant: str | None, filter: models.Filter | None) -> Steps[None]:
+        """Warn of the fields in a filter that no passage has; a store runs these steps.
+
+        Args:
+            tenant: whose passages were asked for; None for those of the whole collection.
+            filter: that found nothing.
+        """
+        if filter is None:
+            return
+        for name, paths in _fields(filter).items():
+            if (tenant, name) in self._seen:
+                continue
+            self._seen.add((tenant, name))
+            having = yield PageRequest(limit=1, filter=_any_has(paths), fields=["id"])
+            if having.points:
+                continue
+            sample = yield PageRequest(limit=SAMPLED_PASSAGES, fields=[METADATA])
+            if sample.points:  # else there is nothing to find at all
+                metadata = (point.payload.get(METADATA) or {} for point in sample.points)
+                there = {each for one in metadata for each in _names(one)}
+                if not paths[0].startswith((f"{METADATA}.", f"{ESCAPED}.")):
+                    there = {f"{METADATA}.{each}" for each in there}
+                logger.warning(
+                    "the filter on %s finds nothing: no passage has that field; %s",
+                    name,
+                    _way_out(name, sorted(there)),
+                )
+
+
+def _fields(filter: models.Filter) -> Mapping[str, list[str]]:
+    """Return the paths of a filter's fields by name, since a name with a dot has two."""
+    from d2llm_vdb.store.conditions import field_names
+
+    found: dict[str, list[str]] = {}
+    for path in field_names(filter):
+        if path not in BESIDE:
+            found.setdefault(name_of(path), []).append(path)
+    return found
+
+
+def _any_has(paths: Iterable[str]) -> models.Filter:
+    fields = (models.PayloadField(key=path) for path in paths)
+    empty = [models.IsEmptyCondition(is_empty=field) for field in fields]
+    return models.Filter(should=[models.Filter(must_not=[each]) for each in empty])
+
+
+def _names(metadata: Mapping[str, Any], within: str = "") -> Iterator[str]:
+    for key, value in metadata.items():
+        yield f"{within}{key}"
+        if isinstance(value, Mapping):
+            yield from _names(value, f"{within}{key}.")
+        elif isinstance(value, list):
+            for item in value:
+                yield from _names(item, f"{within}{key}[].") if isinstance(item, Mapping) else ()
+
+
+def _way_out(name: str, there: list[str]) -> str:
+    """Name what is spelt alike, or ends alike, else what there is."""
+    plain = {each.lower(): each for each in there}
+    alike = [plain[each] for each in get_close_matches(name.lower(), plain)]
+    alike += [each for each in there if each.endswith(f".{name}") and each not in alike]
+    if alike:
+        return f"there is {' and '.join(map(repr, alike))}"
+    more = ", …" if len(there) > LISTED_NAMES else ""
+    return f"there are {', '.join(map(repr, there[:LISTED_NAMES])) or 'none at all'}{more}"
