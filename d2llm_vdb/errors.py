@@ -4,6 +4,7 @@
     ├── InputError            a text, id, vector, filter or option that cannot be used
     ├── MissingExtraError     an optional dependency is not installed
     ├── CheckpointError       a student directory that cannot be read or does not fit
+    ├── ArchiveError          the file of an exported collection is damaged, or of another version
     └── StoreError            the database said no
         ├── CollectionNotFoundError
         ├── SchemaMismatchError     the collection was made with other dimensions or options
@@ -37,6 +38,10 @@ class MissingExtraError(D2LLMError, ImportError):
 
 class CheckpointError(D2LLMError):
     """A student directory that cannot be read or does not fit its configuration."""
+
+
+class ArchiveError(D2LLMError):
+    """The file of an exported collection is damaged, or of another version."""
 
 
 class StoreError(D2LLMError):

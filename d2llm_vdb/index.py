@@ -31,6 +31,8 @@ from d2llm_vdb.store.columns import distinct_ids
 from d2llm_vdb.store.recall import Fact, Steps
 
 if TYPE_CHECKING:
+    from d2llm_vdb.archive import ArchiveReport
+    from d2llm_vdb.archive.moving import OnArchived
     from d2llm_vdb.compact import CompactStudent
     from d2llm_vdb.reembed import OnReembedded, ReembedReport
     from d2llm_vdb.student import Student
@@ -383,6 +385,43 @@ class Index:
     ) -> CompactStudent:
         """Async twin of `compact`."""
         return await asyncio.to_thread(self.compact, dim, floor=floor, queries=queries)
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        on_progress: OnArchived | None = None,
+    ) -> ArchiveReport:
+        """Write the collection, or this tenant's part of it, into a file.
+
+        `d2llm_vdb.archive.import_collection` writes it into another database. What is added
+        meanwhile may be in it or not.
+
+        Args:
+            path: of the file.
+            overwrite: replace a file that is there.
+            on_progress: told the report so far, after every part.
+
+        Raises:
+            InputError: the file is there already.
+            StoreError: the database failed, or a passage is not whole.
+        """
+        from d2llm_vdb.archive import export_store
+
+        return export_store(self.store, path, overwrite=overwrite, on_progress=on_progress)
+
+    async def aexport(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        on_progress: OnArchived | None = None,
+    ) -> ArchiveReport:
+        """Async twin of `export`."""
+        return await asyncio.to_thread(
+            self.export, path, overwrite=overwrite, on_progress=on_progress
+        )
 
     def info(self) -> StoreInfo:
         """Describe the collection."""

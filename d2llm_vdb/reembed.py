@@ -7,7 +7,6 @@ already is left as it is, so that a run after a kill goes on where that was.
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -15,10 +14,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from d2llm_vdb.add import NORM_FIELD, stored_columns
+from d2llm_vdb.copying import by_tenant, carry_indexes, not_in, pages
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.store import Columns, Store, StoredPoint, TenantStore
+from d2llm_vdb.store import Columns, Store, StoredPoint
 from d2llm_vdb.store.recall import PageRequest
-from d2llm_vdb.store.schema import FIRST_LAYOUT, SEGMENTS, TENANT_FIELD, TOKENS, Schema
+from d2llm_vdb.store.schema import FIRST_LAYOUT, SEGMENTS, TOKENS, Schema
 from d2llm_vdb.student import PassageVectors, Student
 from d2llm_vdb.student.embeddings import unit
 from d2llm_vdb.student.stored import from_embeddings, from_tokens, parts
@@ -76,11 +76,13 @@ def reembed(
         )
     report = ReembedReport(origin_of(source, target))
     logger.info("%s is written into %s from its %s", source.location, target, report.origin)
-    for page in _pages(source, _wanted(source.schema, target.store.schema, report.origin)):
+    carry_indexes(source, target.store)
+    wanted = _wanted(source.schema, target.store.schema, report.origin)
+    for page in pages(source, wanted, PAGE_POINTS):
         report.passages += len(page)
-        for tenant, points in _by_tenant(page).items():
-            store = target.store if tenant is None else TenantStore(target.store, tenant)
-            new = _not_in(store, points)
+        for store, rows in by_tenant(target.store, [point.payload for point in page]):
+            own = [page[row] for row in rows]
+            new = [own[row] for row in not_in(store, [point.payload for point in own])]
             for columns in _written(
                 target.student, source.schema, store.schema, report.origin, new
             ):
@@ -138,33 +140,6 @@ def _wanted(old: Schema, new: Schema, origin: Origin) -> list[str]:
     if origin == "token states":
         return [TOKENS]
     return [old.embedding, *new.multivectors]
-
-
-def _pages(source: Store, vectors: Sequence[str]) -> Iterator[list[StoredPoint]]:
-    request: PageRequest | None = PageRequest(limit=PAGE_POINTS, vectors=vectors)
-    while request is not None:
-        page = source.scroll_page(request)
-        yield page.points
-        request = page.following(request)
-
-
-def _by_tenant(page: Sequence[StoredPoint]) -> dict[str | None, list[StoredPoint]]:
-    found: defaultdict[str | None, list[StoredPoint]] = defaultdict(list)
-    for point in page:
-        found[point.payload.get(TENANT_FIELD)].append(point)
-    return found
-
-
-def _not_in(store: Store, points: Sequence[StoredPoint]) -> list[StoredPoint]:
-    """Leave out what the store holds already, with the same content."""
-    ids = [point.payload["id"] for point in points]
-    there = {
-        point.payload["id"]: point.payload["content_hash"]
-        for point in store.retrieve(ids, fields=["id", "content_hash"])
-    }
-    return [
-        point for point in points if there.get(point.payload["id"]) != point.payload["content_hash"]
-    ]
 
 
 def _written(

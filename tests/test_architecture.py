@@ -45,7 +45,10 @@ ALLOWED = {
         "store",
     },
     "add": {"errors", "lazy", "passages", "student", "store"},
-    "reembed": {"errors", "add", "index", "student", "store"},  # the index by its type alone
+    "copying": {"store"},
+    "reembed": {"errors", "add", "copying", "index", "student", "store"},  # the index by its type
+    "archive": {"errors", "connection", "copying", "sparse", "store"},
+    "doctor": {"errors", "checks", "connection", "student", "store"},
     "compact": {"errors", "checks", "student", "store"},
     "connection": {"errors", "checks", "store"},
     "opening": {"errors", "checks", "connection", "paths", "search", "student", "store"},
@@ -57,6 +60,7 @@ ALLOWED = {
         "passages",
         "search",
         "add",
+        "archive",
         "reembed",
         "compact",
         "selection",
@@ -130,7 +134,9 @@ ALLOWED = {
     "cli": {
         "progress",
         "errors",
+        "archive",
         "compact",
+        "doctor",
         "connection",
         "distill",
         "evaluate",

@@ -75,6 +75,7 @@ class StoreInfo:
         disk_bytes: size on disk, where it can be seen from here.
         server_version: of Qdrant, where a server holds the collection.
         payload_indexes: fields that have an index, and its kind; None where the store makes none.
+        index_kinds: the same by the kinds that make such an index: "phrases" and "tenant" too.
         held: how each of its vectors is stored and quantised, by name; what the database says
             where it was asked, else what the preset stands for.
         layout: shards, replicas and write consistency, as `CollectionOptions` names them.
@@ -87,6 +88,7 @@ class StoreInfo:
     disk_bytes: int | None = None
     server_version: str | None = None
     payload_indexes: Mapping[str, str] | None = None
+    index_kinds: Mapping[str, FieldKind] = field(default_factory=dict)
     held: Mapping[str, str] = field(default_factory=dict)
     layout: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(LAYOUT_OPTIONS, 1))
 

@@ -35,6 +35,7 @@ from d2llm_vdb.store.schema import (
     FieldKind,
     Schema,
     damaged,
+    index_kinds,
     missing_indexes,
 )
 
@@ -188,6 +189,7 @@ class EdgeStore(Store):
             self.schema,
             disk_bytes=sum(path.stat().st_blocks * 512 for path in files),
             payload_indexes=_indexes(info),
+            index_kinds=index_kinds(_indexes(info), info.payload_schema),
         )
 
     def close(self) -> None:

@@ -46,6 +46,7 @@ from d2llm_vdb.store.schema import (
     CollectionOptions,
     FieldKind,
     Schema,
+    index_kinds,
     missing_indexes,
 )
 from d2llm_vdb.store.wire import GRPC, REST
@@ -182,6 +183,7 @@ class ClientStore(Store):
             indexed,
             self.schema,
             payload_indexes=_indexes(info),
+            index_kinds=index_kinds(_indexes(info), info.payload_schema),
         )
 
     async def aupsert(self, columns: Columns) -> None:
