@@ -288,9 +288,7 @@ def test_payload_indexes_are_carried_over_and_the_new_ones_own_stay(
     indexes = {"text": "phrases", "position": "integer", "initial": "keyword"}
     with (
         Index.open(tmp_path, student, payload_indexes=indexes) as old,
-        Index.open(
-            tmp_path, student, collection="new", payload_indexes={"initial": "text"}
-        ) as new,
+        Index.open(tmp_path, student, collection="new", payload_indexes={"initial": "text"}) as new,
     ):
         old.add(passages[:4])
         old.reembed(new)

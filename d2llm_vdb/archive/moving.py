@@ -199,9 +199,7 @@ def _not_whole(store: Store, reason: str) -> StoreError:
     )
 
 
-def _check_existing(
-    connection: Connection, schema: Schema, path: str | os.PathLike[str]
-) -> None:
+def _check_existing(connection: Connection, schema: Schema, path: str | os.PathLike[str]) -> None:
     """Refuse a collection that does not fit before the file is read through."""
     try:
         store = connection.open(None)

@@ -11,6 +11,7 @@ import typer
 
 from d2llm_vdb import __version__
 from d2llm_vdb.cli import flags
+from d2llm_vdb.cli.archive import export, import_
 from d2llm_vdb.cli.compact import compact
 from d2llm_vdb.cli.convert import convert
 from d2llm_vdb.cli.delete import delete
@@ -52,12 +53,14 @@ for command in (
     delete,
     reembed,
     compact,
+    export,
+    import_,
     init,
     convert,
     distill,
     teach,
 ):
-    app.command(epilog=EXIT_CODES)(command)
+    app.command(command.__name__.strip("_"), epilog=EXIT_CODES)(command)
 
 
 def _show_version(wanted: bool) -> None:
