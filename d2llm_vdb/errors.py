@@ -9,6 +9,7 @@
         ├── CollectionNotFoundError
         ├── SchemaMismatchError     the collection was made with other dimensions or options
         ├── FingerprintMismatchError    the collection was made with another student
+        ├── AliasMovedError         the alias it was opened by means another collection now
         ├── StoreLockedError        another process holds the embedded database
         └── StoreUnavailableError   the server cannot be reached or timed out
 
@@ -58,6 +59,10 @@ class SchemaMismatchError(StoreError):
 
 class FingerprintMismatchError(StoreError):
     """The collection was made with another student."""
+
+
+class AliasMovedError(StoreError):
+    """The alias that a collection was opened by means another one now, and nothing is written."""
 
 
 class StoreLockedError(StoreError):

@@ -15,7 +15,7 @@ import numpy as np
 
 from d2llm_vdb.add import NORM_FIELD, stored_columns
 from d2llm_vdb.copying import by_tenant, carry_indexes, not_in, pages
-from d2llm_vdb.errors import InputError
+from d2llm_vdb.errors import InputError, StoreError
 from d2llm_vdb.store import Columns, Store, StoredPoint
 from d2llm_vdb.store.recall import PageRequest
 from d2llm_vdb.store.schema import FIRST_LAYOUT, SEGMENTS, TOKENS, Schema
@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 Origin = Literal["embeddings", "token states", "texts"]
 
 PAGE_POINTS = 256
+
+# Times that a collection is gone through before an alias is moved, while others write to it.
+PASSES = 5
 
 # Passages of the first layout that are encoded to see whose they are, and how alike their
 # embeddings must be: bfloat16 and float32 are .9997 alike.
@@ -57,26 +60,53 @@ OnReembedded = Callable[[ReembedReport], None]
 
 
 def reembed(
-    source: Store, target: Index, *, on_progress: OnReembedded | None = None
+    source: Store,
+    target: Index,
+    *,
+    alias: str | None = None,
+    on_progress: OnReembedded | None = None,
 ) -> ReembedReport:
     """Write every passage of a collection into an index, computing as little anew as will do.
 
     Args:
         source: the collection as it is; it is only read.
         target: another collection, of the same or another student.
+        alias: on a server, the name that is to mean the new collection as soon as it has all that
+            the old one has.
         on_progress: told the report so far, after every page.
 
     Raises:
-        InputError: both are the same collection.
-        StoreError: the database failed; run it again to go on.
+        InputError: both are the same collection, or the alias cannot be moved.
+        StoreError: the database failed, or the new collection is not complete and the alias stays;
+            run it again to go on.
     """
     if source.location == target.store.location:
         raise InputError(
             f"{source.location} cannot be written into itself; name another collection"
         )
+    if alias is not None:
+        _check_whole(source, target.store)
+        target.store.check_alias(alias, instead_of=source)
     report = ReembedReport(origin_of(source, target))
     logger.info("%s is written into %s from its %s", source.location, target, report.origin)
     carry_indexes(source, target.store)
+    for _ in range(1 if alias is None else PASSES):
+        before = report.written
+        _write_all(source, target, report, on_progress)
+        if report.written == before:
+            break
+    target.optimize()
+    if alias is not None:
+        _check_complete(source, target.store, alias)
+        target.store.point_alias(alias)
+    return report
+
+
+def _write_all(
+    source: Store, target: Index, report: ReembedReport, on_progress: OnReembedded | None
+) -> None:
+    """Write what the target has not got yet."""
+    report.passages = 0
     wanted = _wanted(source.schema, target.store.schema, report.origin)
     for page in pages(source, wanted, PAGE_POINTS):
         report.passages += len(page)
@@ -90,8 +120,31 @@ def reembed(
                 report.written += len(columns)
         if on_progress is not None:
             on_progress(report)
-    target.optimize()
-    return report
+
+
+def _check_whole(*stores: Store) -> None:
+    """Refuse a tenant's part: an alias means a whole collection."""
+    for store in stores:
+        if store.tenant is not None:
+            raise InputError(
+                f"alias= needs whole collections, and this is the part of the tenant "
+                f"{store.tenant!r} in {store.location}; leave the tenant out"
+            )
+
+
+def _check_complete(source: Store, target: Store, alias: str) -> None:
+    held, wanted = target.count(), source.count()
+    if held == wanted:
+        return
+    way_out = (
+        "run it again to go on"
+        if held < wanted
+        else "delete from it what the old one has no longer, or drop it (d2llm drop) and run again"
+    )
+    raise StoreError(
+        f"{target.location} has {held:,} passages, and {source.location} {wanted:,}: the alias "
+        f"{alias!r} stays as it is. To move it, {way_out}"
+    )
 
 
 def origin_of(source: Store, target: Index) -> Origin:

@@ -11,6 +11,7 @@ import typer
 
 from d2llm_vdb import __version__
 from d2llm_vdb.cli import flags
+from d2llm_vdb.cli.alias import alias, drop
 from d2llm_vdb.cli.archive import export, import_
 from d2llm_vdb.cli.compact import compact
 from d2llm_vdb.cli.convert import convert
@@ -53,6 +54,8 @@ for command in (
     delete,
     reembed,
     compact,
+    alias,
+    drop,
     export,
     import_,
     init,

@@ -192,6 +192,16 @@ class EdgeStore(Store):
             index_kinds=index_kinds(_indexes(info), info.payload_schema),
         )
 
+    def drop(self) -> None:
+        self.close()
+        # Moved first: a kill must leave no half of it.
+        gone = self._directory.with_name(f".{self._directory.name}.{uuid.uuid4().hex}")
+        try:
+            self._directory.rename(gone)
+            shutil.rmtree(gone)
+        except OSError as error:
+            raise StoreError(f"{self.location} could not be deleted: {error}") from error
+
     def close(self) -> None:
         if not self._closed:
             self._flush()

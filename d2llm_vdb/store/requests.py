@@ -92,6 +92,34 @@ def read_collection(name: str) -> Call[models.CollectionInfo]:
     return Call("get_collection", {"collection_name": name}, lambda answer: answer)
 
 
+def aliases() -> Call[dict[str, str]]:
+    """Ask which collection each alias means."""
+
+    def read(answer: models.CollectionsAliasesResponse) -> dict[str, str]:
+        return {each.alias_name: each.collection_name for each in answer.aliases}
+
+    return Call("get_aliases", {}, read)
+
+
+def point_alias(alias: str, collection: str, *, exists: bool) -> Call[None]:
+    """Let an alias mean a collection from one moment to the next."""
+    operations: list[models.AliasOperations] = [
+        models.CreateAliasOperation(
+            create_alias=models.CreateAlias(collection_name=collection, alias_name=alias)
+        )
+    ]
+    if exists:
+        gone = models.DeleteAlias(alias_name=alias)
+        operations.insert(0, models.DeleteAliasOperation(delete_alias=gone))
+    arguments = {"change_aliases_operations": operations}
+    return Call("update_collection_aliases", arguments, _ignore)
+
+
+def drop_collection(name: str) -> Call[None]:
+    """Delete a collection itself."""
+    return Call("delete_collection", {"collection_name": name}, _ignore)
+
+
 def upsert(name: str, columns: Columns, wire: Wire) -> Call[None]:
     """Write passages and wait until they are stored."""
     vectors: dict[str, Any] = {
