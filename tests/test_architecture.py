@@ -48,7 +48,7 @@ ALLOWED = {
     "copying": {"store"},
     "reembed": {"errors", "add", "copying", "index", "student", "store"},  # the index by its type
     "archive": {"errors", "connection", "copying", "sparse", "store"},
-    "doctor": {"errors", "checks", "connection", "student", "store"},
+    "doctor": {"errors", "lazy", "connection", "opening", "passages", "student", "store"},
     "compact": {"errors", "checks", "student", "store"},
     "connection": {"errors", "checks", "store"},
     "opening": {"errors", "checks", "connection", "paths", "search", "student", "store"},

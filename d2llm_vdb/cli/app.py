@@ -17,6 +17,7 @@ from d2llm_vdb.cli.compact import compact
 from d2llm_vdb.cli.convert import convert
 from d2llm_vdb.cli.delete import delete
 from d2llm_vdb.cli.distill import distill, teach
+from d2llm_vdb.cli.doctor import doctor
 from d2llm_vdb.cli.evaluate import evaluate
 from d2llm_vdb.cli.explain import explain
 from d2llm_vdb.cli.info import info
@@ -51,6 +52,7 @@ for command in (
     mcp,
     evaluate,
     info,
+    doctor,
     delete,
     reembed,
     compact,

@@ -19,6 +19,7 @@ from d2llm_vdb.lazy import models
 from d2llm_vdb.store.aliases import Alias
 from d2llm_vdb.store.capabilities import EMBEDDED, Capabilities
 from d2llm_vdb.store.columns import Columns, Payload
+from d2llm_vdb.store.health import Health
 from d2llm_vdb.store.held import as_asked
 from d2llm_vdb.store.recall import (
     Candidates,
@@ -192,6 +193,10 @@ class Store(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release files, locks and connections."""
+
+    def health(self) -> Health | None:
+        """Ask a server how the collection is; None where there is none."""
+        return None
 
     def check_alias(self, alias: str, instead_of: Store | None = None) -> None:  # noqa: ARG002
         """Check that an alias can be made to mean this collection.

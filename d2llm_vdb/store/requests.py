@@ -5,7 +5,7 @@ The sync and the async client have the same methods, so that a call planned here
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -92,10 +92,10 @@ def read_collection(name: str) -> Call[models.CollectionInfo]:
     return Call("get_collection", {"collection_name": name}, lambda answer: answer)
 
 
-def aliases() -> Call[dict[str, str]]:
+def aliases() -> Call[Mapping[str, str]]:
     """Ask which collection each alias means."""
 
-    def read(answer: models.CollectionsAliasesResponse) -> dict[str, str]:
+    def read(answer: models.CollectionsAliasesResponse) -> Mapping[str, str]:
         return {each.alias_name: each.collection_name for each in answer.aliases}
 
     return Call("get_aliases", {}, read)
@@ -113,6 +113,16 @@ def point_alias(alias: str, collection: str, *, exists: bool) -> Call[None]:
         operations.insert(0, models.DeleteAliasOperation(delete_alias=gone))
     arguments = {"change_aliases_operations": operations}
     return Call("update_collection_aliases", arguments, _ignore)
+
+
+def read_replicas(name: str) -> Call[list[str]]:
+    """Ask for the state of each replica of each shard: Active, Dead, Recovery, ..."""
+
+    def read(answer: models.CollectionClusterInfo) -> list[str]:
+        local = [str(shard.state) for shard in answer.local_shards]
+        return local + [str(shard.state) for shard in answer.remote_shards]
+
+    return Call("collection_cluster_info", {"collection_name": name}, read)
 
 
 def drop_collection(name: str) -> Call[None]:

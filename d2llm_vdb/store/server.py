@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
+import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
 from operator import attrgetter
@@ -38,6 +39,7 @@ from d2llm_vdb.store.client import (
     unavailable,
 )
 from d2llm_vdb.store.columns import Columns, Payload
+from d2llm_vdb.store.health import Health
 from d2llm_vdb.store.held import as_reported
 from d2llm_vdb.store.loop_thread import LoopThread
 from d2llm_vdb.store.recall import PageRequest, Point, PointQuery
@@ -236,7 +238,7 @@ class ClientStore(Store):
         self._call(requests.drop_collection(self._collection))
         self.close()
 
-    def _aliases(self) -> dict[str, str]:
+    def _aliases(self) -> Mapping[str, str]:
         return self._call(requests.aliases())
 
     def close(self) -> None:
@@ -388,6 +390,17 @@ class ServerStore(ClientStore):
                 f"alias={alias!r} means {means!r}, which is neither {instead_of.location} nor "
                 f"{self.location}; name another alias, or point it there first (d2llm alias)"
             )
+
+    def health(self) -> Health:
+        """Ask how the collection is, and take the time of it."""
+        start = time.monotonic()
+        info = self._call(requests.read_collection(self._collection))
+        seconds = time.monotonic() - start
+        error = getattr(info.optimizer_status, "error", None)
+        replicas: list[str] | None = None
+        with suppress(StoreError):  # a server may keep that to itself
+            replicas = self._call(requests.read_replicas(self._collection))
+        return Health(str(info.status), error, replicas, seconds)
 
     def point_alias(self, alias: str) -> str | None:
         self.check_alias(alias)
