@@ -97,7 +97,7 @@ def reembed(
             break
     target.optimize()
     if alias is not None:
-        _check_complete(source, target.store, alias)
+        check_complete(source, target.store, alias)
         target.store.point_alias(alias)
     return report
 
@@ -132,7 +132,12 @@ def _check_whole(*stores: Store) -> None:
             )
 
 
-def _check_complete(source: Store, target: Store, alias: str) -> None:
+def check_complete(source: Store, target: Store, alias: str) -> None:
+    """Refuse to let an alias mean a collection that has not got as many passages as the old one.
+
+    Raises:
+        StoreError: it has fewer, or more.
+    """
     held, wanted = target.count(), source.count()
     if held == wanted:
         return

@@ -19,7 +19,7 @@ from test_store import SCHEMA, some_columns
 
 from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.errors import AliasMovedError, InputError, StoreError
-from d2llm_vdb.reembed import ReembedReport
+from d2llm_vdb.reembed import ReembedReport, check_complete
 from d2llm_vdb.store import Columns, EdgeStore, ServerStore, aliases
 
 QUESTION = "what does an assert statement do?"
@@ -93,6 +93,21 @@ def test_a_collection_opened_by_its_own_name_looks_for_no_alias_again(aliased: S
     store.upsert(some_columns(2))
     assert "GET /aliases" not in aliased.asked
     store.close()
+
+
+def test_a_collection_that_lacks_passages_or_has_others_is_not_switched_to(tmp_path: Path) -> None:
+    old, new = (EdgeStore.open(tmp_path / name, SCHEMA) for name in ("old", "new"))
+    old.upsert(some_columns(3))
+    new.upsert(some_columns(2))
+    with pytest.raises(StoreError, match=r"has 2 passages, and .* 3: .*'docs' stays.* run it agai"):
+        check_complete(old, new, "docs")
+    new.upsert(some_columns(4))
+    with pytest.raises(StoreError, match=r"has 4 passages, and .* 3: .* delete from it what"):
+        check_complete(old, new, "docs")
+    new.delete(["passage 3"])
+    check_complete(old, new, "docs")
+    old.close()
+    new.close()
 
 
 def test_embedded_collections_have_no_alias_and_say_what_to_do(tmp_path: Path) -> None:

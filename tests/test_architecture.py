@@ -47,7 +47,7 @@ ALLOWED = {
     "add": {"errors", "lazy", "passages", "student", "store"},
     "copying": {"store"},
     "reembed": {"errors", "add", "copying", "index", "student", "store"},  # the index by its type
-    "archive": {"errors", "connection", "copying", "sparse", "store"},
+    "archive": {"errors", "checks", "connection", "copying", "sparse", "store"},
     "doctor": {"errors", "lazy", "connection", "opening", "passages", "student", "store"},
     "compact": {"errors", "checks", "student", "store"},
     "connection": {"errors", "checks", "store"},

@@ -26,7 +26,8 @@ from d2llm_vdb.archive import (
     export_store,
     import_collection,
 )
-from d2llm_vdb.archive.file import MANIFEST
+from d2llm_vdb.archive.arrays import columns_from
+from d2llm_vdb.archive.file import MANIFEST, reading
 from d2llm_vdb.errors import (
     ArchiveError,
     FingerprintMismatchError,
@@ -173,6 +174,12 @@ def test_what_is_held_at_4_bits_leaves_as_it_is_held_and_is_held_so_again(
         index.store.upsert(encoded)
         index.export(tmp_path / "docs.zip")
         first = everything(index.store)
+    with reading(tmp_path / "docs.zip") as file:
+        for in_file in (columns_from(*part) for part in file.parts()):
+            for row, passage_id in enumerate(in_file.ids):
+                stored = first[f"None {passage_id}"][1]
+                for name, rows in (in_file.vectors | in_file.multivectors).items():
+                    np.testing.assert_array_equal(rows[row], stored[name], err_msg=name)
     import_collection(tmp_path / "docs.zip", tmp_path / "two")
     import_collection(tmp_path / "docs.zip", tmp_path / "exact", preset="exact")
     again, kept = read(tmp_path / "two"), read(tmp_path / "exact")
@@ -238,6 +245,25 @@ def flipped(path: Path) -> str:
     return r"its member vectors/000001\.safetensors cannot be read"
 
 
+def flipped_text(path: Path) -> str:
+    with zipfile.ZipFile(path) as archive:
+        place = archive.getinfo("payloads/000001.jsonl").header_offset
+    data = bytearray(path.read_bytes())
+    for byte in range(place + 60, place + 80):
+        data[byte] ^= 0xFF
+    path.write_bytes(data)
+    return r"its member payloads/000001\.jsonl cannot be read"
+
+
+def odd_manifest(path: Path) -> str:
+    def change(members: dict[str, bytes]) -> None:
+        values = json.loads(members[MANIFEST]) | {"members": []}
+        members[MANIFEST] = json.dumps(values).encode()
+
+    rewritten(path, change)
+    return "manifest.json is damaged: layout and members must be objects"
+
+
 def rewritten(path: Path, change: Any) -> None:
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
@@ -287,6 +313,8 @@ def no_archive(path: Path) -> str:
 DAMAGES = (
     cut_off,
     flipped,
+    flipped_text,
+    odd_manifest,
     altered,
     without_a_part,
     with_a_guest,

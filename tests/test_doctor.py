@@ -380,7 +380,11 @@ def test_rest_is_called_slow_where_grpc_is_open(qdrant: Stub) -> None:
     ("answers", "says", "mend"),
     [
         ({"GET /": version("1.15.0")}, "is Qdrant 1.15.0", "do what the message says"),
-        ({"GET /collections/c/exists": (200, {"exists": False})}, "no collection 'c'", "ingest"),
+        (
+            {"GET /collections/c/exists": (200, {"exists": False})},
+            "no collection 'c'",
+            "d2llm ingest --url http",
+        ),
         (
             {"GET /collections/c": (200, told({"config": SOMEBODY_ELSES}))},
             "was not made by d2llm-vdb",
@@ -402,7 +406,9 @@ def test_a_server_that_is_not_there_is_found() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        opens = found(examine(url, prefer_grpc=False), "opens")
+        findings = examine(url.replace("://", "://me:secret@"), prefer_grpc=False)
+    assert not any("secret" in one.found + one.mend for one in findings)
+    opens = found(findings, "opens")
     assert opens.status == "wrong"
     assert "start the server" in opens.mend
 

@@ -16,6 +16,7 @@ import json
 import os
 import uuid
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -26,16 +27,20 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from d2llm_vdb.archive.arrays import Arrays
+from d2llm_vdb.checks import check_whole_number
 from d2llm_vdb.errors import ArchiveError, InputError
 from d2llm_vdb.store import Schema
 from d2llm_vdb.store.columns import Payload
-from d2llm_vdb.store.schema import FieldKind
+from d2llm_vdb.store.schema import FieldKind, check_payload_indexes
 
 MANIFEST = "manifest.json"
 FORMAT = "d2llm-vdb collection"
 FORMAT_VERSION = 1
 
 READ_BYTES = 2**20
+
+# What reading a damaged member may raise; RuntimeError where it is said to be encrypted.
+UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +131,7 @@ class ArchiveReader:
 
     def __init__(self, path: Path, archive: zipfile.ZipFile, manifest: Manifest) -> None:
         self.manifest = manifest
-        self._path = path
+        self.path = path
         self._archive = archive
 
     def check(self) -> None:
@@ -138,17 +143,17 @@ class ArchiveReader:
         there = set(self._archive.namelist()) - {MANIFEST}
         for name in sorted(there ^ self.manifest.members.keys()):
             what = "is missing" if name in self.manifest.members else "does not belong there"
-            raise _damaged(self._path, f"its member {name} {what}")
+            raise _damaged(self.path, f"its member {name} {what}")
         for name, expected in self.manifest.members.items():
             found = hashlib.sha256()
             try:
                 with self._archive.open(name) as member:
                     while data := member.read(READ_BYTES):
                         found.update(data)
-            except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
-                raise _damaged(self._path, f"its member {name} cannot be read: {error}") from error
+            except UNREADABLE as error:
+                raise _damaged(self.path, f"its member {name} cannot be read: {error}") from error
             if found.hexdigest() != expected:
-                raise _damaged(self._path, f"its member {name} is not what was written")
+                raise _damaged(self.path, f"its member {name} is not what was written")
 
     def parts(self) -> Iterator[tuple[list[Payload], Arrays]]:
         """Yield the passages, as they were given to the writer."""
@@ -160,8 +165,8 @@ class ArchiveReader:
                 lines = self._archive.read(name).splitlines()
                 arrays = safetensors.numpy.load(self._archive.read(vectors))
                 yield [json.loads(line) for line in lines], arrays
-            except (KeyError, ValueError, SafetensorError, zipfile.BadZipFile) as error:
-                raise _damaged(self._path, f"{name} or {vectors}: {error}") from error
+            except (KeyError, SafetensorError, *UNREADABLE) as error:
+                raise _damaged(self.path, f"{name} or {vectors}: {error}") from error
 
 
 @contextmanager
@@ -188,7 +193,7 @@ def _manifest(path: Path, archive: zipfile.ZipFile) -> Manifest:
         kind, version = values.pop("format"), values.pop("format_version")
         if kind != FORMAT:
             raise ValueError(f"its format is {kind!r}")
-    except (KeyError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except (KeyError, AttributeError, TypeError, *UNREADABLE) as error:
         raise _damaged(path, f"its {MANIFEST} is missing or damaged: {error}") from error
     if version != FORMAT_VERSION:
         raise ArchiveError(
@@ -197,9 +202,14 @@ def _manifest(path: Path, archive: zipfile.ZipFile) -> Manifest:
         )
     schema = Schema.from_dict(values.pop("schema", None), str(path))
     try:
-        return Manifest(schema, **values)
-    except TypeError as error:
+        manifest = Manifest(schema, **values)
+        check_whole_number("passages", manifest.passages, least=0)
+        check_payload_indexes(manifest.payload_indexes)
+        if not isinstance(manifest.layout, dict) or not isinstance(manifest.members, dict):
+            raise TypeError("layout and members must be objects")
+    except (TypeError, ValueError) as error:
         raise _damaged(path, f"its {MANIFEST} is damaged: {error}") from error
+    return manifest
 
 
 def _damaged(path: Path, reason: str) -> ArchiveError:

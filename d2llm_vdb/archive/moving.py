@@ -14,6 +14,7 @@ from d2llm_vdb.archive.file import ArchiveReader, Manifest, reading, writing
 from d2llm_vdb.connection import DEFAULT_COLLECTION, Connection
 from d2llm_vdb.copying import by_tenant, not_in, pages
 from d2llm_vdb.errors import (
+    ArchiveError,
     CollectionNotFoundError,
     FingerprintMismatchError,
     SchemaMismatchError,
@@ -162,7 +163,13 @@ def _import(file: ArchiveReader, store: Store, on_progress: OnArchived | None) -
     store.index_payload({**manifest.payload_indexes, **INDEXED_FIELDS})
     report = ArchiveReport(manifest.passages)
     for payloads, arrays in file.parts():
-        columns = columns_from(payloads, arrays)
+        try:
+            columns = columns_from(payloads, arrays)
+        except (KeyError, IndexError, ValueError) as error:
+            raise ArchiveError(
+                f"{file.path} has passages without all of their vectors: {error!r}; take a file "
+                f"that d2llm export has written"
+            ) from error
         for part, rows in by_tenant(store, payloads):
             own = columns.take(rows)
             new = not_in(part, own.payloads)
@@ -184,7 +191,8 @@ def _whole(points: list[StoredPoint], store: Store) -> Columns:
     """
     expected = {*store.schema.vectors, BM25, *store.schema.multivectors}
     for point in points:
-        if lacking := sorted(expected - point.vectors.keys()):
+        there = point.vectors.keys() | point.payload.keys()
+        if lacking := sorted((expected | {"id", "content_hash"}) - there):
             raise _not_whole(store, f"passage {point.payload.get('id')!r} has no {lacking[0]!r}")
     columns = columns_of(points, store.schema)
     for reason in columns.problems().values():

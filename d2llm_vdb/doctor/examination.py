@@ -12,7 +12,7 @@ from d2llm_vdb.doctor import database, machine, opening, sample
 from d2llm_vdb.doctor.finding import Finding, Place
 from d2llm_vdb.errors import StoreError
 from d2llm_vdb.store import Store
-from d2llm_vdb.store.client import ClientKeywords
+from d2llm_vdb.store.client import ClientKeywords, hide_credentials
 from d2llm_vdb.store.schema import FIRST_LAYOUT
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def examine(
         InputError: an option cannot be used. All else that is wrong is found, and not raised.
     """
     connection = Connection(os.fspath(location), collection, **client)
-    place = Place(connection.location, collection)
+    shown = connection.location
+    place = Place(hide_credentials(shown) if "://" in shown else shown, collection)
     store, opened = opening.open_store(connection, place)
     found = [opened]
     if left := opening.drafts(place):
