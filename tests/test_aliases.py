@@ -87,6 +87,23 @@ def test_readers_are_told_once_that_the_alias_has_moved(
     store.close()
 
 
+def test_an_alias_is_moved_in_one_step_that_replaces_it(aliased: Stub) -> None:
+    aliased.answers["POST /collections/aliases"] = (200, True)
+    aliased.answers["GET /collections/docs/exists"] = (200, {"exists": False})
+    store = ServerStore.open(aliased.url, "c-1", prefer_grpc=False, timeout=5)
+    assert store.point_alias("c") == "c-1"
+    assert json.loads(aliased.body)["actions"] == [
+        {"create_alias": {"collection_name": "c-1", "alias_name": "c"}}
+    ]
+    assert store.point_alias("docs") is None
+    aliased.answers["GET /collections/c-2/exists"] = (200, {"exists": True})
+    with pytest.raises(InputError, match="'c-2' is the name of a collection"):
+        store.point_alias("c-2")
+    with pytest.raises(StoreError, match=r"is what the alias 'c' means; .*d2llm alias c"):
+        store.drop()
+    store.close()
+
+
 def test_a_collection_opened_by_its_own_name_looks_for_no_alias_again(aliased: Stub) -> None:
     store = ServerStore.open(aliased.url, "c-1", prefer_grpc=False, timeout=5)
     aliased.asked.clear()

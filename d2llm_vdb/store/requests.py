@@ -101,18 +101,14 @@ def aliases() -> Call[Mapping[str, str]]:
     return Call("get_aliases", {}, read)
 
 
-def point_alias(alias: str, collection: str, *, exists: bool) -> Call[None]:
-    """Let an alias mean a collection from one moment to the next."""
-    operations: list[models.AliasOperations] = [
-        models.CreateAliasOperation(
-            create_alias=models.CreateAlias(collection_name=collection, alias_name=alias)
-        )
-    ]
-    if exists:
-        gone = models.DeleteAlias(alias_name=alias)
-        operations.insert(0, models.DeleteAliasOperation(delete_alias=gone))
-    arguments = {"change_aliases_operations": operations}
-    return Call("update_collection_aliases", arguments, _ignore)
+def point_alias(alias: str, collection: str) -> Call[None]:
+    """Let an alias mean a collection, whatever it meant before.
+
+    Creating it is enough: the server replaces one of that name, and at no time is there none.
+    """
+    created = models.CreateAlias(collection_name=collection, alias_name=alias)
+    operations = [models.CreateAliasOperation(create_alias=created)]
+    return Call("update_collection_aliases", {"change_aliases_operations": operations}, _ignore)
 
 
 def read_replicas(name: str) -> Call[list[str]]:

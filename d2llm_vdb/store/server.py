@@ -405,7 +405,7 @@ class ServerStore(ClientStore):
     def point_alias(self, alias: str) -> str | None:
         self.check_alias(alias)
         before = self._aliases().get(alias)
-        self._call(requests.point_alias(alias, self._collection, exists=before is not None))
+        self._call(requests.point_alias(alias, self._collection))
         return before
 
     def _call(self, call: Call[T]) -> T:
