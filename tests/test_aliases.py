@@ -18,6 +18,7 @@ from test_reembed import changed
 from test_store import SCHEMA, some_columns
 
 from d2llm_vdb import Index, Passage, Student
+from d2llm_vdb.archive.arrays import columns_of
 from d2llm_vdb.errors import AliasMovedError, InputError, StoreError
 from d2llm_vdb.reembed import ReembedReport, check_complete
 from d2llm_vdb.store import Columns, EdgeStore, ServerStore, aliases
@@ -234,9 +235,7 @@ def test_the_alias_is_moved_when_the_new_collection_is_complete_and_not_before(
 
 
 def _one(index: Index, key: str) -> Columns:
-    [point] = index.store.retrieve(["assert"], vectors=["recall", "segments", "bm25"])
-    from d2llm_vdb.archive.arrays import columns_of
-
+    point = next(index.store.scroll(vectors=["recall", "segments", "bm25"]))
     point.payload["id"] = key
     return columns_of([point], index.store.schema)
 

@@ -62,7 +62,11 @@ def reembed(
     with closing(connection.open(None, any_layout=True)) as source:
         schema = source.schema
         if source.alias is not None and source.alias.collection == into:
-            output.print(printable(f"{database.collection!r} means {into!r} already"))
+            told = f"{database.collection!r} means {into!r} already: nothing is to be done"
+            (errors if as_json else output).print(printable(told), soft_wrap=True)
+            if as_json:
+                held = source.count()
+                print_json({"origin": None, "passages": held, "written": 0, "seconds": 0.0})
             return
         target = open_index(
             location,
