@@ -8,8 +8,9 @@ DATA ?= ../shared/data
 WORK ?= student-work
 JOBS ?= 1
 API := api-reference
-API_MODULES := index collection search.options search.hits passages filters student.student evaluate.runner \
-	evaluate.sets evaluate.metrics distill.distiller distill.config teacher.base errors
+API_MODULES := index collection search.options search.hits passages filters archive.moving \
+	doctor.examination student.student evaluate.runner evaluate.sets evaluate.metrics \
+	distill.distiller distill.config teacher.base errors
 STUDENT := d2llm_vdb/students/minilm
 INTEGRATIONS := integrations/langchain-d2llm integrations/llama-index-retrievers-d2llm
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from d2llm_vdb.filters import FilterLike, as_filter, required_filter
 from d2llm_vdb.passages import Passage
@@ -12,6 +14,10 @@ from d2llm_vdb.search.unknown import UnknownFields
 from d2llm_vdb.selection import selection
 from d2llm_vdb.store import Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.columns import distinct_ids
+
+if TYPE_CHECKING:
+    from d2llm_vdb.archive import ArchiveReport
+    from d2llm_vdb.archive.moving import OnArchived
 
 
 class Collection:
@@ -121,6 +127,43 @@ class Collection:
         """Async twin of `optimize`."""
         await self.store.aoptimize()
 
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        on_progress: OnArchived | None = None,
+    ) -> ArchiveReport:
+        """Write the collection, or this tenant's part of it, into a file.
+
+        `d2llm_vdb.archive.import_collection` writes it into another database. What is added
+        meanwhile may be in it or not.
+
+        Args:
+            path: of the file.
+            overwrite: replace a file that is there.
+            on_progress: told the report so far, after every part.
+
+        Raises:
+            InputError: the file is there already.
+            StoreError: the database failed, or a passage is not whole.
+        """
+        from d2llm_vdb.archive import export_store
+
+        return export_store(self.store, path, overwrite=overwrite, on_progress=on_progress)
+
+    async def aexport(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        on_progress: OnArchived | None = None,
+    ) -> ArchiveReport:
+        """Async twin of `export`."""
+        return await asyncio.to_thread(
+            self.export, path, overwrite=overwrite, on_progress=on_progress
+        )
+
     def info(self) -> StoreInfo:
         """Describe the collection."""
         return self.store.info()
@@ -128,6 +171,19 @@ class Collection:
     async def ainfo(self) -> StoreInfo:
         """Async twin of `info`."""
         return await self.store.ainfo()
+
+    def drop(self) -> None:
+        """Delete the collection itself, with all that it holds, and close.
+
+        Raises:
+            InputError: this is one tenant's part of it.
+            StoreError: an alias means it.
+        """
+        self.store.drop()
+
+    async def adrop(self) -> None:
+        """Async twin of `drop`."""
+        await asyncio.to_thread(self.store.drop)
 
     def close(self) -> None:
         """Release the store; the student stays usable."""

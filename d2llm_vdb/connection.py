@@ -61,6 +61,11 @@ class Connection:
     def __repr__(self) -> str:
         return f"Connection({self.collection!r})"
 
+    @property
+    def grpc_port_in_use(self) -> int:
+        """Where the server of the location speaks gRPC."""
+        return ClientOptions(**self._client_options()).grpc_port_of(self.location)
+
     def _client_options(self) -> ClientKeywords:
         return {
             "api_key": self.api_key,

@@ -4,10 +4,12 @@
     ├── InputError            a text, id, vector, filter or option that cannot be used
     ├── MissingExtraError     an optional dependency is not installed
     ├── CheckpointError       a student directory that cannot be read or does not fit
+    ├── ArchiveError          the file of an exported collection is damaged, or of another version
     └── StoreError            the database said no
         ├── CollectionNotFoundError
         ├── SchemaMismatchError     the collection was made with other dimensions or options
         ├── FingerprintMismatchError    the collection was made with another student
+        ├── AliasMovedError         the alias it was opened by means another collection now
         ├── StoreLockedError        another process holds the embedded database
         └── StoreUnavailableError   the server cannot be reached or timed out
 
@@ -39,6 +41,10 @@ class CheckpointError(D2LLMError):
     """A student directory that cannot be read or does not fit its configuration."""
 
 
+class ArchiveError(D2LLMError):
+    """The file of an exported collection is damaged, or of another version."""
+
+
 class StoreError(D2LLMError):
     """The database refused or failed an operation."""
 
@@ -53,6 +59,10 @@ class SchemaMismatchError(StoreError):
 
 class FingerprintMismatchError(StoreError):
     """The collection was made with another student."""
+
+
+class AliasMovedError(StoreError):
+    """The alias that a collection was opened by means another one now, and nothing is written."""
 
 
 class StoreLockedError(StoreError):

@@ -236,7 +236,13 @@ class Index(Collection):
         chosen = SearchOptions.from_keywords("Index.asearch_many", {"k": k, **options})
         return await self._asearch(queries, chosen)
 
-    def reembed(self, target: Index, *, on_progress: OnReembedded | None = None) -> ReembedReport:
+    def reembed(
+        self,
+        target: Index,
+        *,
+        alias: str | None = None,
+        on_progress: OnReembedded | None = None,
+    ) -> ReembedReport:
         """Write all passages into another index, as its student and its layout want them.
 
         What is stored is used as far as it serves, without a pass of the backbone: embeddings for
@@ -245,21 +251,28 @@ class Index(Collection):
 
         Args:
             target: an index opened on another collection.
+            alias: on a server, the name that is to mean the new collection as soon as it has all
+                that this one has. Who opened that name before goes on with this one.
             on_progress: told the report so far, after every page of passages.
 
         Raises:
-            InputError: both are the same collection.
-            StoreError: the database failed; run it again to go on.
+            InputError: both are the same collection, or the alias cannot be moved.
+            StoreError: the database failed, or the new collection is not complete and the alias
+                stays; run it again to go on.
         """
         from d2llm_vdb.reembed import reembed
 
-        return reembed(self.store, target, on_progress=on_progress)
+        return reembed(self.store, target, alias=alias, on_progress=on_progress)
 
     async def areembed(
-        self, target: Index, *, on_progress: OnReembedded | None = None
+        self,
+        target: Index,
+        *,
+        alias: str | None = None,
+        on_progress: OnReembedded | None = None,
     ) -> ReembedReport:
         """Async twin of `reembed`: it computes as it goes, so all of it is in a thread."""
-        return await asyncio.to_thread(self.reembed, target, on_progress=on_progress)
+        return await asyncio.to_thread(self.reembed, target, alias=alias, on_progress=on_progress)
 
     def compact(
         self, dim: int, *, floor: float = 0.98, queries: Sequence[str] | None = None

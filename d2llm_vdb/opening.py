@@ -135,7 +135,7 @@ def open_both(
     except CollectionNotFoundError:
         if not create:
             raise
-        student = _load_student(student or DEFAULT_STUDENT_NAME, device)
+        student = load_student(student or DEFAULT_STUDENT_NAME, device)
         store = connection.open(_schema(student, tokens == "raw"))
     # What is there is checked even where it was to be created: another process may have done so
     # a moment earlier, with another student.
@@ -153,7 +153,7 @@ def open_both(
         if student is None:
             loaded = _remembered_student(store, device)
         else:
-            loaded = _load_student(student, device)
+            loaded = load_student(student, device)
         store.schema.check_student(loaded.fingerprint, store.location)
         if create:
             store.index_payload({**indexes, **INDEXED_FIELDS})
@@ -181,7 +181,8 @@ def _check_student(student: object) -> None:
         )
 
 
-def _load_student(student: Student | str | os.PathLike[str], device: str) -> Student:
+def load_student(student: Student | str | os.PathLike[str], device: str) -> Student:
+    """Return a student: itself, the one that ships, or that of a directory."""
     from d2llm_vdb.student import Student
 
     if isinstance(student, Student):
@@ -198,7 +199,7 @@ def _remembered_student(store: Store, device: str) -> Student:
             f"{store.location} was made with a student that was never saved; pass it as student="
         )
     try:
-        return _load_student(path, device)
+        return load_student(path, device)
     except CheckpointError as error:
         raise CheckpointError(
             f"{store.location} was made with the student {path}: {error}. If it lies elsewhere "

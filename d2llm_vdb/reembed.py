@@ -7,7 +7,6 @@ already is left as it is, so that a run after a kill goes on where that was.
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -15,10 +14,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from d2llm_vdb.add import NORM_FIELD, stored_columns
-from d2llm_vdb.errors import InputError
-from d2llm_vdb.store import Columns, Store, StoredPoint, TenantStore
+from d2llm_vdb.copying import by_tenant, carry_indexes, not_in, pages
+from d2llm_vdb.errors import InputError, StoreError
+from d2llm_vdb.store import Columns, Store, StoredPoint
 from d2llm_vdb.store.recall import PageRequest
-from d2llm_vdb.store.schema import FIRST_LAYOUT, SEGMENTS, TENANT_FIELD, TOKENS, Schema
+from d2llm_vdb.store.schema import FIRST_LAYOUT, SEGMENTS, TOKENS, Schema
 from d2llm_vdb.student import PassageVectors, Student
 from d2llm_vdb.student.embeddings import unit
 from d2llm_vdb.student.stored import from_embeddings, from_tokens, parts
@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 Origin = Literal["embeddings", "token states", "texts"]
 
 PAGE_POINTS = 256
+
+# Times that a collection is gone through before an alias is moved, while others write to it.
+PASSES = 5
 
 # Passages of the first layout that are encoded to see whose they are, and how alike their
 # embeddings must be: bfloat16 and float32 are .9997 alike.
@@ -57,30 +60,59 @@ OnReembedded = Callable[[ReembedReport], None]
 
 
 def reembed(
-    source: Store, target: Index, *, on_progress: OnReembedded | None = None
+    source: Store,
+    target: Index,
+    *,
+    alias: str | None = None,
+    on_progress: OnReembedded | None = None,
 ) -> ReembedReport:
     """Write every passage of a collection into an index, computing as little anew as will do.
 
     Args:
         source: the collection as it is; it is only read.
         target: another collection, of the same or another student.
+        alias: on a server, the name that is to mean the new collection as soon as it has all that
+            the old one has.
         on_progress: told the report so far, after every page.
 
     Raises:
-        InputError: both are the same collection.
-        StoreError: the database failed; run it again to go on.
+        InputError: both are the same collection, or the alias cannot be moved.
+        StoreError: the database failed, or the new collection is not complete and the alias stays;
+            run it again to go on.
     """
     if source.location == target.store.location:
         raise InputError(
             f"{source.location} cannot be written into itself; name another collection"
         )
+    if alias is not None:
+        _check_whole(source, target.store)
+        target.store.check_alias(alias, instead_of=source)
     report = ReembedReport(origin_of(source, target))
     logger.info("%s is written into %s from its %s", source.location, target, report.origin)
-    for page in _pages(source, _wanted(source.schema, target.store.schema, report.origin)):
+    carry_indexes(source, target.store)
+    for _ in range(1 if alias is None else PASSES):
+        before = report.written
+        _write_all(source, target, report, on_progress)
+        if report.written == before:
+            break
+    target.optimize()
+    if alias is not None:
+        check_complete(source, target.store, alias)
+        target.store.point_alias(alias)
+    return report
+
+
+def _write_all(
+    source: Store, target: Index, report: ReembedReport, on_progress: OnReembedded | None
+) -> None:
+    """Write what the target has not got yet."""
+    report.passages = 0
+    wanted = _wanted(source.schema, target.store.schema, report.origin)
+    for page in pages(source, wanted, PAGE_POINTS):
         report.passages += len(page)
-        for tenant, points in _by_tenant(page).items():
-            store = target.store if tenant is None else TenantStore(target.store, tenant)
-            new = _not_in(store, points)
+        for store, rows in by_tenant(target.store, [point.payload for point in page]):
+            own = [page[row] for row in rows]
+            new = [own[row] for row in not_in(store, [point.payload for point in own])]
             for columns in _written(
                 target.student, source.schema, store.schema, report.origin, new
             ):
@@ -88,8 +120,36 @@ def reembed(
                 report.written += len(columns)
         if on_progress is not None:
             on_progress(report)
-    target.optimize()
-    return report
+
+
+def _check_whole(*stores: Store) -> None:
+    """Refuse a tenant's part: an alias means a whole collection."""
+    for store in stores:
+        if store.tenant is not None:
+            raise InputError(
+                f"alias= needs whole collections, and this is the part of the tenant "
+                f"{store.tenant!r} in {store.location}; leave the tenant out"
+            )
+
+
+def check_complete(source: Store, target: Store, alias: str) -> None:
+    """Refuse to let an alias mean a collection that has not got as many passages as the old one.
+
+    Raises:
+        StoreError: it has fewer, or more.
+    """
+    held, wanted = target.count(), source.count()
+    if held == wanted:
+        return
+    way_out = (
+        "run it again to go on"
+        if held < wanted
+        else "delete from it what the old one has no longer, or drop it (d2llm drop) and run again"
+    )
+    raise StoreError(
+        f"{target.location} has {held:,} passages, and {source.location} {wanted:,}: the alias "
+        f"{alias!r} stays as it is. To move it, {way_out}"
+    )
 
 
 def origin_of(source: Store, target: Index) -> Origin:
@@ -138,33 +198,6 @@ def _wanted(old: Schema, new: Schema, origin: Origin) -> list[str]:
     if origin == "token states":
         return [TOKENS]
     return [old.embedding, *new.multivectors]
-
-
-def _pages(source: Store, vectors: Sequence[str]) -> Iterator[list[StoredPoint]]:
-    request: PageRequest | None = PageRequest(limit=PAGE_POINTS, vectors=vectors)
-    while request is not None:
-        page = source.scroll_page(request)
-        yield page.points
-        request = page.following(request)
-
-
-def _by_tenant(page: Sequence[StoredPoint]) -> dict[str | None, list[StoredPoint]]:
-    found: defaultdict[str | None, list[StoredPoint]] = defaultdict(list)
-    for point in page:
-        found[point.payload.get(TENANT_FIELD)].append(point)
-    return found
-
-
-def _not_in(store: Store, points: Sequence[StoredPoint]) -> list[StoredPoint]:
-    """Leave out what the store holds already, with the same content."""
-    ids = [point.payload["id"] for point in points]
-    there = {
-        point.payload["id"]: point.payload["content_hash"]
-        for point in store.retrieve(ids, fields=["id", "content_hash"])
-    }
-    return [
-        point for point in points if there.get(point.payload["id"]) != point.payload["content_hash"]
-    ]
 
 
 def _written(

@@ -13,7 +13,7 @@ import qdrant_edge
 from mutation import mutant, swap
 from qdrant_client import models
 
-from d2llm_vdb import Index, Passage, add, filters, index, paths, reembed
+from d2llm_vdb import Index, Passage, add, copying, filters, index, paths, reembed
 from d2llm_vdb.add import Adder
 from d2llm_vdb.ingest import pipeline
 from d2llm_vdb.store import EdgeStore, Store, TenantStore, columns, edge_filters, recall
@@ -257,7 +257,7 @@ def reembed_keeps_old_vectors() -> None:
 @mutant("test_reembed.py::test_a_run_that_was_broken_off_goes_on_where_it_was")
 def reembed_starts_over() -> None:
     """What was written before a kill is written again."""
-    swap(reembed, "_not_in", lambda store, points: list(points))
+    swap(copying, "not_in", lambda store, payloads: list(range(len(payloads))))
 
 
 @mutant(

@@ -26,7 +26,10 @@ class Stub:
     """
 
     def __init__(self) -> None:
-        self.answers: dict[str, Answer] = {"GET /": version("1.20.0")}
+        self.answers: dict[str, Answer] = {
+            "GET /": version("1.20.0"),
+            "GET /aliases": (200, {"aliases": []}),
+        }
         self.otherwise: Answer = (404, b"<html>nothing here</html>")
         self.asked: list[str] = []
         self.body = b""

@@ -52,6 +52,16 @@ def test_the_python_that_updates_and_deletes_runs(
     assert namespace["report"].updated == 1
 
 
+def test_the_python_that_moves_collections_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    for block in blocks(ROOT / "docs" / "move.md", "python"):
+        exec(compile(block, "move.md", "exec"), namespace)
+    assert namespace["vectors"]["recall"].shape == (1, 384)
+
+
 def test_the_python_for_other_libraries_runs_from_top_to_bottom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,6 +87,11 @@ def test_the_python_for_other_libraries_runs_from_top_to_bottom(
         "info",
         "reembed",
         "compact",
+        "export",
+        "import",
+        "alias",
+        "drop",
+        "doctor",
         "init",
         "convert",
     ],

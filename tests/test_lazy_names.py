@@ -8,7 +8,9 @@ import pytest
 
 PACKAGES = (
     "d2llm_vdb",
+    "d2llm_vdb.archive",
     "d2llm_vdb.distill",
+    "d2llm_vdb.doctor",
     "d2llm_vdb.evaluate",
     "d2llm_vdb.explain",
     "d2llm_vdb.ingest",

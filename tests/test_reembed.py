@@ -282,3 +282,22 @@ def test_too_few_passages_are_not_fitted_to(
         ),
     ):
         index.compact(128)
+
+
+def test_payload_indexes_are_carried_over_and_the_new_ones_own_stay(
+    student: Student, passages: list[Passage], tmp_path: Path
+) -> None:
+    indexes = {"text": "phrases", "position": "integer", "initial": "keyword"}
+    with (
+        Index.open(tmp_path, student, payload_indexes=indexes) as old,
+        Index.open(tmp_path, student, collection="new", payload_indexes={"initial": "text"}) as new,
+    ):
+        old.add(passages[:4])
+        old.reembed(new)
+        assert new.info().index_kinds == {
+            "doc_id": "keyword",
+            "tenant": "tenant",
+            "text": "phrases",
+            "metadata.position": "integer",
+            "metadata.initial": "text",
+        }

@@ -11,10 +11,13 @@ import typer
 
 from d2llm_vdb import __version__
 from d2llm_vdb.cli import flags
+from d2llm_vdb.cli.alias import alias, drop
+from d2llm_vdb.cli.archive import export, import_
 from d2llm_vdb.cli.compact import compact
 from d2llm_vdb.cli.convert import convert
 from d2llm_vdb.cli.delete import delete
 from d2llm_vdb.cli.distill import distill, teach
+from d2llm_vdb.cli.doctor import doctor
 from d2llm_vdb.cli.evaluate import evaluate
 from d2llm_vdb.cli.explain import explain
 from d2llm_vdb.cli.info import info
@@ -50,15 +53,20 @@ for command in (
     mcp,
     evaluate,
     info,
+    doctor,
     delete,
     reembed,
     compact,
+    alias,
+    drop,
+    export,
+    import_,
     init,
     convert,
     distill,
     teach,
 ):
-    app.command(cls=Command, epilog=EXIT_CODES)(command)
+    app.command(command.__name__.strip("_"), cls=Command, epilog=EXIT_CODES)(command)
 
 
 def _show_version(wanted: bool) -> None:

@@ -13,7 +13,7 @@ from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.shared import Database
 from d2llm_vdb.cli.terminal import (
-    EXIT_FAILED,
+    confirm,
     errors,
     failing_clearly,
     output,
@@ -164,17 +164,10 @@ def _ask(store: Store, found: int, held: int, chosen: models.Filter) -> None:
     """Go on if the answer is yes, and end the command else."""
     whose = "" if store.tenant is None else f" of the tenant {store.tenant!r}"
     others = "" if store.tenant is not None else _of_tenants(store, chosen)
-    question = (
-        f"delete {found:,} of {counted(held, 'passage')}{whose} from {store.location}{others}?"
+    confirm(
+        f"delete {found:,} of {counted(held, 'passage')}{whose} from {store.location}{others}?",
+        "nothing deleted",
     )
-    try:
-        agreed = typer.confirm(printable(question), err=True)
-    except typer.Abort:  # no answer
-        errors.print()
-        agreed = False
-    if not agreed:
-        errors.print("nothing deleted; --yes deletes without asking")
-        raise typer.Exit(EXIT_FAILED)
 
 
 def _of_tenants(store: Store, chosen: models.Filter) -> str:

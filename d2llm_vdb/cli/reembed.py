@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,6 +29,15 @@ def reembed(
     model: Model,
     tokens: flags.Tokens = None,
     layout: Layout,
+    alias: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="On a server, what is to mean the new collection as soon as it has all that the "
+            "old one has.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: flags.Json = False,
     _verbose: flags.Verbose = False,
 ) -> None:
@@ -40,12 +49,25 @@ def reembed(
     """
     location = database.location
     check_other_name(into, database.collection)
+    if alias is not None and database.db is not None:
+        raise typer.BadParameter(
+            "only a server has aliases; write the new collection without one, and when it is "
+            "complete give its directory the name that programs open",
+            param_hint="--alias",
+        )
     with waiting("starting"):
         from d2llm_vdb.connection import Connection
 
     connection = Connection(location, database.collection, **database.speaking)
     with closing(connection.open(None, any_layout=True)) as source:
         schema = source.schema
+        if source.alias is not None and source.alias.collection == into:
+            told = f"{database.collection!r} means {into!r} already: nothing is to be done"
+            (errors if as_json else output).print(printable(told), soft_wrap=True)
+            if as_json:
+                held = source.count()
+                print_json({"origin": None, "passages": held, "written": 0, "seconds": 0.0})
+            return
         target = open_index(
             location,
             student_of(source) if model.student is None else model.student,
@@ -58,10 +80,10 @@ def reembed(
             **layout.options,
         )
         with target:
-            write_anew(source, target, as_json=as_json)
+            write_anew(source, target, alias=alias, as_json=as_json)
         left = source.location
     if not as_json:
-        tell_what_is_where(database, into, left)
+        tell_what_is_where(database, alias or into, left)
 
 
 def check_other_name(into: str, collection: str) -> None:
@@ -86,13 +108,13 @@ def student_of(source: Store) -> str:
     return source.schema.student
 
 
-def write_anew(source: Store, target: Index, *, as_json: bool) -> None:
+def write_anew(source: Store, target: Index, *, as_json: bool, alias: str | None = None) -> None:
     """Write every passage, showing how far that is, and what came of it."""
     from d2llm_vdb.cli.rewriting import show_rewritten, track_rewriting
     from d2llm_vdb.reembed import reembed as run
 
     with track_rewriting(source.count(), errors) as (on_progress, seconds):
-        report = run(source, target, on_progress=on_progress)
+        report = run(source, target, alias=alias, on_progress=on_progress)
     if as_json:
         counts = {"origin": report.origin, "passages": report.passages, "written": report.written}
         print_json(counts | {"seconds": seconds()})

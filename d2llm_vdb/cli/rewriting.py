@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.table import Table
 
-from d2llm_vdb.cli.bar import progress_bar
-from d2llm_vdb.cli.terminal import every_few_seconds, output, printable
+from d2llm_vdb.cli.bar import track_counted
+from d2llm_vdb.cli.terminal import output, printable
 from d2llm_vdb.reembed import OnReembedded, Origin, ReembedReport
 from d2llm_vdb.wording import counted
 
@@ -45,16 +45,10 @@ def track_rewriting(
         done = f"{report.passages:,} of {counted(total, 'passage')}"
         return f"{done}, {ORIGINS[report.origin]}, {rate:,.0f}/s"
 
-    if not console.is_terminal:
-        yield every_few_seconds(console, line), seconds
-        return
-    with progress_bar(console) as bar:
-        task = bar.add_task("looking at what is stored", total=total)
-
-        def update(report: ReembedReport) -> None:
-            bar.update(task, completed=report.passages, description=line(report))
-
-        yield update, seconds
+    with track_counted(
+        console, "looking at what is stored", total, lambda report: report.passages, line
+    ) as tell:
+        yield tell, seconds
 
 
 def show_rewritten(report: ReembedReport, seconds: float, location: str) -> None:

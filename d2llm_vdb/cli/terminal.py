@@ -51,6 +51,18 @@ def print_json(values: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(values, ensure_ascii=not is_utf8) + "\n")
 
 
+def confirm(question: str, otherwise: str) -> None:
+    """Go on if the answer is yes, and end the command else, saying what was not done."""
+    try:
+        agreed = typer.confirm(printable(question), err=True)
+    except typer.Abort:  # no answer
+        errors.print()
+        agreed = False
+    if not agreed:
+        errors.print(f"{otherwise}; --yes deletes without asking")
+        raise typer.Exit(EXIT_FAILED)
+
+
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
     """Show on a terminal that something is going on."""

@@ -14,10 +14,12 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-from d2llm_vdb.errors import StoreError
+from d2llm_vdb.errors import InputError, StoreError
 from d2llm_vdb.lazy import models
+from d2llm_vdb.store.aliases import Alias
 from d2llm_vdb.store.capabilities import EMBEDDED, Capabilities
 from d2llm_vdb.store.columns import Columns, Payload
+from d2llm_vdb.store.health import Health
 from d2llm_vdb.store.held import as_asked
 from d2llm_vdb.store.recall import (
     Candidates,
@@ -75,6 +77,7 @@ class StoreInfo:
         disk_bytes: size on disk, where it can be seen from here.
         server_version: of Qdrant, where a server holds the collection.
         payload_indexes: fields that have an index, and its kind; None where the store makes none.
+        index_kinds: the same by the kinds that make such an index: "phrases" and "tenant" too.
         held: how each of its vectors is stored and quantised, by name; what the database says
             where it was asked, else what the preset stands for.
         layout: shards, replicas and write consistency, as `CollectionOptions` names them.
@@ -87,6 +90,7 @@ class StoreInfo:
     disk_bytes: int | None = None
     server_version: str | None = None
     payload_indexes: Mapping[str, str] | None = None
+    index_kinds: Mapping[str, FieldKind] = field(default_factory=dict)
     held: Mapping[str, str] = field(default_factory=dict)
     layout: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(LAYOUT_OPTIONS, 1))
 
@@ -106,6 +110,7 @@ class Store(ABC):
     schema: Schema
     location: str
     capabilities: Capabilities = EMBEDDED
+    alias: Alias | None = None  # that it was opened by
     tenant: str | None = None  # whose part of a collection this is; None for the whole
     _closed = False
     _size: tuple[float, int] | None = None  # when it was counted, and the count
@@ -178,8 +183,46 @@ class Store(ABC):
         """Describe the collection."""
 
     @abstractmethod
+    def drop(self) -> None:
+        """Delete the collection itself, with all that it holds, and close.
+
+        Raises:
+            StoreError: an alias means it.
+        """
+
+    @abstractmethod
     def close(self) -> None:
         """Release files, locks and connections."""
+
+    def health(self) -> Health | None:
+        """Ask a server how the collection is; None where there is none."""
+        return None
+
+    def check_alias(self, alias: str, instead_of: Store | None = None) -> None:  # noqa: ARG002
+        """Check that an alias can be made to mean this collection.
+
+        Args:
+            alias: its name.
+            instead_of: the only other collection that it may mean by now; None for any.
+
+        Raises:
+            InputError: it cannot; says why.
+        """
+        raise self._no_server(alias)
+
+    def point_alias(self, alias: str) -> str | None:
+        """Let an alias mean this collection at once; returns what it meant before, if it did.
+
+        Raises:
+            InputError: there is no server, or a collection has that name.
+        """
+        raise self._no_server(alias)
+
+    def _no_server(self, alias: str) -> InputError:
+        return InputError(
+            f"alias={alias!r}: only a server has aliases. Close {self.location}, and give its "
+            f"directory the name that programs open"
+        )
 
     def run(self, steps: Steps[T]) -> T:
         """Ask what some steps yield, and return what they come to."""

@@ -35,6 +35,7 @@ from d2llm_vdb.store.schema import (
     FieldKind,
     Schema,
     damaged,
+    index_kinds,
     missing_indexes,
 )
 
@@ -188,7 +189,18 @@ class EdgeStore(Store):
             self.schema,
             disk_bytes=sum(path.stat().st_blocks * 512 for path in files),
             payload_indexes=_indexes(info),
+            index_kinds=index_kinds(_indexes(info), info.payload_schema),
         )
+
+    def drop(self) -> None:
+        self.close()
+        # Moved first: a kill must leave no half of it.
+        gone = self._directory.with_name(f".{self._directory.name}.{uuid.uuid4().hex}")
+        try:
+            self._directory.rename(gone)
+            shutil.rmtree(gone)
+        except OSError as error:
+            raise StoreError(f"{self.location} could not be deleted: {error}") from error
 
     def close(self) -> None:
         if not self._closed:

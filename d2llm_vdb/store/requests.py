@@ -5,7 +5,7 @@ The sync and the async client have the same methods, so that a call planned here
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -90,6 +90,40 @@ def index_payload(name: str, field: str, kind: FieldKind, capabilities: Capabili
 def read_collection(name: str) -> Call[models.CollectionInfo]:
     """Read a collection's size, state and metadata."""
     return Call("get_collection", {"collection_name": name}, lambda answer: answer)
+
+
+def aliases() -> Call[Mapping[str, str]]:
+    """Ask which collection each alias means."""
+
+    def read(answer: models.CollectionsAliasesResponse) -> Mapping[str, str]:
+        return {each.alias_name: each.collection_name for each in answer.aliases}
+
+    return Call("get_aliases", {}, read)
+
+
+def point_alias(alias: str, collection: str) -> Call[None]:
+    """Let an alias mean a collection, whatever it meant before.
+
+    Creating it is enough: the server replaces one of that name, and at no time is there none.
+    """
+    created = models.CreateAlias(collection_name=collection, alias_name=alias)
+    operations = [models.CreateAliasOperation(create_alias=created)]
+    return Call("update_collection_aliases", {"change_aliases_operations": operations}, _ignore)
+
+
+def read_replicas(name: str) -> Call[list[str]]:
+    """Ask for the state of each replica of each shard: Active, Dead, Recovery, ..."""
+
+    def read(answer: models.CollectionClusterInfo) -> list[str]:
+        local = [str(shard.state) for shard in answer.local_shards]
+        return local + [str(shard.state) for shard in answer.remote_shards]
+
+    return Call("collection_cluster_info", {"collection_name": name}, read)
+
+
+def drop_collection(name: str) -> Call[None]:
+    """Delete a collection itself."""
+    return Call("delete_collection", {"collection_name": name}, _ignore)
 
 
 def upsert(name: str, columns: Columns, wire: Wire) -> Call[None]:

@@ -42,6 +42,22 @@ INDEXED_FIELDS: Mapping[str, FieldKind] = {
 _DATABASE_KINDS: Mapping[str, str] = {"phrases": "text", "tenant": "keyword"}
 
 
+def index_kinds(present: Mapping[str, str], described: Mapping[str, Any]) -> dict[str, FieldKind]:
+    """Return the kinds that make the indexes that a collection has, by field.
+
+    Args:
+        present: the database's names of their kinds.
+        described: what its client tells about each, with its options as `params`.
+    """
+    kinds = cast("dict[str, FieldKind]", dict(present))
+    for name in kinds:
+        if getattr(described[name].params, "is_tenant", None):
+            kinds[name] = "tenant"
+        elif getattr(described[name].params, "phrase_matching", None):
+            kinds[name] = "phrases"
+    return kinds
+
+
 def check_payload_indexes(fields: object) -> None:
     """Raise `InputError` unless given payload fields and the kind of each one's index."""
     if not isinstance(fields, Mapping) or not all(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
+import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
 from operator import attrgetter
@@ -21,10 +22,12 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 
 from d2llm_vdb.errors import (
     CollectionNotFoundError,
+    InputError,
     StoreError,
     StoreUnavailableError,
 )
 from d2llm_vdb.store import batches, grpc_queries, requests
+from d2llm_vdb.store.aliases import Alias
 from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.batches import Batches, TooLargeError
 from d2llm_vdb.store.client import (
@@ -36,6 +39,7 @@ from d2llm_vdb.store.client import (
     unavailable,
 )
 from d2llm_vdb.store.columns import Columns, Payload
+from d2llm_vdb.store.health import Health
 from d2llm_vdb.store.held import as_reported
 from d2llm_vdb.store.loop_thread import LoopThread
 from d2llm_vdb.store.recall import PageRequest, Point, PointQuery
@@ -46,6 +50,7 @@ from d2llm_vdb.store.schema import (
     CollectionOptions,
     FieldKind,
     Schema,
+    index_kinds,
     missing_indexes,
 )
 from d2llm_vdb.store.wire import GRPC, REST
@@ -182,6 +187,7 @@ class ClientStore(Store):
             indexed,
             self.schema,
             payload_indexes=_indexes(info),
+            index_kinds=index_kinds(_indexes(info), info.payload_schema),
         )
 
     async def aupsert(self, columns: Columns) -> None:
@@ -221,6 +227,19 @@ class ClientStore(Store):
 
     async def ainfo(self) -> StoreInfo:
         return self._info(await self._acall(requests.read_collection(self._collection)))
+
+    def drop(self) -> None:
+        meaning = [name for name, own in self._aliases().items() if own == self._collection]
+        if meaning:
+            raise StoreError(
+                f"{self.location} is what the alias {meaning[0]!r} means; point that to another "
+                f"collection first (d2llm alias {meaning[0]} --collection NAME)"
+            )
+        self._call(requests.drop_collection(self._collection))
+        self.close()
+
+    def _aliases(self) -> Mapping[str, str]:
+        return self._call(requests.aliases())
 
     def close(self) -> None:
         if not self._closed:
@@ -338,6 +357,10 @@ class ServerStore(ClientStore):
     ) -> None:
         self.capabilities = self._call(requests.capabilities())
         self.capabilities.require("collection_metadata", self.location)
+        if means := self._aliases().get(self._collection):
+            name, self._collection = self._collection, means
+            self.location = f"{hide_credentials(self._url)}/{means}"
+            self.alias = Alias(name, means, self.location)
         super()._open(create, options, any_layout=any_layout)
 
     def _plan(self, queries: Sequence[PointQuery]) -> Call[list[Sequence[Point]]]:
@@ -354,7 +377,40 @@ class ServerStore(ClientStore):
             layout={name: getattr(info.config.params, name) or 1 for name in LAYOUT_OPTIONS},
         )
 
+    def check_alias(self, alias: str, instead_of: Store | None = None) -> None:
+        means = self._aliases().get(alias)
+        if means is None and self._call(requests.collection_exists(alias)):
+            raise InputError(
+                f"alias={alias!r} is the name of a collection; take another, and let programs open "
+                f"the collection by that"
+            )
+        known = {None, self._collection, getattr(instead_of, "_collection", None)}
+        if instead_of is not None and means not in known:
+            raise InputError(
+                f"alias={alias!r} means {means!r}, which is neither {instead_of.location} nor "
+                f"{self.location}; name another alias, or point it there first (d2llm alias)"
+            )
+
+    def health(self) -> Health:
+        """Ask how the collection is, and take the time of it."""
+        start = time.monotonic()
+        info = self._call(requests.read_collection(self._collection))
+        seconds = time.monotonic() - start
+        error = getattr(info.optimizer_status, "error", None)
+        replicas: list[str] | None = None
+        with suppress(StoreError):  # a server may keep that to itself
+            replicas = self._call(requests.read_replicas(self._collection))
+        return Health(str(info.status), error, replicas, seconds)
+
+    def point_alias(self, alias: str) -> str | None:
+        self.check_alias(alias)
+        before = self._aliases().get(alias)
+        self._call(requests.point_alias(alias, self._collection))
+        return before
+
     def _call(self, call: Call[T]) -> T:
+        if self.alias is not None and self.alias.is_due(call.method):
+            self.alias.note(super()._call(requests.aliases()), call.method)
         return super()._call(self._agreed(call))
 
     def _agreed(self, call: Call[T]) -> Call[T]:
@@ -384,7 +440,11 @@ class ServerStore(ClientStore):
 
     async def _make(self, call: Call[T]) -> T:
         """Make a call in the loop thread, which the client belongs to."""
-        call = self._agreed(call)
+        if self.alias is not None and self.alias.is_due(call.method):
+            self.alias.note(await self._ask(requests.aliases()), call.method)
+        return await self._ask(self._agreed(call))
+
+    async def _ask(self, call: Call[T]) -> T:
         if self._async_client is None:
             self._async_client = self._client_options.connect(AsyncQdrantClient, self._url)
         try:

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from d2llm_vdb.errors import InputError
 from d2llm_vdb.lazy import models
 from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.columns import POINT_NAMESPACE, Columns, Payload, distinct_ids
@@ -138,6 +139,12 @@ class TenantStore(Store):
 
     async def ainfo(self) -> StoreInfo:
         return replace(await self.whole.ainfo(), points=await self.acount())
+
+    def drop(self) -> None:
+        raise InputError(
+            f"{self.location} is shared, and this is the part of the tenant {self.tenant!r}; "
+            f"delete its passages by delete_where({{}}) (d2llm delete --all --tenant)"
+        )
 
     def close(self) -> None:
         self.whole.close()

@@ -1,0 +1,98 @@
+"""Passages as named arrays, as they stand in a file, and back.
+
+Rows of passages that have several stand one after the other, in an array with the vector's name;
+NAME.offsets says where those of each passage begin, and the last ones end. A sparse vector is
+three such arrays. Numbers are float16 where that is what they are, and float32 else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from d2llm_vdb.sparse import SparseRows
+from d2llm_vdb.store import Columns, StoredPoint
+from d2llm_vdb.store.columns import Array, Payload
+from d2llm_vdb.store.schema import BM25, IEM, RECALL, SEGMENTS, TOKENS, Schema
+
+Arrays = Mapping[str, Array]
+
+
+def columns_of(points: Sequence[StoredPoint], schema: Schema) -> Columns:
+    """Return points that were read with all their vectors as columns.
+
+    Raises:
+        KeyError: one has not got a vector.
+    """
+    sparse = [point.vectors[BM25] for point in points]
+    counts = np.array([len(indices) for indices, _ in sparse], np.int64)
+
+    def stacked(name: str) -> Array:
+        return np.stack([point.vectors[name] for point in points])
+
+    def each(name: str) -> list[Array] | None:
+        wanted = name in schema.multivectors
+        return [point.vectors[name] for point in points] if wanted else None
+
+    return Columns(
+        [point.payload["id"] for point in points],
+        [point.payload for point in points],
+        stacked(RECALL),
+        SparseRows(
+            _offsets(counts),
+            np.concatenate([indices for indices, _ in sparse]),
+            np.concatenate([values for _, values in sparse]),
+        ),
+        stacked(IEM) if IEM in schema.vectors else None,
+        each(SEGMENTS),
+        each(TOKENS),
+    )
+
+
+def arrays_of(columns: Columns) -> dict[str, Array]:
+    """Return the vectors of some passages as named arrays."""
+    arrays = {name: _exact(array) for name, array in columns.vectors.items()}
+    arrays |= {
+        f"{BM25}.offsets": columns.bm25.offsets,
+        f"{BM25}.indices": columns.bm25.indices,
+        f"{BM25}.values": columns.bm25.values,
+    }
+    for name, rows in columns.multivectors.items():
+        arrays[f"{name}.offsets"] = _offsets(np.array([len(own) for own in rows], np.int64))
+        arrays[name] = _exact(np.concatenate(rows))
+    return arrays
+
+
+def columns_from(payloads: Sequence[Payload], arrays: Arrays) -> Columns:
+    """Return what `arrays_of` made arrays of, with the payloads.
+
+    Raises:
+        KeyError: an array is missing.
+    """
+
+    def cut(name: str) -> list[Array] | None:
+        if name not in arrays:
+            return None
+        return np.split(arrays[name], arrays[f"{name}.offsets"][1:-1])
+
+    return Columns(
+        [payload["id"] for payload in payloads],
+        payloads,
+        arrays[RECALL].astype(np.float32),
+        SparseRows(*(arrays[f"{BM25}.{part}"] for part in ("offsets", "indices", "values"))),
+        arrays.get(IEM),
+        cut(SEGMENTS),
+        cut(TOKENS),
+    )
+
+
+def _offsets(counts: Array) -> Array:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def _exact(array: Array) -> Array:
+    """Return numbers in float16 where that changes none of them."""
+    with np.errstate(over="ignore"):
+        half: Array = array.astype(np.float16)
+    return half if np.array_equal(half, array) else array

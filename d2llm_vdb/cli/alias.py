@@ -1,0 +1,65 @@
+"""`d2llm alias` and `d2llm drop`."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from d2llm_vdb.cli import flags
+from d2llm_vdb.cli.groups import with_groups
+from d2llm_vdb.cli.shared import Database
+from d2llm_vdb.cli.terminal import confirm, failing_clearly, output, printable, waiting
+
+if TYPE_CHECKING:
+    from d2llm_vdb.store import Store
+
+
+@with_groups
+@failing_clearly()
+def alias(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="What programs open, in place of a collection.")
+    ],
+    *,
+    database: Database,
+    _verbose: flags.Verbose = False,
+) -> None:
+    """Let a name mean a collection of a server from this moment on, whatever it meant before.
+
+    What is open stays open on the collection that the name meant: open it again to follow.
+    """
+    with closing(_open(database)) as store:
+        before = store.point_alias(name)
+        told = store.location
+    instead = f", and not {before!r}" if before not in (None, told.rpartition("/")[2]) else ""
+    output.print(printable(f"{name!r} means {told} now{instead}"), soft_wrap=True)
+
+
+@with_groups
+@failing_clearly()
+def drop(
+    *,
+    database: Database,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
+    _verbose: flags.Verbose = False,
+) -> None:
+    """Delete a collection itself, such as one that d2llm reembed has not finished.
+
+    It says how many passages that is and asks. Refused where an alias means it.
+    """
+    with closing(_open(database)) as store:
+        told, held = store.location, store.count()
+        if not yes:
+            confirm(f"delete {told} and its {held:,} passages?", "nothing deleted")
+        store.drop()
+    output.print(printable(f"{told} deleted, with {held:,} passages"), soft_wrap=True)
+
+
+def _open(database: Database) -> Store:
+    location = database.location
+    with waiting("starting"):
+        from d2llm_vdb.connection import Connection
+    connection = Connection(location, database.collection, **database.speaking)
+    return connection.open(None, any_layout=True)
