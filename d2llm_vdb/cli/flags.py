@@ -62,6 +62,16 @@ Compression = Annotated[
         "--compression", help="Gzip what a server is sent and answers, for a slow network."
     ),
 ]
+RetrySeconds = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        min=0,
+        help="How long a server may be away before a request to it fails; 0 asks once (default: 10 "
+        "for a search, 120 for all else).",
+        show_default=False,
+    ),
+]
 ReadConsistency = Annotated[
     str | None,
     typer.Option(

@@ -32,6 +32,7 @@ class Database:
     grpc: flags.Grpc = True
     grpc_port: flags.GrpcPort = None
     compression: flags.Compression = False
+    retry_seconds: flags.RetrySeconds = None
 
     @property
     def location(self) -> str:
@@ -50,6 +51,7 @@ class Database:
             "prefer_grpc": self.grpc,
             "grpc_port": self.grpc_port,
             "compression": self.compression,
+            "retry_seconds": self.retry_seconds,
         }
 
     def opening(self, model: Model) -> dict[str, Any]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict, cast, get_args
 
-from d2llm_vdb.checks import check_choice, check_whole_number
+from d2llm_vdb.checks import check_choice, check_number, check_whole_number
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.filters import FilterLike, as_filter
 from d2llm_vdb.keywords import check_keywords
@@ -96,9 +95,9 @@ class SearchOptions:
             check_whole_number(name, getattr(self, name), least=0)
         check_choice("task", self.task, TASKS)
         check_choice("rerank", self.rerank, RERANKS)
-        _check_number("score_threshold", self.score_threshold)
-        _check_number("hybrid", self.hybrid, least=0)
-        _check_number("mmr_lambda", self.mmr_lambda, least=0, most=1)
+        check_number("score_threshold", self.score_threshold)
+        check_number("hybrid", self.hybrid, least=0)
+        check_number("mmr_lambda", self.mmr_lambda, least=0, most=1)
         if self.group_by is not None:
             _check_group(self.group_by)
         check_tenant(self.tenant)
@@ -167,17 +166,6 @@ def check_tenant(tenant: object) -> None:
     """Raise `InputError` unless given a tenant's name or None."""
     if tenant is not None and (not isinstance(tenant, str) or not tenant.strip()):
         raise InputError(f"tenant={tenant!r} must be a name, or None for a collection without")
-
-
-def _check_number(
-    name: str, value: object, least: float = -math.inf, most: float = math.inf
-) -> None:
-    if value is None:
-        return
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{name}={value!r} must be a finite number")
-    if not least <= value <= most:
-        raise InputError(f"{name}={value!r} must be between {least} and {most}")
 
 
 def _check_group(field: object) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from d2llm_vdb.errors import StoreError
 from d2llm_vdb.lazy import models
+from d2llm_vdb.store import patience
 from d2llm_vdb.store.capabilities import EMBEDDED, Capabilities
 from d2llm_vdb.store.columns import Columns, Payload
 from d2llm_vdb.store.held import as_asked
@@ -182,18 +183,20 @@ class Store(ABC):
         """Release files, locks and connections."""
 
     def run(self, steps: Steps[T]) -> T:
-        """Ask what some steps yield, and return what they come to."""
-        asked = _advance(steps, None)
-        while not isinstance(asked, _Done):
-            asked = _advance(steps, self._answer(asked))
-        return asked.result
+        """Ask what some steps of a search yield, and return what they come to."""
+        with patience.of_a_search():
+            asked = _advance(steps, None)
+            while not isinstance(asked, _Done):
+                asked = _advance(steps, self._answer(asked))
+            return asked.result
 
     async def arun(self, steps: Steps[T]) -> T:
         """Async twin of `run`; what the steps compute, they compute in a thread."""
-        asked = await asyncio.to_thread(_advance, steps, None)
-        while not isinstance(asked, _Done):
-            asked = await asyncio.to_thread(_advance, steps, await self._aanswer(asked))
-        return asked.result
+        with patience.of_a_search():
+            asked = await asyncio.to_thread(_advance, steps, None)
+            while not isinstance(asked, _Done):
+                asked = await asyncio.to_thread(_advance, steps, await self._aanswer(asked))
+            return asked.result
 
     def _answer(self, asked: Question) -> Any:
         if isinstance(asked, PageRequest):
