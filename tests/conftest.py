@@ -101,8 +101,7 @@ def stub() -> Iterator[Stub]:
     """A server that answers as told."""
     stub = Stub()
     yield stub
-    stub.server.shutdown()
-    stub.server.server_close()
+    stub.close()
 
 
 @pytest.fixture(params=STORES)
