@@ -10,7 +10,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from d2llm_vdb import Index, Student
+from d2llm_vdb.store import Schema, ServerStore
+
+# To a server in this process, which is always there, and to the one that the tests are given.
+WAYS = ("REST, in process", "REST", "gRPC")
 
 CHUNK = 1 << 16
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -134,6 +140,29 @@ class FaultProxy:
         for one in ends:
             close(one)
             self._open.discard(one)
+
+
+@dataclass
+class Line:
+    """A server, and the proxy on the way to it."""
+
+    proxy: FaultProxy
+    collection: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {
+            "collection": self.collection,
+            "prefer_grpc": self.proxy.http2,
+            "grpc_port": self.proxy.port,
+            "timeout": 5,
+        }
+
+    def index(self, student: Student, **options: Any) -> Index:
+        return Index.open(self.proxy.url, student, **self.options, **options)
+
+    def store(self, create: Schema | None = None, **options: Any) -> ServerStore:
+        return ServerStore.open(self.proxy.url, create=create, **self.options | options)
 
 
 class Connection:

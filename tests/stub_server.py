@@ -138,6 +138,8 @@ class LocalQdrant(Stub):
             return local.delete(name, wire(models.PointsSelector).validate_json(body))
         if asked == "POST /points/query/batch":
             batch = models.QueryRequestBatch.model_validate_json(body)
+            for each in batch.searches:
+                each.params = None  # of an index, which the local mode warns that it has not
             return local.query_batch_points(name, batch.searches)
         if asked == "POST /points":
             read = models.PointRequest.model_validate_json(body)

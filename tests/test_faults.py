@@ -3,85 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from conftest import hit_ids, side_by_side
-from fault_proxy import Fault, FaultProxy
+from fault_proxy import WAYS, Fault, Line
 from qdrant_client import models
 from qdrant_server import free_ports
-from stub_server import LocalQdrant
+from test_cli import d2llm
 from test_store import SCHEMA, some_columns
 
 from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.add import AddReport
+from d2llm_vdb.cli.ingest_progress import _brief, _line
 from d2llm_vdb.errors import CollectionNotFoundError, StoreError, StoreUnavailableError
+from d2llm_vdb.ingest.pipeline import IngestReport
 from d2llm_vdb.store import ServerStore, Store, patience, retries
 from d2llm_vdb.store.recall import PageRequest, PointQuery
-
-REST = ("REST, in process", "REST")
-WAYS = (*REST, "gRPC")
 
 DROP, CUT, DELAY = Fault("drop"), Fault("cut"), Fault("delay", seconds=0.05)
 FAILS, AWAY = Fault("status", status=500), Fault("status", status=503)
 BUSY = Fault("status", status=429, retry_after="0")
 
 
-@dataclass
-class Line:
-    """A server, and the proxy on the way to it."""
-
-    proxy: FaultProxy
-    collection: str
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return {
-            "collection": self.collection,
-            "prefer_grpc": self.proxy.http2,
-            "grpc_port": self.proxy.port,
-            "timeout": 5,
-        }
-
-    def index(self, student: Student, **options: Any) -> Index:
-        return Index.open(self.proxy.url, student, **self.options, **options)
-
-    def store(self, **options: Any) -> ServerStore:
-        return ServerStore.open(self.proxy.url, create=SCHEMA, **self.options | options)
-
-
-@pytest.fixture(scope="module")
-def in_process() -> Iterator[LocalQdrant]:
-    server = LocalQdrant()
-    yield server
-    server.close()
-
-
-@pytest.fixture(params=WAYS)
-def line(request: pytest.FixtureRequest) -> Iterator[Line]:
-    """A line to a server of each kind, over each protocol."""
-    grpc = request.param == "gRPC"
-    if request.param == "REST, in process":
-        port = urlsplit(request.getfixturevalue("in_process").url).port
-    else:
-        server = request.getfixturevalue("server")
-        port = server.grpc_port if grpc else urlsplit(server.url).port or 6333
-    with ExitStack() as stack:
-        proxy = FaultProxy(port, http2=grpc)
-        stack.callback(proxy.vanish)
-        yield Line(proxy, f"test-{uuid.uuid4().hex[:12]}")
-
-
-over_rest = pytest.mark.parametrize("line", REST, indirect=True)
+over_rest = pytest.mark.parametrize("line", WAYS[:2], indirect=True)
 
 
 @pytest.fixture
@@ -179,7 +132,7 @@ async def test_a_search_goes_on_after_a_blip(
 @over_rest
 @pytest.mark.parametrize("status", [429, 503])
 async def test_as_long_as_a_server_asks_for_it_is_left_alone(status: int, line: Line) -> None:
-    store = line.store()
+    store = line.store(SCHEMA)
     for ask in (store.count, store.acount):
         line.proxy.meet(Fault("status", status=status, retry_after="1"))
         started = time.monotonic()
@@ -191,7 +144,7 @@ async def test_as_long_as_a_server_asks_for_it_is_left_alone(status: int, line: 
 
 @over_rest
 def test_a_server_that_asks_for_more_than_there_is_patience_is_not_waited_for(line: Line) -> None:
-    store = line.store(retry_seconds=5)
+    store = line.store(SCHEMA, retry_seconds=5)
     line.proxy.meet(Fault("status", status=429, retry_after="300"))
     started = time.monotonic()
     with pytest.raises(StoreUnavailableError, match="left alone for 300 s") as failure:
@@ -203,7 +156,7 @@ def test_a_server_that_asks_for_more_than_there_is_patience_is_not_waited_for(li
 
 @pytest.mark.parametrize("awaited", [False, True])
 def test_no_call_waits_longer_than_it_may(line: Line, awaited: bool) -> None:
-    store = line.store(retry_seconds=1)
+    store = line.store(SCHEMA, retry_seconds=1)
     line.proxy.vanish()
     started = time.monotonic()
     with pytest.raises(StoreUnavailableError, match="no answer from Qdrant"):
@@ -212,9 +165,8 @@ def test_no_call_waits_longer_than_it_may(line: Line, awaited: bool) -> None:
     store.close()
 
 
-@pytest.mark.parametrize("line", WAYS, indirect=True)
 def test_without_retries_a_request_is_sent_once(line: Line) -> None:
-    store = line.store(retry_seconds=0)
+    store = line.store(SCHEMA, retry_seconds=0)
     line.proxy.vanish()
     for _ in range(2):
         with pytest.raises(StoreUnavailableError, match=r"no answer from Qdrant((?!asked).)*$"):
@@ -236,7 +188,7 @@ def test_a_server_that_was_waited_for_in_vain_is_asked_by_one_call_in_a_while(
     line: Line, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(retries, "PROBE_SECONDS", 1.0)
-    store = line.store(retry_seconds=0.4)
+    store = line.store(SCHEMA, retry_seconds=0.4)
     assert asyncio.run(store.acount()) == 0
     failures: list[str] = []
 
@@ -290,7 +242,7 @@ def test_a_search_gives_up_in_seconds_while_work_waits(
 @over_rest
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422])
 def test_a_refusal_is_not_asked_for_again(status: int, line: Line) -> None:
-    store = line.store()
+    store = line.store(SCHEMA)
     with line.proxy.meeting(Fault("status", status=status)):
         with pytest.raises(StoreError, match=f"status {status}"):
             store.count()
@@ -314,16 +266,16 @@ def test_where_nothing_listens_from_the_first_that_is_told_at_once(prefer_grpc: 
 @over_rest
 def test_a_server_that_is_busy_when_it_is_opened_is_waited_for(line: Line) -> None:
     line.proxy.meet(BUSY, Fault("status", status=503, retry_after="0"))
-    line.store().close()
+    line.store(SCHEMA).close()
     line.proxy.meet(AWAY)
     with pytest.raises(StoreUnavailableError, match="status 503"):
-        line.store()
+        line.store(SCHEMA)
 
 
 def test_what_was_made_although_the_answer_was_lost_is_there(line: Line) -> None:
     """The version, whether it exists, its creation, twice a read, the indexes."""
     line.proxy.meet(None, None, CUT, None, None, None, None, CUT)
-    store = line.store()
+    store = line.store(SCHEMA)
     assert store.schema == SCHEMA
     assert (store.info().payload_indexes or {}).keys() == {"doc_id", "tenant"}
     store.close()
@@ -352,13 +304,13 @@ def calls(store: ServerStore) -> list[tuple[str, tuple[Any, ...]]]:
 
 
 def test_no_call_hangs_where_a_server_never_answers(line: Line) -> None:
-    store = line.store(timeout=1, retry_seconds=0)
+    store = line.store(SCHEMA, timeout=1, retry_seconds=0)
     blocking: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
         (getattr(store, name), given) for name, given in calls(store)
     ]
     blocking += [
         (store.index_payload, ()),
-        (lambda: line.store(timeout=1), ()),
+        (lambda: line.store(SCHEMA, timeout=1), ()),
         (lambda: ServerStore.open(line.proxy.url, **line.options | {"timeout": 1}), ()),
     ]
 
@@ -376,7 +328,7 @@ def test_no_call_hangs_where_a_server_never_answers(line: Line) -> None:
 
 
 def test_closing_ends_waiting(line: Line) -> None:
-    store = line.store(retry_seconds=60)
+    store = line.store(SCHEMA, retry_seconds=60)
     line.proxy.vanish()
     with ThreadPoolExecutor(1) as other:
         counted = other.submit(store.count)
@@ -417,3 +369,31 @@ def test_a_collection_that_is_missing_is_not_waited_for(line: Line) -> None:
     with pytest.raises(CollectionNotFoundError):
         ServerStore.open(line.proxy.url, **line.options)
     assert time.monotonic() - started < 2
+
+
+def test_a_command_tells_what_it_sent_again(line: Line, corpus: Path, in_tmp: Path) -> None:
+    head = "".join(corpus.read_text().splitlines(keepends=True)[:5])
+    corpus.write_text(head)
+    given = ["--url", line.proxy.url, "-c", line.collection]
+    given += ["--grpc-port", line.proxy.port] if line.proxy.http2 else ["--rest"]
+    assert d2llm("ingest", corpus, *given).exit_code == 0
+    corpus.write_text(head.replace("the", "a"))
+    # It is opened by three requests, and then looks up what is stored.
+    line.proxy.meet(None, None, None, DROP)
+    done = d2llm("ingest", corpus, *given, "--json")
+    assert done.exit_code == 0, done.stderr
+    counts = json.loads(done.stdout)
+    assert counts["retries"] == 1
+    assert "waiting" not in counts
+    line.proxy.meet(None, None, None, DROP)
+    failed = d2llm("ingest", corpus, *given, "--retry-seconds", 0)
+    assert failed.exit_code == 1
+    assert "no answer from Qdrant" in failed.stderr
+
+
+def test_a_bar_tells_that_a_server_is_waited_for() -> None:
+    report = IngestReport(added=AddReport(encoded=1_200, waiting=True))
+    assert _brief(report) == "waiting for the server, 1,200 encoded"
+    assert _line(report).startswith("waiting for the server, 1,200 passages encoded")
+    report.added.waiting = False
+    assert "waiting" not in _brief(report) + _line(report)

@@ -178,6 +178,14 @@ PayloadIndex = Annotated[
         help="Metadata to index for faster filters, e.g. year:integer; repeat for more.",
     ),
 ]
+AllowDegraded = Annotated[
+    bool,
+    typer.Option(
+        "--allow-degraded",
+        help="Show hits in the order of recall, and say so, where the vectors that reranking reads "
+        "cannot be had; an error otherwise.",
+    ),
+]
 Tenant = Annotated[
     str | None,
     typer.Option(

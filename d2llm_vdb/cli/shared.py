@@ -122,6 +122,7 @@ class Searching:
         int, typer.Option(min=0, help="Passages before and after each hit to show with it.")
     ] = 0
     tenant: flags.Tenant = None
+    allow_degraded: flags.AllowDegraded = False
 
     @property
     def options(self) -> SearchOptions:

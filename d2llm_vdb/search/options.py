@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypedDict, cast, get_args
 
 from d2llm_vdb.checks import check_choice, check_number, check_whole_number
@@ -36,6 +36,7 @@ class MoreOptions(TypedDict, total=False):
     offset: int
     neighbours: int
     tenant: str | None
+    allow_degraded: bool
 
 
 class SearchChanges(MoreOptions, total=False):
@@ -69,6 +70,9 @@ class SearchOptions:
             `recall_k` fit together while `offset + k` stays within it.
         neighbours: passages before and after each hit, in its document, to return with it.
         tenant: whose passages to search, in a collection shared by several.
+        allow_degraded: where the vectors that reranking reads cannot be had, return the hits in
+            the order of recall, and say why in `degraded` of the result and its hits;
+            `score_threshold` and `mmr_lambda` then count for nothing. Else that is an error.
 
     Raises:
         InputError: a value cannot be used; names it.
@@ -87,6 +91,7 @@ class SearchOptions:
     offset: int = 0
     neighbours: int = 0
     tenant: str | None = None
+    allow_degraded: bool = False
 
     def __post_init__(self) -> None:
         for name in ("k", "recall_k", "group_size"):
@@ -101,6 +106,8 @@ class SearchOptions:
         if self.group_by is not None:
             _check_group(self.group_by)
         check_tenant(self.tenant)
+        if not isinstance(self.allow_degraded, bool):
+            raise InputError(f"allow_degraded={self.allow_degraded!r} must be True or False")
         if self.database_filter is not None:
             from d2llm_vdb.store.conditions import database_filter
 
@@ -149,6 +156,16 @@ class SearchOptions:
         """Whether the words in common count in what reorders the candidates."""
         asks = self.rerank == "tokens" or (self.rerank == "iem" and self.task == "asymmetric")
         return asks and self.bm25_weight > 0
+
+    @property
+    def degraded(self) -> SearchOptions:
+        """The same where nothing can be reranked: recall's order, whose scores mean another thing.
+
+        Marginal relevance reads vectors, too.
+        """
+        return replace(
+            self, rerank="none", hybrid=self.bm25_weight, mmr_lambda=None, score_threshold=None
+        )
 
     @property
     def recalls_hits(self) -> bool:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from d2llm_vdb.errors import StoreError
@@ -183,19 +184,30 @@ class Store(ABC):
         """Release files, locks and connections."""
 
     def run(self, steps: Steps[T]) -> T:
-        """Ask what some steps of a search yield, and return what they come to."""
+        """Ask what some steps of a search yield, and return what they come to.
+
+        What cannot be answered is raised where it was asked.
+        """
         with patience.of_a_search():
-            asked = _advance(steps, None)
+            asked = _advance(partial(next, steps))
             while not isinstance(asked, _Done):
-                asked = _advance(steps, self._answer(asked))
+                try:
+                    step = partial(steps.send, self._answer(asked))
+                except StoreError as error:
+                    step = partial(steps.throw, error)
+                asked = _advance(step)
             return asked.result
 
     async def arun(self, steps: Steps[T]) -> T:
         """Async twin of `run`; what the steps compute, they compute in a thread."""
         with patience.of_a_search():
-            asked = await asyncio.to_thread(_advance, steps, None)
+            asked = await asyncio.to_thread(_advance, partial(next, steps))
             while not isinstance(asked, _Done):
-                asked = await asyncio.to_thread(_advance, steps, await self._aanswer(asked))
+                try:
+                    step = partial(steps.send, await self._aanswer(asked))
+                except StoreError as error:
+                    step = partial(steps.throw, error)
+                asked = await asyncio.to_thread(_advance, step)
             return asked.result
 
     def _answer(self, asked: Question) -> Any:
@@ -331,8 +343,8 @@ class _Done(Generic[T]):
     result: T
 
 
-def _advance(steps: Steps[T], answers: Any) -> Question | _Done[T]:
+def _advance(step: Callable[[], Question]) -> Question | _Done[Any]:
     try:
-        return next(steps) if answers is None else steps.send(answers)
+        return step()
     except StopIteration as done:
         return _Done(done.value)

@@ -186,8 +186,9 @@ class ClientOptions:
 
 def unavailable(location: str, reason: object, where: str) -> StoreUnavailableError:
     """Return the error of a server that does not answer."""
+    told = str(reason).strip().rstrip(".")
     return StoreUnavailableError(
-        f"no answer from Qdrant at {location}: {reason}. Check that it runs, that {where}; or give "
+        f"no answer from Qdrant at {location}: {told}. Check that it runs, that {where}; or give "
         f"a directory to search without a server"
     )
 
