@@ -41,6 +41,9 @@ class Fault:
     status: int = 503
     retry_after: str | None = None
 
+    def __str__(self) -> str:
+        return f"status {self.status}" if self.kind == "status" else self.kind
+
     @property
     def answer(self) -> bytes:
         """What the client gets, as Qdrant words it."""

@@ -66,7 +66,7 @@ def nothing_is_sent_again() -> None:
     swap(retries._Call, "_may_help", lambda self, error: False)
 
 
-@mutant(f"{FAULTS}::test_a_refusal_is_not_asked_for_again[REST, in process-400]")
+@mutant(f"{FAULTS}::test_a_refusal_is_not_asked_for_again[400-REST, in process]")
 def refusals_are_sent_again() -> None:
     """A request that the server refuses is sent until patience ends."""
     swap(retries._Call, "_may_help", lambda self, error: isinstance(error, StoreError))
@@ -121,8 +121,8 @@ def all_calls_probe_together() -> None:
 
 @mutant(f"{FAULTS}::test_a_search_gives_up_in_seconds_while_work_waits{IN_PROCESS}")
 def search_waits_as_long_as_work() -> None:
-    """A search waits for minutes."""
-    swap(patience.Patience, "seconds", lambda self, chosen: patience.WORK_SECONDS)
+    """A search has the patience of an ingest."""
+    swap(patience.Patience, "seconds", lambda self, chosen: 4.0)
 
 
 @mutant(f"{FAULTS}::test_closing_ends_waiting{IN_PROCESS}")

@@ -69,7 +69,7 @@ def stored(store: Store) -> dict[str, tuple[Any, dict[str, Any]]]:
     }
 
 
-@pytest.mark.parametrize("fault", [DROP, CUT, DELAY, FAILS, AWAY, BUSY])
+@pytest.mark.parametrize("fault", [DROP, CUT, DELAY, FAILS, AWAY, BUSY], ids=str)
 def test_an_ingest_through_faults_ends_as_one_without(
     fault: Fault, line: Line, student: Student, few: list[Passage]
 ) -> None:
@@ -116,7 +116,7 @@ def test_a_server_that_vanishes_in_mid_ingest_is_waited_for(
     assert "answers again, after" in lines[1]
 
 
-@pytest.mark.parametrize("fault", [DROP, CUT])
+@pytest.mark.parametrize("fault", [DROP, CUT], ids=str)
 async def test_a_search_goes_on_after_a_blip(
     fault: Fault, line: Line, student: Student, few: list[Passage]
 ) -> None:
@@ -242,7 +242,7 @@ def test_a_search_gives_up_in_seconds_while_work_waits(
 @over_rest
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422])
 def test_a_refusal_is_not_asked_for_again(status: int, line: Line) -> None:
-    store = line.store(SCHEMA)
+    store = line.store(SCHEMA, retry_seconds=4)
     with line.proxy.meeting(Fault("status", status=status)):
         with pytest.raises(StoreError, match=f"status {status}"):
             store.count()
@@ -259,7 +259,13 @@ def test_where_nothing_listens_from_the_first_that_is_told_at_once(prefer_grpc: 
     [port] = free_ports(1)
     started = time.monotonic()
     with pytest.raises(StoreUnavailableError):
-        ServerStore.open(f"http://127.0.0.1:{port}", "c", prefer_grpc=prefer_grpc, grpc_port=port)
+        ServerStore.open(
+            f"http://127.0.0.1:{port}",
+            "c",
+            prefer_grpc=prefer_grpc,
+            grpc_port=port,
+            retry_seconds=4,
+        )
     assert time.monotonic() - started < 2
 
 
