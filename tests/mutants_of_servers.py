@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from mutation import mutant, swap
+from tenacity import stop_after_attempt
 
 from d2llm_vdb.errors import StoreError
 from d2llm_vdb.filters import as_filter
@@ -96,7 +97,7 @@ def retry_after_is_not_read() -> None:
 )
 def patience_without_an_end() -> None:
     """A call waits for as many attempts as there may be."""
-    swap(retries, "stop_before_delay", lambda _: retries.stop_after_attempt(8))
+    swap(retries, "stop_before_delay", lambda _: stop_after_attempt(8))
 
 
 @mutant(f"{FAULTS}::{IN_VAIN}{IN_PROCESS}")

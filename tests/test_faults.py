@@ -333,12 +333,13 @@ def test_no_call_hangs_where_a_server_never_answers(line: Line) -> None:
     store.close()
 
 
+@over_rest
 def test_closing_ends_waiting(line: Line) -> None:
-    store = line.store(SCHEMA, retry_seconds=60)
-    line.proxy.vanish()
+    store = line.store(SCHEMA)
+    line.proxy.meet(Fault("status", status=503, retry_after="20"))
     with ThreadPoolExecutor(1) as other:
         counted = other.submit(store.count)
-        time.sleep(1)
+        time.sleep(0.5)
         store.close()
         with pytest.raises(StoreError, match="is closed"):
             counted.result(2)

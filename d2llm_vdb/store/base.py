@@ -196,7 +196,8 @@ class Store(ABC):
                 except StoreError as error:
                     step = partial(steps.throw, error)
                 asked = _advance(step)
-            return asked.result
+            result: T = asked.result
+            return result
 
     async def arun(self, steps: Steps[T]) -> T:
         """Async twin of `run`; what the steps compute, they compute in a thread."""
@@ -208,7 +209,8 @@ class Store(ABC):
                 except StoreError as error:
                     step = partial(steps.throw, error)
                 asked = await asyncio.to_thread(_advance, step)
-            return asked.result
+            result: T = asked.result
+            return result
 
     def _answer(self, asked: Question) -> Any:
         if isinstance(asked, PageRequest):

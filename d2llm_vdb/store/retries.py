@@ -21,8 +21,7 @@ from tenacity import (
     RetryCallState,
     Retrying,
     retry_if_exception,
-    stop_after_attempt,
-    stop_any,
+    sleep_using_event,
     stop_before_delay,
     wait_random_exponential,
 )
@@ -149,7 +148,7 @@ class Retries:
                 return attempt()
 
         # Sleeping ends when the store is closed; the next attempt then says so.
-        return Retrying(sleep=self._closed.wait, **call.rules)(noted)
+        return Retrying(sleep=sleep_using_event(self._closed), **call.rules)(noted)
 
     async def arun(self, attempt: Callable[[], Awaitable[T]], patience: Patience) -> T:
         """Async twin of `run`."""
@@ -177,13 +176,11 @@ class _Call:
         self._closed = closed
         self._on_waiting = patience.on_waiting or (lambda _: None)
         self._waited = False
-        left = outage.patience_left(patience.seconds(chosen))
+        self._is_late = stop_before_delay(outage.patience_left(patience.seconds(chosen)))
         self.rules: dict[str, Any] = {
             "retry": retry_if_exception(self._may_help),
             "wait": _pause,
-            "stop": stop_any(
-                stop_before_delay(left), stop_after_attempt(ATTEMPTS), _has_failed_enough
-            ),
+            "stop": self._is_enough,
             "before_sleep": self._before_waiting,
             "reraise": True,
         }
@@ -218,6 +215,11 @@ class _Call:
             return isinstance(error, StoreUnavailableError) and error.retry_after is not None
         return isinstance(error, StoreUnavailableError | FailedError)
 
+    def _is_enough(self, state: RetryCallState) -> bool:
+        failed = isinstance(_error(state), FailedError)
+        most = ATTEMPTS_OF_A_FAILURE if failed else ATTEMPTS
+        return state.attempt_number >= most or self._is_late(state)
+
     def _before_waiting(self, state: RetryCallState) -> None:
         error = _error(state)
         self._waited = True
@@ -238,8 +240,3 @@ def _pause(state: RetryCallState) -> float:
     error = _error(state)
     asked = error.retry_after if isinstance(error, StoreUnavailableError) else None
     return (asked or 0.0) + _backoff(state)
-
-
-def _has_failed_enough(state: RetryCallState) -> bool:
-    enough = state.attempt_number >= ATTEMPTS_OF_A_FAILURE
-    return enough and isinstance(_error(state), FailedError)
