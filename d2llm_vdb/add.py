@@ -115,6 +115,7 @@ class Adder:
         self._waiting: deque[_Write] = deque()
         self._source_changed = False
         self._stopped = threading.Event()
+        self._counting = threading.Lock()
         self._thread = 0
 
     def stop(self) -> None:
@@ -169,8 +170,9 @@ class Adder:
         """
         if error is not None and self._stopped.is_set():
             raise error
-        self.report.retries += error is not None
-        self.report.waiting = error is not None
+        with self._counting:
+            self.report.retries += error is not None
+            self.report.waiting = error is not None
         if threading.get_ident() == self._thread:
             self._progress()
 
