@@ -161,7 +161,7 @@ def test_no_call_waits_longer_than_it_may(line: Line, awaited: bool) -> None:
     started = time.monotonic()
     with pytest.raises(StoreUnavailableError, match="no answer from Qdrant"):
         asyncio.run(store.acount()) if awaited else store.count()
-    assert 0.3 < time.monotonic() - started < 2
+    assert 0.8 < time.monotonic() - started < 3
     store.close()
 
 
@@ -199,12 +199,12 @@ def test_a_server_that_was_waited_for_in_vain_is_asked_by_one_call_in_a_while(
 
     with line.proxy.meeting(AWAY):
         ask()
-        time.sleep(0.4)  # it gives up a pause before its time is over
+        time.sleep(0.2)  # it asks for the last time shortly before its time is over
         asked, started = line.proxy.requests, time.monotonic()
         side_by_side(ask)
         with pytest.raises(StoreUnavailableError, match=r"status 503.*not asked again"):
             asyncio.run(store.acount())
-        assert time.monotonic() - started < 0.3
+        assert time.monotonic() - started < 0.8
         assert line.proxy.requests == asked
         time.sleep(1.1)
         side_by_side(ask)
@@ -233,7 +233,7 @@ def test_a_search_gives_up_in_seconds_while_work_waits(
             index.search("What is asserted?", rerank="none")
         with pytest.raises(StoreUnavailableError):
             asyncio.run(index.asearch("What is asserted?", rerank="none"))
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 3
         assert not counted.done()
         line.proxy.come_back()
         assert counted.result(10) == len(few)

@@ -176,10 +176,11 @@ class _Call:
         self._closed = closed
         self._on_waiting = patience.on_waiting or (lambda _: None)
         self._waited = False
-        self._is_late = stop_before_delay(outage.patience_left(patience.seconds(chosen)))
+        self._seconds = outage.patience_left(patience.seconds(chosen))
+        self._is_late = stop_before_delay(self._seconds)
         self.rules: dict[str, Any] = {
             "retry": retry_if_exception(self._may_help),
-            "wait": _pause,
+            "wait": self._wait,
             "stop": self._is_enough,
             "before_sleep": self._before_waiting,
             "reraise": True,
@@ -220,6 +221,12 @@ class _Call:
         most = ATTEMPTS_OF_A_FAILURE if failed else ATTEMPTS
         return state.attempt_number >= most or self._is_late(state)
 
+    def _wait(self, state: RetryCallState) -> float:
+        """Return how long to pause; where that is beyond patience, ask once more at its end."""
+        last = self._seconds - FIRST_WAIT / 2 - (state.seconds_since_start or 0.0)
+        pause = _pause(state)
+        return min(pause, last) if _asked_for(state) < last else pause
+
     def _before_waiting(self, state: RetryCallState) -> None:
         error = _error(state)
         self._waited = True
@@ -237,6 +244,10 @@ _backoff = wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT)
 
 def _pause(state: RetryCallState) -> float:
     """Return how long to wait: as the server asks, and some more."""
+    return _asked_for(state) + _backoff(state)
+
+
+def _asked_for(state: RetryCallState) -> float:
     error = _error(state)
     asked = error.retry_after if isinstance(error, StoreUnavailableError) else None
-    return (asked or 0.0) + _backoff(state)
+    return asked or 0.0
