@@ -8,15 +8,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from d2llm_vdb.errors import InputError
+from d2llm_vdb.errors import InputError, StoreError
 from d2llm_vdb.lazy import models
 from d2llm_vdb.passages import Passage
 from d2llm_vdb.store import Columns, Store
 from d2llm_vdb.store.columns import Payload
+from d2llm_vdb.store.patience import telling
 from d2llm_vdb.store.schema import TENANT_FIELD
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ LOOKUP_PASSAGES = 512
 
 # What is encoded is stored, and told, about as often; slow sources are waited for no longer.
 WINDOW_SECONDS = 3.0
+
+# While an upload takes long, the report is told about as often.
+PROGRESS_SECONDS = 1.0
 
 # Payload field of an embedding's length, where the student needs it (`PassageVectors.norms`).
 NORM_FIELD = "norm"
@@ -48,6 +53,8 @@ class AddReport:
         rejected: refused, each with a reason.
         truncated: of the encoded, cut at the student's `max_tokens`.
         tokens: of the encoded, as the student reads them.
+        retries: requests that were sent again, since the server was away or busy.
+        waiting: whether one of them is waiting now.
     """
 
     passages: int = 0
@@ -59,6 +66,8 @@ class AddReport:
     rejected: int = 0
     truncated: int = 0
     tokens: int = 0
+    retries: int = 0
+    waiting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +115,8 @@ class Adder:
         self._waiting: deque[_Write] = deque()
         self._source_changed = False
         self._stopped = threading.Event()
+        self._counting = threading.Lock()
+        self._thread = 0
 
     def stop(self) -> None:
         """End `run` early, from another thread: after the window it is encoding."""
@@ -118,23 +129,52 @@ class Adder:
             InputError: a passage cannot be stored and nobody takes rejects.
             StoreError: the database failed; what was written before stays.
         """
-        with_tokens = self._store.schema.token_dim is not None
-        with ThreadPoolExecutor(1, thread_name_prefix="d2llm-upsert") as uploader:
-            upload: Future[None] | None = None
-            for vectors in self._student.encode_passages(
-                self._texts_to_encode(passages), tokens=with_tokens, window_seconds=WINDOW_SECONDS
-            ):
-                columns = self._columns(vectors)
-                if upload is not None:
-                    upload.result()
-                upload = uploader.submit(self._store.upsert, columns)
-                self._progress()
-                if self._stopped.is_set():
-                    break
-            if upload is not None:
-                upload.result()
+        self._thread = threading.get_ident()
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="d2llm-upsert") as uploader,
+            telling(self._waits),
+        ):
+            try:
+                self._upload(passages, uploader)
+            except BaseException:
+                self._stopped.set()  # so that nothing is waited for that nobody wants any more
+                raise
         self._progress()
         return self.report
+
+    def _upload(self, passages: Iterable[Passage], uploader: ThreadPoolExecutor) -> None:
+        with_tokens = self._store.schema.token_dim is not None
+        upload: Future[None] | None = None
+        for vectors in self._student.encode_passages(
+            self._texts_to_encode(passages), tokens=with_tokens, window_seconds=WINDOW_SECONDS
+        ):
+            columns = self._columns(vectors)
+            self._finish(upload)
+            upload = uploader.submit(copy_context().run, self._store.upsert, columns)
+            self._progress()
+            if self._stopped.is_set():
+                break
+        self._finish(upload)
+
+    def _finish(self, upload: Future[None] | None) -> None:
+        """Wait for an upload, and tell where it is while that takes long."""
+        if upload is not None:
+            while not wait([upload], PROGRESS_SECONDS).done:
+                self._progress()
+            upload.result()
+
+    def _waits(self, error: StoreError | None) -> None:
+        """Note that a request waits for the server, or has been answered.
+
+        Whoever is told of the progress is told in the thread that adds, and in no other.
+        """
+        if error is not None and self._stopped.is_set():
+            raise error
+        with self._counting:
+            self.report.retries += error is not None
+            self.report.waiting = error is not None
+        if threading.get_ident() == self._thread:
+            self._progress()
 
     def _texts_to_encode(self, passages: Iterable[Passage]) -> Iterator[str]:
         for group in _grouped(passages):

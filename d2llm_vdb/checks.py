@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from d2llm_vdb.errors import InputError
@@ -25,3 +26,14 @@ def check_whole_number(name: str, value: Any, least: int = 1, most: int = MAX_CO
         raise InputError(f"{name}={value!r} must be a whole number of at least {least}")
     if value > most:
         raise InputError(f"{name}={value!r} must be at most {most}")
+
+
+def check_number(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> None:
+    """Raise `InputError` unless `value` is None or a finite number between `least` and `most`."""
+    if value is None:
+        return
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{name}={value!r} must be a finite number")
+    if not least <= value <= most:
+        bounds = f"at least {least}" if most == math.inf else f"between {least} and {most}"
+        raise InputError(f"{name}={value!r} must be {bounds}")

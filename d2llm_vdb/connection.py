@@ -33,8 +33,8 @@ class Connection:
         location: a directory (embedded, no server), an http(s) URL, or ":memory:".
         collection: its name there.
         api_key: for a server; kept out of every repr, log line and error.
-        prefer_grpc, grpc_port, timeout, compression, read_consistency, write_ordering: how to
-            speak to a server; see `d2llm_vdb.store.client.ClientOptions`.
+        prefer_grpc, grpc_port, timeout, compression, read_consistency, write_ordering,
+            retry_seconds: how to speak to a server; see `d2llm_vdb.store.client.ClientOptions`.
         options: layout of a collection when it is created.
 
     Raises:
@@ -51,6 +51,7 @@ class Connection:
     compression: bool = False
     read_consistency: ReadConsistency | int | None = None
     write_ordering: WriteOrdering | None = None
+    retry_seconds: float | None = None
 
     def __post_init__(self) -> None:
         _check_location(self.location)
@@ -75,6 +76,7 @@ class Connection:
             "compression": self.compression,
             "read_consistency": self.read_consistency,
             "write_ordering": self.write_ordering,
+            "retry_seconds": self.retry_seconds,
         }
 
     def open(self, create: Schema | None, *, any_layout: bool = False) -> Store:

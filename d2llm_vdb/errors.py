@@ -11,7 +11,7 @@
         ├── FingerprintMismatchError    the collection was made with another student
         ├── AliasMovedError         the alias it was opened by means another collection now
         ├── StoreLockedError        another process holds the embedded database
-        └── StoreUnavailableError   the server cannot be reached or timed out
+        └── StoreUnavailableError   the server cannot be reached, timed out or is too busy
 
 Messages name the field, the value and the way out; none of them carries a secret.
 """
@@ -70,4 +70,7 @@ class StoreLockedError(StoreError):
 
 
 class StoreUnavailableError(StoreError):
-    """The database server cannot be reached, or did not answer in time."""
+    """The database server cannot be reached, did not answer in time, or is too busy."""
+
+    retry_after: float | None = None
+    """Seconds that the server asks to be left alone for, where it does."""

@@ -322,7 +322,8 @@ class Index(Collection):
             self._unindexed.check(store.tenant, condition)
         watch = Stopwatch()
         size = (yield Fact.SIZE) if options.counts_words else 0
-        found = yield from searching(self.student, options, texts, store.schema, size, watch)
+        ranked = yield from searching(self.student, options, texts, store.schema, size, watch)
+        found = [each.hits for each in ranked]
         if not any(found):
             yield from self._unknown.check(store.tenant, options.database_filter)
         if options.neighbours:
@@ -331,9 +332,13 @@ class Index(Collection):
         timings = watch.timings(len(texts))
         return [
             SearchResult(
-                text, explainable(hits, self.student, text, options), options.score_kind, timings
+                text,
+                explainable(hits, self.student, text, by.options),
+                by.options.score_kind,
+                timings,
+                by.degraded,
             )
-            for text, hits in zip(texts, found, strict=True)
+            for text, hits, by in zip(texts, found, ranked, strict=True)
         ]
 
     def _store_of(self, tenant: str | None) -> Store:

@@ -51,6 +51,7 @@ class OpenOptions(TypedDict, total=False):
     compression: bool
     read_consistency: ReadConsistency | int | None
     write_ordering: WriteOrdering | None
+    retry_seconds: float | None
     shard_number: int | None
     replication_factor: int | None
     write_consistency_factor: int | None
@@ -74,6 +75,7 @@ def open_both(
     compression: bool = False,
     read_consistency: ReadConsistency | int | None = None,
     write_ordering: WriteOrdering | None = None,
+    retry_seconds: float | None = None,
     shard_number: int | None = None,
     replication_factor: int | None = None,
     write_consistency_factor: int | None = None,
@@ -93,6 +95,8 @@ def open_both(
             there is one. A student that is loaded already stays where it is.
         api_key, prefer_grpc, grpc_port, timeout, compression, read_consistency, write_ordering:
             how to speak to a server; see `d2llm_vdb.store.client.ClientOptions`.
+        retry_seconds: how long the server may be away once it has answered: requests are sent
+            again meanwhile. None is 10 for a search and 120 for all else; 0 sends each once.
         shard_number, replication_factor, write_consistency_factor: layout of a collection created
             on a server; see `CollectionOptions`. One that exists keeps its own, and a warning is
             logged where that is another.
@@ -115,6 +119,7 @@ def open_both(
         compression=compression,
         read_consistency=read_consistency,
         write_ordering=write_ordering,
+        retry_seconds=retry_seconds,
         options=CollectionOptions(
             shard_number,
             replication_factor,

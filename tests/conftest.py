@@ -13,11 +13,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from pydoc_data.topics import topics as documentation
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from fault_proxy import WAYS, FaultProxy, Line
 from qdrant_server import NoServerError, Server, any_server
-from stub_server import Stub
+from stub_server import LocalQdrant, Stub
 from tiny_sets import DOCUMENTS, QUERIES, write_qrels, write_rows
 
 from d2llm_vdb import Index, Passage, SearchResult, Student
@@ -101,8 +103,29 @@ def stub() -> Iterator[Stub]:
     """A server that answers as told."""
     stub = Stub()
     yield stub
-    stub.server.shutdown()
-    stub.server.server_close()
+    stub.close()
+
+
+@pytest.fixture(scope="session")
+def in_process() -> Iterator[LocalQdrant]:
+    server = LocalQdrant()
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=WAYS)
+def line(request: pytest.FixtureRequest) -> Iterator[Line]:
+    """A line to a server of each kind, over each protocol."""
+    grpc = request.param == "gRPC"
+    if request.param == "REST, in process":
+        port = urlsplit(request.getfixturevalue("in_process").url).port
+    else:
+        server = request.getfixturevalue("server")
+        port = server.grpc_port if grpc else urlsplit(server.url).port or 6333
+    with ExitStack() as stack:
+        proxy = FaultProxy(port, http2=grpc)
+        stack.callback(proxy.vanish)
+        yield Line(proxy, f"test-{uuid.uuid4().hex[:12]}")
 
 
 @pytest.fixture(params=STORES)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 import threading
+from collections import defaultdict
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic_core import to_json
+from qdrant_client import QdrantClient, models
 
 from d2llm_vdb.store import Schema, ServerStore
 
@@ -34,6 +41,7 @@ class Stub:
         self.asked: list[str] = []
         self.body = b""
         self.parameters = self.accepts = ""
+        self.headers: dict[str, str] = {}
         self.before_answering: Callable[[str], object] = lambda _: None
         stub = self
 
@@ -47,13 +55,19 @@ class Stub:
                 asked = f"{self.command} {path}"
                 stub.asked.append(asked)
                 stub.before_answering(asked)
-                status, result = stub.answers.get(asked, stub.otherwise)
+                status, result = stub.answer(asked, stub.body)
                 if not isinstance(result, bytes):
-                    result = json.dumps({"result": result, "status": "ok", "time": 0}).encode()
+                    result = to_json({"result": result, "status": "ok", "time": 0})
                 self.send_response(status)
+                for name, value in stub.headers.items():
+                    self.send_header(name, value)
                 self.send_header("content-length", str(len(result)))
                 self.end_headers()
                 self.wfile.write(result)
+
+            def setup(self) -> None:
+                super().setup()
+                self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
             do_GET = do_PUT = do_POST = answer  # noqa: N815
 
@@ -63,6 +77,90 @@ class Stub:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def answer(self, asked: str, body: bytes) -> Answer:
+        return self.answers.get(asked, self.otherwise)
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class LocalQdrant(Stub):
+    """Qdrant's REST API over qdrant-client's local mode, where no server is to be had.
+
+    It takes and answers the real wire format, of what this library asks.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._local = QdrantClient(":memory:")
+        self._lock = threading.Lock()
+        self._indexes: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+
+    def answer(self, asked: str, body: bytes) -> Answer:
+        found = re.fullmatch(r"(?P<method>[A-Z]+) /collections/(?P<name>[^/]+)(?P<rest>.*)", asked)
+        if found is None:
+            return super().answer(asked, body)
+        with self._lock:
+            return self._collection(f"{found['method']} {found['rest']}", found["name"], body)
+
+    def _collection(self, asked: str, name: str, body: bytes) -> Answer:
+        local = self._local
+        if asked == "GET /exists":
+            return 200, {"exists": local.collection_exists(name)}
+        if asked == "PUT ":
+            if local.collection_exists(name):
+                return 409, json.dumps({"status": {"error": "it already exists!"}}).encode()
+            made = models.CreateCollection.model_validate_json(body)
+            return 200, local.create_collection(
+                name, made.vectors, made.sparse_vectors, metadata=made.metadata
+            )
+        if not local.collection_exists(name):
+            return 404, json.dumps({"status": {"error": "no such collection"}}).encode()
+        if asked == "GET ":
+            info = local.get_collection(name).model_dump(mode="json")
+            return 200, info | {"payload_schema": self._indexes[name]}
+        if asked == "PUT /index":
+            made = json.loads(body)
+            schema = made["field_schema"]
+            kind = schema if isinstance(schema, str) else schema["type"]
+            self._indexes[name][made["field_name"]] = {"data_type": kind, "points": 0}
+            return 200, {"operation_id": 1, "status": "completed"}
+        return 200, self._points(asked, name, body)
+
+    def _points(self, asked: str, name: str, body: bytes) -> Any:
+        local, wire = self._local, TypeAdapter
+        if asked == "PUT /points":
+            points = wire(models.PointInsertOperations).validate_json(body)
+            return local.upsert(name, getattr(points, "batch", None) or points.points)
+        if asked == "POST /points/batch":
+            given = models.UpdateOperations.model_validate_json(body)
+            return local.batch_update_points(name, given.operations)
+        if asked == "POST /points/delete":
+            return local.delete(name, wire(models.PointsSelector).validate_json(body))
+        if asked == "POST /points/query/batch":
+            batch = models.QueryRequestBatch.model_validate_json(body)
+            for each in batch.searches:
+                each.params = None  # of an index, which the local mode warns that it has not
+            return local.query_batch_points(name, batch.searches)
+        if asked == "POST /points":
+            read = models.PointRequest.model_validate_json(body)
+            return local.retrieve(name, read.ids, read.with_payload, read.with_vector)
+        if asked == "POST /points/scroll":
+            page = models.ScrollRequest.model_validate_json(body)
+            records, following = local.scroll(
+                name,
+                page.filter,
+                page.limit,
+                offset=page.offset,
+                with_payload=page.with_payload,
+                with_vectors=page.with_vector,
+            )
+            return {"points": records, "next_page_offset": following}
+        if asked == "POST /points/count":
+            return local.count(name, models.CountRequest.model_validate_json(body).filter)
+        raise NotImplementedError(asked)
 
 
 def described(schema: Schema, payload_schema: dict[str, Any]) -> Answer:

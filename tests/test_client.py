@@ -48,6 +48,8 @@ def test_a_closed_grpc_port_is_named_with_both_ways_out() -> None:
         ({"read_consistency": True}, "read_consistency=True"),
         ({"write_ordering": "fast"}, "write_ordering='fast' is not one of weak, medium, strong"),
         ({"grpc_port": 0}, "grpc_port=0"),
+        ({"retry_seconds": -1}, "retry_seconds=-1 must be at least 0"),
+        ({"retry_seconds": float("inf")}, "retry_seconds=inf must be a finite number"),
     ],
 )
 def test_options_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
@@ -67,6 +69,16 @@ def test_answers_over_grpc_are_compressed_only_where_asked(kind: type) -> None:
     assert plain._grpc_options[name] == 1
     assert name not in gzipped._grpc_options
     assert (plain._grpc_compression, gzipped._grpc_compression.name) == (None, "Gzip")
+
+
+@pytest.mark.parametrize("kind", [QdrantClient, AsyncQdrantClient])
+@pytest.mark.parametrize("compression", [False, True])
+def test_a_server_that_is_back_is_connected_to_within_seconds(
+    kind: type, compression: bool
+) -> None:
+    """By itself gRPC takes up to two minutes."""
+    client = ClientOptions(compression=compression).connect(kind, "http://localhost")._client
+    assert client._grpc_options["grpc.max_reconnect_backoff_ms"] <= 5_000
 
 
 async def test_answers_over_rest_are_compressed_only_where_asked(stub: Stub) -> None:

@@ -191,7 +191,7 @@ def test_neighbours_come_from_the_same_document_in_order(documents: Index) -> No
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hybrid": -1}, "hybrid=-1 must be between 0 and inf"),
+        ({"hybrid": -1}, "hybrid=-1 must be at least 0"),
         ({"hybrid": "much"}, "hybrid='much' must be a finite number"),
         ({"mmr_lambda": 1.5}, "mmr_lambda=1.5 must be between 0 and 1"),
         ({"group_by": "year"}, "group_by='year' must be one of doc_id, source, or metadata.NAME"),

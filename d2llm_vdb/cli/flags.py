@@ -62,6 +62,16 @@ Compression = Annotated[
         "--compression", help="Gzip what a server is sent and answers, for a slow network."
     ),
 ]
+RetrySeconds = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        min=0,
+        help="How long a server may be away before a request to it fails; 0 asks once (default: 10 "
+        "for a search, 120 for all else).",
+        show_default=False,
+    ),
+]
 ReadConsistency = Annotated[
     str | None,
     typer.Option(
@@ -166,6 +176,14 @@ PayloadIndex = Annotated[
     typer.Option(
         metavar="FIELD:KIND",
         help="Metadata to index for faster filters, e.g. year:integer; repeat for more.",
+    ),
+]
+AllowDegraded = Annotated[
+    bool,
+    typer.Option(
+        "--allow-degraded",
+        help="Show hits in the order of recall, and say so, where the vectors that reranking reads "
+        "cannot be had; an error otherwise.",
     ),
 ]
 Tenant = Annotated[

@@ -64,6 +64,8 @@ def _percent(report: IngestReport) -> str:
 def _brief(report: IngestReport) -> str:
     """Return what fits beside a bar on a terminal of 80 columns."""
     added = report.added
+    if added.waiting:
+        return f"waiting for the server, {added.encoded:,} encoded"
     others = {"unchanged": added.unchanged + added.updated, "rejected": report.rejected}
     counts = [f"{count:,} {name}" for name, count in others.items() if count]
     told = [f"{added.encoded:,} encoded", *counts, f"{report.passages_per_second:,.0f}/s"]
@@ -73,8 +75,10 @@ def _brief(report: IngestReport) -> str:
 def _line(report: IngestReport) -> str:
     added = report.added
     updated = f"{added.updated:,} updated, " if added.updated else ""
+    waiting = "waiting for the server, " if added.waiting else ""
     return (
-        f"{counted(added.encoded, 'passage')} encoded, {updated}{added.unchanged:,} unchanged, "
+        f"{waiting}{counted(added.encoded, 'passage')} encoded, {updated}"
+        f"{added.unchanged:,} unchanged, "
         f"{report.rejected:,} rejected, {report.passages_per_second:,.1f} passages/s, "
         f"{report.tokens_per_second:,.0f} tokens/s"
     )

@@ -25,6 +25,7 @@ def mcp(
     rerank: serving.DefaultRerank = "iem",
     filter: serving.FixedFilter = None,
     tenant: serving.FixedTenant = None,
+    allow_degraded: flags.AllowDegraded = False,
     allow_ingest: Annotated[
         bool,
         typer.Option(
@@ -52,7 +53,7 @@ def mcp(
         from d2llm_vdb.serve.finder import Finder
         from d2llm_vdb.serve.tools import mcp_app, mcp_server
 
-    fixed = serving.fixed_options(recall_k, rerank, filter)
+    fixed = serving.fixed_options(recall_k, rerank, filter, allow_degraded)
     if allow_ingest and fixed.filter is not None:
         raise InputError(
             "--allow-ingest with --filter: a text could replace one that the filter hides; keep "

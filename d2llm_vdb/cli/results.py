@@ -30,6 +30,9 @@ def show_result(result: SearchResult) -> None:
         output.print(_hits(result))
     else:
         output.print("no hits")
+    if result.degraded is not None:
+        told = f"not reranked, in the order of recall: {result.degraded}"
+        output.print(printable(told), style="yellow", soft_wrap=True)
     timings = result.timings
     output.print(
         f"score: {result.score_kind} · encode {timings.encode_ms:.1f} ms · recall "

@@ -19,6 +19,7 @@ def serve(
     rerank: serving.DefaultRerank = "iem",
     filter: serving.FixedFilter = None,
     tenant: serving.FixedTenant = None,
+    allow_degraded: flags.AllowDegraded = False,
     host: serving.Host = "127.0.0.1",
     port: serving.Port = 8080,
     allow_remote: serving.AllowRemote = False,
@@ -33,7 +34,7 @@ def serve(
         from d2llm_vdb.serve.finder import Finder
         from d2llm_vdb.serve.hosts import listen, run, url_of
 
-    fixed = serving.fixed_options(recall_k, rerank, filter)
+    fixed = serving.fixed_options(recall_k, rerank, filter, allow_degraded)
     listening = listen(host, port, allow_remote=allow_remote)
     with open_index(
         location,

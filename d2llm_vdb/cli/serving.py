@@ -48,7 +48,9 @@ FixedTenant = Annotated[
 ]
 
 
-def fixed_options(recall_k: int, rerank: Rerank, filter: str | None) -> SearchOptions:
+def fixed_options(
+    recall_k: int, rerank: Rerank, filter: str | None, allow_degraded: bool
+) -> SearchOptions:
     """Return what holds for every search of a server.
 
     Raises:
@@ -56,4 +58,9 @@ def fixed_options(recall_k: int, rerank: Rerank, filter: str | None) -> SearchOp
     """
     from d2llm_vdb.search.options import SearchOptions
 
-    return SearchOptions(recall_k=recall_k, rerank=rerank, filter=parsed_filter(filter))
+    return SearchOptions(
+        recall_k=recall_k,
+        rerank=rerank,
+        filter=parsed_filter(filter),
+        allow_degraded=allow_degraded,
+    )

@@ -32,6 +32,7 @@ class Database:
     grpc: flags.Grpc = True
     grpc_port: flags.GrpcPort = None
     compression: flags.Compression = False
+    retry_seconds: flags.RetrySeconds = None
 
     @property
     def location(self) -> str:
@@ -50,6 +51,7 @@ class Database:
             "prefer_grpc": self.grpc,
             "grpc_port": self.grpc_port,
             "compression": self.compression,
+            "retry_seconds": self.retry_seconds,
         }
 
     def opening(self, model: Model) -> dict[str, Any]:
@@ -120,6 +122,7 @@ class Searching:
         int, typer.Option(min=0, help="Passages before and after each hit to show with it.")
     ] = 0
     tenant: flags.Tenant = None
+    allow_degraded: flags.AllowDegraded = False
 
     @property
     def options(self) -> SearchOptions:

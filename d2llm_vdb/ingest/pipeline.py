@@ -76,7 +76,7 @@ class IngestReport:
         """Return the counts as one flat mapping."""
         return (
             {"documents": self.documents}
-            | asdict(self.added)
+            | {name: value for name, value in asdict(self.added).items() if name != "waiting"}
             | {
                 "rejected": self.rejected,
                 "passed_over": self.passed_over,

@@ -37,6 +37,8 @@ class Hit:
             hybrid.
         before, after: texts of its neighbours in the document, in order, where asked for.
         previous_id, next_id: ids of the nearest of them.
+        degraded: why the hits are in the order of recall and not reranked as asked for; None where
+            they are as asked for.
     """
 
     id: str
@@ -58,6 +60,7 @@ class Hit:
     after: tuple[str, ...] = ()
     previous_id: str | None = None
     next_id: str | None = None
+    degraded: str | None = None
     _explainer: Explainer | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
@@ -104,12 +107,15 @@ class SearchResult:
         score_kind: what `Hit.score` is: "probability" after reranking; without, "cosine", or
             "rrf" where two rankings were fused.
         timings: where the time went.
+        degraded: why the hits are in the order of recall, as `allow_degraded` lets them be; None
+            where they are as asked for.
     """
 
     query: str
     hits: list[Hit]
     score_kind: ScoreKind
     timings: Timings
+    degraded: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON-ready values."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypedDict, cast, get_args
 
-from d2llm_vdb.checks import check_choice, check_whole_number
+from d2llm_vdb.checks import check_choice, check_number, check_whole_number
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.filters import FilterLike, as_filter
 from d2llm_vdb.keywords import check_keywords
@@ -37,6 +36,7 @@ class MoreOptions(TypedDict, total=False):
     offset: int
     neighbours: int
     tenant: str | None
+    allow_degraded: bool
 
 
 class SearchChanges(MoreOptions, total=False):
@@ -70,6 +70,9 @@ class SearchOptions:
             `recall_k` fit together while `offset + k` stays within it.
         neighbours: passages before and after each hit, in its document, to return with it.
         tenant: whose passages to search, in a collection shared by several.
+        allow_degraded: where the vectors that reranking reads cannot be had, return the hits in
+            the order of recall, and say why in `degraded` of the result and its hits;
+            `score_threshold` and `mmr_lambda` then count for nothing. Else that is an error.
 
     Raises:
         InputError: a value cannot be used; names it.
@@ -88,6 +91,7 @@ class SearchOptions:
     offset: int = 0
     neighbours: int = 0
     tenant: str | None = None
+    allow_degraded: bool = False
 
     def __post_init__(self) -> None:
         for name in ("k", "recall_k", "group_size"):
@@ -96,12 +100,14 @@ class SearchOptions:
             check_whole_number(name, getattr(self, name), least=0)
         check_choice("task", self.task, TASKS)
         check_choice("rerank", self.rerank, RERANKS)
-        _check_number("score_threshold", self.score_threshold)
-        _check_number("hybrid", self.hybrid, least=0)
-        _check_number("mmr_lambda", self.mmr_lambda, least=0, most=1)
+        check_number("score_threshold", self.score_threshold)
+        check_number("hybrid", self.hybrid, least=0)
+        check_number("mmr_lambda", self.mmr_lambda, least=0, most=1)
         if self.group_by is not None:
             _check_group(self.group_by)
         check_tenant(self.tenant)
+        if not isinstance(self.allow_degraded, bool):
+            raise InputError(f"allow_degraded={self.allow_degraded!r} must be True or False")
         if self.database_filter is not None:
             from d2llm_vdb.store.conditions import database_filter
 
@@ -152,6 +158,16 @@ class SearchOptions:
         return asks and self.bm25_weight > 0
 
     @property
+    def degraded(self) -> SearchOptions:
+        """The same where nothing can be reranked: recall's order, whose scores mean another thing.
+
+        Marginal relevance reads vectors, too.
+        """
+        return replace(
+            self, rerank="none", hybrid=self.bm25_weight, mmr_lambda=None, score_threshold=None
+        )
+
+    @property
     def recalls_hits(self) -> bool:
         """Whether what the recall vectors find is shown as it is found."""
         return self.score_kind == "cosine" and self.mmr_lambda is None and not self.group_by
@@ -167,17 +183,6 @@ def check_tenant(tenant: object) -> None:
     """Raise `InputError` unless given a tenant's name or None."""
     if tenant is not None and (not isinstance(tenant, str) or not tenant.strip()):
         raise InputError(f"tenant={tenant!r} must be a name, or None for a collection without")
-
-
-def _check_number(
-    name: str, value: object, least: float = -math.inf, most: float = math.inf
-) -> None:
-    if value is None:
-        return
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{name}={value!r} must be a finite number")
-    if not least <= value <= most:
-        raise InputError(f"{name}={value!r} must be between {least} and {most}")
 
 
 def _check_group(field: object) -> None:

@@ -5,10 +5,11 @@ A store runs these steps, blocking or awaited; the logic is here once.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from d2llm_vdb.errors import InputError
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from d2llm_vdb.student import Student
 
 
+logger = logging.getLogger(__name__)
+
+
 def explainable(
     hits: Sequence[Hit], student: Student, query: str, options: SearchOptions
 ) -> list[Hit]:
@@ -37,6 +41,21 @@ def explainable(
         replace(hit, _explainer=Explainer(student, query, options, place))
         for place, hit in enumerate(hits, options.offset + 1)
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """The hits of one query, in their order.
+
+    Args:
+        hits: best first.
+        options: what they were ordered by; where reranking failed, not all that was asked for.
+        degraded: why it failed.
+    """
+
+    hits: list[Hit]
+    options: SearchOptions
+    degraded: str | None
 
 
 class Stopwatch:
@@ -69,7 +88,7 @@ def searching(
     schema: Schema,
     passages: int,
     watch: Stopwatch,
-) -> Steps[list[list[Hit]]]:
+) -> Steps[list[Ranked]]:
     """Search for some queries: encode, recall, rerank, and read what is shown alone.
 
     Args:
@@ -87,18 +106,18 @@ def searching(
         queries = QueryVectors.concatenate(list(student.encode_queries(texts)))
     with watch.stage("recall"):
         found = yield from recalling(_request(options, queries, schema))
+    _log_degraded(found)
+    ranked_by = [options if each.degraded is None else options.degraded for each in found]
     with watch.stage("rerank"):
         words = [
-            None
-            if each.bm25 is None or not options.counts_words
-            else shared_words(each.bm25, passages)
-            for each in found
+            None if each.bm25 is None or not own.counts_words else shared_words(each.bm25, passages)
+            for each, own in zip(found, ranked_by, strict=True)
         ]
         scores = [
-            _scores(student, options, queries, row, candidates, words[row])
+            _scores(student, ranked_by[row], queries, row, candidates, words[row])
             for row, candidates in enumerate(found)
         ]
-        rows = [_rows(*each, options) for each in zip(found, scores, strict=True)]
+        rows = [_rows(*each) for each in zip(found, scores, ranked_by, strict=True)]
     shown = [[each.ids[row] for row in own] for each, own in zip(found, rows, strict=True)]
     with watch.stage("recall"):
         if options.recalls_hits:
@@ -106,7 +125,15 @@ def searching(
         else:
             answers = yield reading(queries.recall, shown)
             payloads = [{point.id: point.payload for point in answer} for answer in answers]
-    return [_hits(*each) for each in zip(found, scores, words, rows, payloads, strict=True)]
+    hits = [_hits(*each) for each in zip(found, scores, words, rows, payloads, strict=True)]
+    return [
+        Ranked(own, by, each.degraded) for own, by, each in zip(hits, ranked_by, found, strict=True)
+    ]
+
+
+def _log_degraded(found: Sequence[Candidates]) -> None:
+    for reason in {each.degraded for each in found} - {None}:
+        logger.warning("hits are in the order of recall, and not reranked: %s", reason)
 
 
 def check_tokens(options: SearchOptions, schema: Schema) -> None:
@@ -141,6 +168,7 @@ def _request(options: SearchOptions, queries: QueryVectors, schema: Schema) -> R
         maxsim=maxsim,
         terms=queries.terms if options.bm25_weight else None,
         bm25_weight=options.bm25_weight,
+        allow_degraded=options.allow_degraded and options.rerank != "none",
     )
 
 
@@ -225,4 +253,5 @@ def _hit(
         bm25=None if candidates.bm25 is None else float(candidates.bm25[row]),
         match=None if match is None else float(match[row]),
         words=None if words is None else float(words[row]),
+        degraded=candidates.degraded,
     )

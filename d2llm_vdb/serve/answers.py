@@ -68,6 +68,7 @@ class Found:
     score_kind: ScoreKind
     passages: list[FoundPassage]
     milliseconds: float
+    degraded: str | None = None
 
     @classmethod
     def of(cls, result: SearchResult) -> Found:
@@ -77,14 +78,17 @@ class Found:
             score_kind=result.score_kind,
             passages=[FoundPassage.of(hit) for hit in result.hits],
             milliseconds=round(result.timings.total_ms, 1),
+            degraded=result.degraded,
         )
 
     def text(self) -> str:
         """Return a heading and the passages, numbered."""
         if not self.passages:
             return "No passage found."
+        degraded = f"Not reranked, in the order of recall: {self.degraded}"
         return "\n\n".join(
-            [f"Passages found: {len(self.passages)}, best first. Score: {self.score_kind}."]
+            ([] if self.degraded is None else [degraded])
+            + [f"Passages found: {len(self.passages)}, best first. Score: {self.score_kind}."]
             + [
                 f"{place}. {each.heading()}\n{each.text}"
                 for place, each in enumerate(self.passages, 1)

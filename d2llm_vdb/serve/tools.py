@@ -156,6 +156,7 @@ class Tools:
         on the order more than on the value. "cosine": likeness of the two embeddings, from -1 to 1.
         "rrf": ranks fused, which mean nothing beside other queries' scores.
         `recall_score` is always the cosine, and `recall_rank` the place before reranking.
+        `degraded` says why the passages could not be reranked, where that is so.
         """
         with _told():
             found = Found.of(await self._finder.search(query, k, rerank, filter))

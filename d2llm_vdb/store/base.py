@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from d2llm_vdb.errors import InputError, StoreError
 from d2llm_vdb.lazy import models
+from d2llm_vdb.store import patience
 from d2llm_vdb.store.aliases import Alias
 from d2llm_vdb.store.capabilities import EMBEDDED, Capabilities
 from d2llm_vdb.store.columns import Columns, Payload
@@ -225,18 +227,33 @@ class Store(ABC):
         )
 
     def run(self, steps: Steps[T]) -> T:
-        """Ask what some steps yield, and return what they come to."""
-        asked = _advance(steps, None)
-        while not isinstance(asked, _Done):
-            asked = _advance(steps, self._answer(asked))
-        return asked.result
+        """Ask what some steps of a search yield, and return what they come to.
+
+        What cannot be answered is raised where it was asked.
+        """
+        with patience.of_a_search():
+            asked = _advance(partial(next, steps))
+            while not isinstance(asked, _Done):
+                try:
+                    step = partial(steps.send, self._answer(asked))
+                except StoreError as error:
+                    step = partial(steps.throw, error)
+                asked = _advance(step)
+            result: T = asked.result
+            return result
 
     async def arun(self, steps: Steps[T]) -> T:
         """Async twin of `run`; what the steps compute, they compute in a thread."""
-        asked = await asyncio.to_thread(_advance, steps, None)
-        while not isinstance(asked, _Done):
-            asked = await asyncio.to_thread(_advance, steps, await self._aanswer(asked))
-        return asked.result
+        with patience.of_a_search():
+            asked = await asyncio.to_thread(_advance, partial(next, steps))
+            while not isinstance(asked, _Done):
+                try:
+                    step = partial(steps.send, await self._aanswer(asked))
+                except StoreError as error:
+                    step = partial(steps.throw, error)
+                asked = await asyncio.to_thread(_advance, step)
+            result: T = asked.result
+            return result
 
     def _answer(self, asked: Question) -> Any:
         if isinstance(asked, PageRequest):
@@ -371,8 +388,8 @@ class _Done(Generic[T]):
     result: T
 
 
-def _advance(steps: Steps[T], answers: Any) -> Question | _Done[T]:
+def _advance(step: Callable[[], Question]) -> Question | _Done[Any]:
     try:
-        return next(steps) if answers is None else steps.send(answers)
+        return step()
     except StopIteration as done:
         return _Done(done.value)

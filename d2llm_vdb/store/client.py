@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 from urllib.request import getproxies
 
-from d2llm_vdb.checks import check_choice, check_whole_number
+from d2llm_vdb.checks import check_choice, check_number, check_whole_number
 from d2llm_vdb.errors import InputError, StoreUnavailableError
 from d2llm_vdb.lazy import models
 
@@ -38,6 +38,14 @@ WRITES = ("upsert", "batch_update_points", "delete")
 UNCOMPRESSED_GRPC = {"grpc.compression_enabled_algorithms_bitset": 1}
 UNCOMPRESSED_REST = {"accept-encoding": "identity"}
 
+# gRPC connects again in its own time, by default up to two minutes after the last attempt, and
+# fails every call until then. A server that is back should be found within seconds.
+RECONNECTING_GRPC = {
+    "grpc.initial_reconnect_backoff_ms": 200,
+    "grpc.min_reconnect_backoff_ms": 1_000,
+    "grpc.max_reconnect_backoff_ms": 2_000,
+}
+
 
 class ClientKeywords(TypedDict, total=False):
     """The options of `ClientOptions`, as keyword arguments."""
@@ -49,6 +57,7 @@ class ClientKeywords(TypedDict, total=False):
     compression: bool
     read_consistency: ReadConsistency | int | None
     write_ordering: WriteOrdering | None
+    retry_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +74,8 @@ class ClientOptions:
             "quorum" of all, "all", or a number; None asks one.
         write_ordering: whether writes go through one replica, so that all apply them in the same
             order: "weak" (the server's default) does not, "medium" and "strong" do.
+        retry_seconds: how long the server may be away once it has answered: requests are sent
+            again meanwhile. None is 10 for a search and 120 for all else; 0 sends each once.
 
     Raises:
         InputError: an option cannot be used; names it.
@@ -77,9 +88,11 @@ class ClientOptions:
     compression: bool = False
     read_consistency: ReadConsistency | int | None = None
     write_ordering: WriteOrdering | None = None
+    retry_seconds: float | None = None
 
     def __post_init__(self) -> None:
         check_whole_number("timeout", self.timeout)
+        check_number("retry_seconds", self.retry_seconds, least=0)
         if self.grpc_port is not None:
             check_whole_number("grpc_port", self.grpc_port, most=65_535)
         if isinstance(self.read_consistency, str):
@@ -135,11 +148,12 @@ class ClientOptions:
             "api_key": self.api_key,
             "prefer_grpc": self.prefer_grpc,
             "timeout": self.timeout,
+            "grpc_options": dict(RECONNECTING_GRPC),
         }
         if self.compression:
             options["grpc_compression"] = grpc.Compression.Gzip
         else:
-            options["grpc_options"] = dict(UNCOMPRESSED_GRPC)
+            options["grpc_options"] |= UNCOMPRESSED_GRPC
             options["metadata"] = UNCOMPRESSED_REST  # the client's name for headers of REST alone
         try:
             options["grpc_port"] = self.grpc_port_of(url)
@@ -172,8 +186,9 @@ class ClientOptions:
 
 def unavailable(location: str, reason: object, where: str) -> StoreUnavailableError:
     """Return the error of a server that does not answer."""
+    told = str(reason).strip().rstrip(".")
     return StoreUnavailableError(
-        f"no answer from Qdrant at {location}: {reason}. Check that it runs, that {where}; or give "
+        f"no answer from Qdrant at {location}: {told}. Check that it runs, that {where}; or give "
         f"a directory to search without a server"
     )
 

@@ -8,13 +8,14 @@ for, and reads no more of them than that.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from d2llm_vdb.errors import StoreError
 from d2llm_vdb.lazy import models
 from d2llm_vdb.sparse import SparseRows
 from d2llm_vdb.store.columns import Array, Payload
@@ -122,6 +123,8 @@ class RecallRequest:
             the BM25 scores; None recalls by the vectors alone.
         bm25_weight: of BM25's ranking in the fusion; that of the vectors is 1.
         exact: search every point in place of the index.
+        allow_degraded: where `with_vectors` or `maxsim` cannot be read, return the candidates
+            without both, and why.
     """
 
     vectors: Array
@@ -133,6 +136,17 @@ class RecallRequest:
     terms: SparseRows | None = None
     bm25_weight: float = 1.0
     exact: bool = False
+    allow_degraded: bool = False
+
+    @property
+    def degraded(self) -> RecallRequest:
+        """The same without what may fail to be read."""
+        return replace(self, with_vectors=(), maxsim={}, allow_degraded=False)
+
+    @property
+    def in_one(self) -> bool:
+        """Whether a single request finds the candidates and reads all that is wanted of them."""
+        return self.terms is None and not self.maxsim and not self.allow_degraded
 
     @property
     def reads(self) -> bool:
@@ -157,6 +171,7 @@ class Candidates:
         maxsim: float32 (n,), by the name of a multivector, where asked for.
         fused: what they are ordered by where two rankings were fused, float32 (n,).
         bm25: of their terms where two rankings were fused, float32 (n,); 0 where they share none.
+        degraded: why vectors and MaxSim that were asked for are not there; None where they are.
     """
 
     ids: list[Any]
@@ -166,13 +181,18 @@ class Candidates:
     maxsim: Mapping[str, Array] = field(default_factory=dict)
     fused: Array | None = None
     bm25: Array | None = None
+    degraded: str | None = None
 
 
 def recalling(request: RecallRequest) -> Steps[list[Candidates]]:
     """Find candidates, score them and read what is wanted of them, in one or two requests."""
-    if request.terms is None and not request.maxsim:
-        found = yield _nearest(request, fields=request.with_fields, vectors=request.with_vectors)
-        return [_Pool.found(request, nearest).candidates(request) for nearest in found]
+    if request.in_one:
+        asked = _nearest(request, fields=request.with_fields, vectors=request.with_vectors)
+        found = yield asked
+        pools = [_Pool.found(request, nearest) for nearest in found]
+        for pool, query, nearest in zip(pools, asked, found, strict=True):
+            pool.take(query, nearest)
+        return [pool.candidates(request) for pool in pools]
     words = [
         PointQuery(BM25, terms, request.limit, request.filter) for terms in request.terms or ()
     ]
@@ -182,13 +202,24 @@ def recalling(request: RecallRequest) -> Steps[list[Candidates]]:
         _Pool.fused(request, nearest, found[count + row] if words else None)
         for row, nearest in enumerate(found[:count])
     ]
+    try:
+        yield from _scored(request, pools)
+    except StoreError as error:
+        if not request.allow_degraded:
+            raise
+        yield from _scored(request.degraded, pools)
+        return [pool.candidates(request.degraded, str(error)) for pool in pools]
+    return [pool.candidates_or_degraded(request) for pool in pools]
+
+
+def _scored(request: RecallRequest, pools: Sequence[_Pool]) -> Steps[None]:
+    """Score the candidates of each query, and read what is wanted of them."""
     legs = [
         (pool, query) for row, pool in enumerate(pools) for query in _scoring(request, row, pool)
     ]
-    answers = yield [query for _, query in legs]
+    answers = (yield [query for _, query in legs]) if legs else []
     for (pool, query), points in zip(legs, answers, strict=True):
         pool.take(query, points)
-    return [pool.candidates(request) for pool in pools]
 
 
 def _nearest(request: RecallRequest, **reads: Any) -> list[PointQuery]:
@@ -204,7 +235,8 @@ def _scoring(request: RecallRequest, row: int, pool: _Pool) -> list[PointQuery]:
     legs = [PointQuery(name, rows[row], limit, among=ids) for name, rows in request.maxsim.items()]
     if request.terms is not None and (unknown := pool.without_bm25()):
         legs.append(PointQuery(BM25, request.terms[row], limit, among=unknown))
-    if request.reads or pool.without_cosine():
+    # What is asked for here tells what is still there, from what lacks a vector.
+    if request.reads or request.allow_degraded or pool.without_cosine():
         legs.append(
             PointQuery(
                 RECALL,
@@ -238,7 +270,6 @@ class _Pool:
         """Return what the vectors alone found."""
         pool = cls({point.id: point.score for point in nearest}, [RECALL, *request.maxsim])
         pool._scores[RECALL] = pool.order
-        pool._read = list(nearest)
         return pool
 
     @classmethod
@@ -282,8 +313,33 @@ class _Pool:
             if query.using == RECALL:
                 self._read[row] = point
 
-    def candidates(self, request: RecallRequest) -> Candidates:
-        """Put together what is known; what was deleted between the requests is left out."""
+    def candidates_or_degraded(self, request: RecallRequest) -> Candidates:
+        """Return the candidates, without what may fail to be read where one of them lacks it."""
+        lacking = sum(self._lacks(row, request) for row in range(len(self.ids)))
+        if not request.allow_degraded or not lacking:
+            return self.candidates(request)
+        names = ", ".join([*request.with_vectors, *request.maxsim])
+        return self.candidates(
+            request.degraded, f"{lacking} of {len(self.ids)} candidates lack one of {names}"
+        )
+
+    def _lacks(self, row: int, request: RecallRequest) -> bool:
+        """Tell whether a candidate is there, and a vector of it is not."""
+        point = self._read[row]
+        if point is None:  # deleted meanwhile
+            return False
+        vectors = (point.vector or {}) if request.with_vectors else {}
+        return any(name not in vectors for name in request.with_vectors) or any(
+            np.isnan(self._scores[name][row]) for name in request.maxsim
+        )
+
+    def candidates(self, request: RecallRequest, degraded: str | None = None) -> Candidates:
+        """Put together what is known; what was deleted between the requests is left out.
+
+        Args:
+            request: what was asked for.
+            degraded: why it is less than the caller wanted.
+        """
         there = ~np.isnan([self._scores[name] for name in (RECALL, *request.maxsim)]).any(axis=0)
         if request.reads:
             there &= np.array([point is not None for point in self._read], bool)
@@ -302,6 +358,7 @@ class _Pool:
             maxsim={name: self._scores[name][rows] for name in request.maxsim},
             fused=None if words is None else self.order[rows],
             bm25=None if words is None else np.nan_to_num(words[rows]),  # else no term in common
+            degraded=degraded,
         )
 
 

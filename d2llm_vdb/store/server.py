@@ -3,47 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from operator import attrgetter
-from typing import Any, TypeVar, Unpack
+from typing import TypeVar, Unpack
 
-import grpc
-import httpx
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
-from qdrant_client.common.client_exceptions import QdrantException
-from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from d2llm_vdb.errors import (
-    CollectionNotFoundError,
-    InputError,
-    StoreError,
-    StoreUnavailableError,
-)
-from d2llm_vdb.store import batches, grpc_queries, requests
+from d2llm_vdb.errors import CollectionNotFoundError, InputError, StoreError
+from d2llm_vdb.store import batches, grpc_queries, patience, requests
 from d2llm_vdb.store.aliases import Alias
 from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
-from d2llm_vdb.store.batches import Batches, TooLargeError
+from d2llm_vdb.store.batches import Batches
 from d2llm_vdb.store.client import (
     MEMORY,
     WHERE_TO_LOOK,
     ClientKeywords,
     ClientOptions,
     hide_credentials,
-    unavailable,
 )
 from d2llm_vdb.store.columns import Columns, Payload
+from d2llm_vdb.store.faults import translated
 from d2llm_vdb.store.health import Health
 from d2llm_vdb.store.held import as_reported
 from d2llm_vdb.store.loop_thread import LoopThread
+from d2llm_vdb.store.patience import Patience
 from d2llm_vdb.store.recall import PageRequest, Point, PointQuery
 from d2llm_vdb.store.requests import METADATA_KEY, Call
+from d2llm_vdb.store.retries import Retries
 from d2llm_vdb.store.schema import (
     INDEXED_FIELDS,
     LAYOUT_OPTIONS,
@@ -57,21 +50,13 @@ from d2llm_vdb.store.wire import GRPC, REST
 
 T = TypeVar("T")
 
-# How a server, or a proxy before it, says that a request is too large; the last of them are the
-# limits of Qdrant's strict mode.
-TOO_LARGE = re.compile(
-    r"larger than (allowed|max)|exceeded limit|length too large|status: 413|"
-    r"Limit exceeded .*(upsert limit|search batch size)"
-)
-
-CHECK_KEY = "Check the API key (api_key=) and what it permits"
-
 
 class ClientStore(Store):
     """A collection reached through qdrant-client; subclasses say how a call is made."""
 
     _indexed = True
     _wire = GRPC
+    _where_to_look = WHERE_TO_LOOK
 
     def __init__(self, client: QdrantClient, collection: str, location: str) -> None:
         self._client = client
@@ -83,7 +68,8 @@ class ClientStore(Store):
         """Make a call without blocking the event loop."""
 
     def _call(self, call: Call[T]) -> T:
-        with self._errors():
+        self.check_open()
+        with translated(self.location, self._where_to_look):
             return call.read(attrgetter(call.method)(self._client)(**call.arguments))
 
     def _call_all(self, calls: Batches[T]) -> list[T]:
@@ -246,61 +232,6 @@ class ClientStore(Store):
             self._closed = True
             self._client.close()
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Turn the client's many exceptions into two, without the request they quote."""
-        self.check_open()
-        try:
-            yield
-        except UnexpectedResponse as error:
-            raise self._refused(error) from error
-        except grpc.RpcError as error:
-            self._raise_grpc(error)
-        except (ResponseHandlingException, httpx.HTTPError, OSError) as error:
-            if isinstance(getattr(error, "source", None), ValueError):
-                raise self._not_understood(error) from error
-            raise self._unavailable(error) from error
-        except QdrantException as error:
-            raise StoreError(f"{self.location}: {error}") from error
-        except (ValueError, AssertionError) as error:  # not JSON, or not what Qdrant answers
-            raise self._not_understood(error) from error
-
-    def _refused(self, error: UnexpectedResponse) -> StoreError:
-        reason = f"status {error.status_code}: {error.content.decode(errors='replace')[:300]}"
-        if error.status_code in (401, 403):
-            return StoreError(f"{self.location} refused the request with {reason}. {CHECK_KEY}")
-        if error.status_code == 413 or TOO_LARGE.search(reason):
-            return TooLargeError(f"{self.location} refused it with {reason}")
-        if b'"status"' not in error.content:
-            return self._not_understood(reason)
-        return StoreError(f"{self.location} refused the request with {reason}")
-
-    def _not_understood(self, reason: object) -> StoreError:
-        line = " ".join(str(reason).split())[:300]
-        return StoreError(
-            f"{self.location} does not answer as Qdrant does: {line}. Check that a "
-            f"Qdrant server, and not something else, listens at that URL and port"
-        )
-
-    def _raise_grpc(self, error: Any) -> None:
-        code, details = error.code(), error.details()
-        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-            raise self._unavailable(details) from error
-        if TOO_LARGE.search(details or ""):
-            raise TooLargeError(
-                f"{self.location} refused it with {code.name}: {details}"
-            ) from error
-        denied = code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
-        raise StoreError(
-            f"{self.location} answered {code.name}: {details}{f'. {CHECK_KEY}' if denied else ''}"
-        ) from error
-
-    def _unavailable(self, reason: object) -> StoreUnavailableError:
-        return unavailable(self.location, reason, self._where_to_look())
-
-    def _where_to_look(self) -> str:
-        return WHERE_TO_LOOK
-
 
 class ServerStore(ClientStore):
     """A collection on a server, asked over gRPC where it can be."""
@@ -314,6 +245,8 @@ class ServerStore(ClientStore):
         self._url = url
         self._client_options = client_options
         self._wire = GRPC if client_options.prefer_grpc else REST
+        self._where_to_look = client_options.where_to_look(url)
+        self._retries = Retries(self.location, client_options.retry_seconds)
         self._lock = threading.Lock()
         self._loop: LoopThread | None = None
         self._async_client: AsyncQdrantClient | None = None
@@ -410,18 +343,19 @@ class ServerStore(ClientStore):
 
     def _call(self, call: Call[T]) -> T:
         if self.alias is not None and self.alias.is_due(call.method):
-            self.alias.note(super()._call(requests.aliases()), call.method)
-        return super()._call(self._agreed(call))
+            self.alias.note(self._ask(requests.aliases()), call.method)
+        return self._ask(self._agreed(call))
+
+    def _ask(self, call: Call[T]) -> T:
+        return self._retries.run(partial(super()._call, call), patience.current())
 
     def _agreed(self, call: Call[T]) -> Call[T]:
         agreed = self._client_options.agreed(call.method)
         return replace(call, arguments=call.arguments | agreed) if agreed else call
 
-    def _where_to_look(self) -> str:
-        return self._client_options.where_to_look(self._url)
-
     def close(self) -> None:
         super().close()
+        self._retries.close()
         with self._lock:
             if self._loop is not None:
                 self._loop.close(self._close_async_client())
@@ -435,22 +369,27 @@ class ServerStore(ClientStore):
         with self._lock:
             self.check_open()
             self._loop = self._loop or LoopThread(f"qdrant {self.location}")
-            work = self._loop.submit(self._make(call))
+            work = self._loop.submit(self._make(call, patience.current()))
         return await asyncio.wrap_future(work)
 
-    async def _make(self, call: Call[T]) -> T:
+    async def _make(self, call: Call[T], patience: Patience) -> T:
         """Make a call in the loop thread, which the client belongs to."""
         if self.alias is not None and self.alias.is_due(call.method):
-            self.alias.note(await self._ask(requests.aliases()), call.method)
-        return await self._ask(self._agreed(call))
+            self.alias.note(await self._aask(requests.aliases(), patience), call.method)
+        return await self._aask(self._agreed(call), patience)
 
-    async def _ask(self, call: Call[T]) -> T:
+    async def _aask(self, call: Call[T], patience: Patience) -> T:
         if self._async_client is None:
             self._async_client = self._client_options.connect(AsyncQdrantClient, self._url)
-        try:
-            with self._errors():
-                method = attrgetter(call.method)(self._async_client)
+        method = attrgetter(call.method)(self._async_client)
+
+        async def attempt() -> T:
+            self.check_open()
+            with translated(self.location, self._where_to_look):
                 return call.read(await method(**call.arguments))
+
+        try:
+            return await self._retries.arun(attempt, patience)
         except asyncio.CancelledError:
             self.check_open()  # closing cancels what runs, and its caller should hear why
             raise

@@ -78,9 +78,10 @@ def found_document(hit: Hit, options: SearchOptions, **found: Any) -> Document:
     Args:
         hit: what the search returned.
         options: of that search; with `neighbours`, the metadata has their texts as the lists
-            `before` and `after`.
+            `before` and `after`. Where it could not rerank, `degraded` says why.
         found: further metadata; a key that the user's metadata has too stays the user's.
     """
     asked = {"before": list(hit.before), "after": list(hit.after)} if options.neighbours else {}
-    metadata = place_of(hit) | found | hit.metadata | asked
+    degraded = {} if hit.degraded is None else {"degraded": hit.degraded}
+    metadata = place_of(hit) | found | hit.metadata | asked | degraded
     return Document(id=hit.id, page_content=hit.text, metadata=metadata)

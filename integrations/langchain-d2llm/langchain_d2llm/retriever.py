@@ -41,13 +41,14 @@ class D2LLMRetriever(BaseRetriever):
     `end`. With `neighbours`, the texts of the passages around it are there too, as the lists
     `before` and `after`. Where the user's metadata has a key of these names already, the user's
     value stays; only `relevance_score`, which rerankers and score filters that follow read, and
-    the neighbours always belong to this search.
+    the neighbours always belong to this search. With `allow_degraded`, `degraded` says why
+    documents are in the order of recall, where they are.
 
     Args:
         index: an open index; closing it is up to its owner, and several retrievers may share it.
         k: documents to return.
         recall_k, filter, task, rerank, score_threshold, hybrid, mmr_lambda, group_by, group_size,
-            offset, neighbours, tenant: as `d2llm_vdb.SearchOptions` describes them.
+            offset, neighbours, tenant, allow_degraded: as `d2llm_vdb.SearchOptions` describes them.
         name, tags, metadata: for tracing, as every LangChain retriever takes them.
 
     Raises:
@@ -71,6 +72,7 @@ class D2LLMRetriever(BaseRetriever):
     offset: int = 0
     neighbours: int = 0
     tenant: str | None = None
+    allow_degraded: bool = False
 
     def __init__(self, index: Index, **fields: Unpack[RetrieverFields]) -> None:
         # Checked before pydantic sees them: an InputError raised by a validator would come out

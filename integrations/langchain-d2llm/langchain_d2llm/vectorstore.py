@@ -233,16 +233,14 @@ class D2LLMVectorStore(VectorStore):
     def _similarity_search_with_relevance_scores(
         self, query: str, k: int = DEFAULT_K, **options: Any
     ) -> Scored:
-        kind = _chosen(k, **self.options | options).score_kind
-        found = self.similarity_search_with_score(query, k, **options)
-        return [(document, _relevance(score, kind)) for document, score in found]
+        chosen = _chosen(k, **self.options | options)
+        return _relevant(self.index.search(query, **chosen.to_dict()), chosen)
 
     async def _asimilarity_search_with_relevance_scores(
         self, query: str, k: int = DEFAULT_K, **options: Any
     ) -> Scored:
-        kind = _chosen(k, **self.options | options).score_kind
-        found = await self.asimilarity_search_with_score(query, k, **options)
-        return [(document, _relevance(score, kind)) for document, score in found]
+        chosen = _chosen(k, **self.options | options)
+        return _relevant(await self.index.asearch(query, **chosen.to_dict()), chosen)
 
 
 def _chosen(k: int, **options: Any) -> SearchOptions:
@@ -266,6 +264,11 @@ def _student(embedding: Embeddings) -> Student:
 
 def _scored(result: SearchResult, options: SearchOptions) -> Scored:
     return [(found_document(hit, options), hit.score) for hit in result.hits]
+
+
+def _relevant(result: SearchResult, options: SearchOptions) -> Scored:
+    kind = result.score_kind
+    return [(found, _relevance(score, kind)) for found, score in _scored(result, options)]
 
 
 def _relevance(score: float, kind: ScoreKind) -> float:

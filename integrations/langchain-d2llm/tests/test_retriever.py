@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from langchain_core.documents import Document
 from langchain_core.runnables import ConfigurableField
-from langchain_d2llm import D2LLMRetriever
-from qdrant_client import models
+from langchain_d2llm import D2LLMRetriever, D2LLMVectorStore
+from qdrant_client import QdrantClient, models
 
 from d2llm_vdb import Index, Passage, SearchOptions, Student
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.store.columns import point_id
 
 LAMBDA = "What does a lambda expression create?"
 LOOP = "Which statement leaves a loop early?"
@@ -225,3 +226,21 @@ async def test_the_event_loop_runs_on_while_searches_do(
     loop_ran.set()
     answers = await asyncio.gather(*searches)
     assert {documents[0].id for documents in answers} == {"lambda#0"}
+
+
+async def test_documents_that_could_not_be_reranked_say_so(student: Student) -> None:
+    with Index.open(":memory:", student) as index:
+        index.add([Passage("whole", "A lambda creates a function."), Passage("part", "A loop.")])
+        client: QdrantClient = index.store._client  # type: ignore[attr-defined]
+        client.delete_vectors("d2llm", ["segments"], [point_id("part")])
+        retriever = D2LLMRetriever(index, allow_degraded=True)
+        for documents in (retriever.invoke(LAMBDA), await retriever.ainvoke(LAMBDA)):
+            assert {each.id for each in documents} == {"whole", "part"}
+            for each in documents:
+                assert "1 of 2 candidates lack one of " in each.metadata["degraded"]
+        [document] = D2LLMRetriever(index).invoke(LAMBDA)
+        assert "degraded" not in document.metadata
+        with pytest.raises(InputError, match="fused ranking"):
+            D2LLMVectorStore(index).similarity_search_with_relevance_scores(
+                LAMBDA, allow_degraded=True
+            )

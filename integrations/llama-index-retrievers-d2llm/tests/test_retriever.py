@@ -8,12 +8,13 @@ import pytest
 from llama_index.core.instrumentation.events.retrieval import RetrievalEndEvent
 from llama_index.core.postprocessor import MetadataReplacementPostProcessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
-from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
-from llama_index.retrievers.d2llm import D2LLMRetriever, qdrant_filter
-from qdrant_client import models
+from llama_index.core.vector_stores import MetadataFilter, MetadataFilters, VectorStoreQuery
+from llama_index.retrievers.d2llm import D2LLMRetriever, D2LLMVectorStore, qdrant_filter
+from qdrant_client import QdrantClient, models
 
-from d2llm_vdb import Index, Passage
+from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.store.columns import point_id
 
 LAMBDA = "What does a lambda expression create?"
 LOOP = "Which statement leaves a loop early?"
@@ -235,3 +236,20 @@ async def test_the_event_loop_runs_on_while_searches_do(
 ) -> None:
     answers = await overlap("encode_queries", *(retriever.aretrieve(LAMBDA) for _ in range(4)))
     assert {nodes[0].node_id for nodes in answers} == {"lambda#0"}
+
+
+async def test_nodes_that_could_not_be_reranked_say_so(student: Student) -> None:
+    with Index.open(":memory:", student) as index:
+        index.add([Passage("whole", "A lambda creates a function."), Passage("part", "A loop.")])
+        client: QdrantClient = index.store._client  # type: ignore[attr-defined]
+        client.delete_vectors("d2llm", ["segments"], [point_id("part")])
+        retriever = D2LLMRetriever(index, allow_degraded=True)
+        store = D2LLMVectorStore(index, allow_degraded=True)
+        queried = store.query(VectorStoreQuery(query_str=LAMBDA, similarity_top_k=2)).nodes
+        for nodes in (retriever.retrieve(LAMBDA), await retriever.aretrieve(LAMBDA), queried):
+            assert nodes is not None
+            assert {each.node_id for each in nodes} == {"whole", "part"}
+            for each in nodes:
+                assert "1 of 2 candidates lack one of " in each.metadata["degraded"]
+        [node] = D2LLMRetriever(index).retrieve(LAMBDA)
+        assert "degraded" not in node.metadata

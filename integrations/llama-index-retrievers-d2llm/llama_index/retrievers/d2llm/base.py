@@ -29,7 +29,8 @@ class D2LLMRetriever(BaseRetriever):
     `source` (where known) are added to the metadata under keys that no model is shown, and with
     `neighbours=` the text in its surroundings as `window`, where LlamaIndex's
     `MetadataReplacementPostProcessor` looks for it. The nearest neighbours are then PREVIOUS and
-    NEXT. Where the user's metadata has a key of these names already, the user's value stays, shown
+    NEXT. With `allow_degraded=`, `degraded` says why nodes are in the order of recall, where they
+    are. Where the user's metadata has a key of these names already, the user's value stays, shown
     as ever.
 
     The search is by the query's text: embeddings a `QueryBundle` carries come from other models.
@@ -102,6 +103,8 @@ def _found(hit: Hit) -> dict[str, Any]:
     found: dict[str, Any] = {"recall_score": hit.recall_score, "recall_rank": hit.recall_rank}
     if hit.source is not None:
         found["source"] = hit.source
+    if hit.degraded is not None:
+        found["degraded"] = hit.degraded
     if hit.before or hit.after:
         found["window"] = "\n\n".join([*hit.before, hit.text, *hit.after])
     return found

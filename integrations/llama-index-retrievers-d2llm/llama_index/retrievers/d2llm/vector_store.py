@@ -191,8 +191,9 @@ def _in_order(passages: Iterable[Passage], node_ids: Sequence[str] | None) -> li
 
 
 def _answer(result: SearchResult) -> VectorStoreQueryResult:
+    degraded = None if result.degraded is None else {"degraded": result.degraded}
     return VectorStoreQueryResult(
-        nodes=[as_node(hit) for hit in result.hits],
+        nodes=[as_node(hit, degraded) for hit in result.hits],
         similarities=[hit.score for hit in result.hits],
         ids=[hit.id for hit in result.hits],
     )
