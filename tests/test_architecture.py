@@ -54,7 +54,7 @@ ALLOWED = {
     "compact": {"errors", "checks", "student", "store"},
     "connection": {"errors", "checks", "store"},
     "opening": {"errors", "checks", "connection", "paths", "search", "student", "store"},
-    "collection": {"filters", "passages", "search", "selection", "store"},
+    "collection": {"archive", "filters", "passages", "search", "selection", "store"},
     "index": {
         "collection",
         "errors",
@@ -63,7 +63,6 @@ ALLOWED = {
         "passages",
         "search",
         "add",
-        "archive",
         "reembed",
         "compact",
         "student",
