@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import itertools
 import logging
 import threading
@@ -18,6 +19,7 @@ from d2llm_vdb.passages import Passage
 from d2llm_vdb.store import Columns, Store
 from d2llm_vdb.store.columns import Payload
 from d2llm_vdb.store.schema import TENANT_FIELD
+from d2llm_vdb.telemetry import count, span
 
 if TYPE_CHECKING:
     from d2llm_vdb.student import PassageVectors, Student
@@ -118,6 +120,12 @@ class Adder:
             InputError: a passage cannot be stored and nobody takes rejects.
             StoreError: the database failed; what was written before stays.
         """
+        with span("add", collection=self._store.collection):
+            self._run(passages)
+        self._progress()
+        return self.report
+
+    def _run(self, passages: Iterable[Passage]) -> None:
         with_tokens = self._store.schema.token_dim is not None
         with ThreadPoolExecutor(1, thread_name_prefix="d2llm-upsert") as uploader:
             upload: Future[None] | None = None
@@ -127,20 +135,29 @@ class Adder:
                 columns = self._columns(vectors)
                 if upload is not None:
                     upload.result()
-                upload = uploader.submit(self._store.upsert, columns)
+                # In the context of this thread, so that its span lies below the span of the run.
+                upload = uploader.submit(contextvars.copy_context().run, self._upsert, columns)
                 self._progress()
                 if self._stopped.is_set():
                     break
             if upload is not None:
                 upload.result()
-        self._progress()
-        return self.report
+
+    def _upsert(self, columns: Columns) -> None:
+        with span("upsert", passages=len(columns)):
+            self._store.upsert(columns)
+        self._count("passages.stored", len(columns))
+
+    def _count(self, name: str, n: int) -> None:
+        count(name, n, collection=self._store.collection)
 
     def _texts_to_encode(self, passages: Iterable[Passage]) -> Iterator[str]:
         for group in _grouped(passages):
             if self._stopped.is_set():
                 return
-            for write in self._new_or_changed(group):
+            with span("look up", passages=len(group)):
+                writes = self._new_or_changed(group)
+            for write in writes:
                 self._waiting.append(write)
                 yield write.payload["text"]
             self._progress()
@@ -192,6 +209,7 @@ class Adder:
         if same:
             self._store.write_payloads(list(same), list(same.values()))
             self.report.updated += len(same)
+            self._count("passages.updated", len(same))
         return others
 
     def _payload(self, passage: Passage) -> Payload | None:
@@ -250,12 +268,15 @@ class Adder:
         self.report.replaced += sum(given[row].replaces for row in rows)
         self.report.truncated += vectors.truncated
         self.report.tokens += vectors.token_count
+        self._count("passages.encoded", len(rows))
+        self._count("tokens", vectors.token_count)
         return columns.take(rows) if problems else columns
 
     def _reject(self, passage: Passage, error: InputError) -> None:
         if self._on_reject is None:
             raise error
         self.report.rejected += 1
+        self._count("passages.rejected", 1)
         self._on_reject(passage, str(error))
 
     def _progress(self) -> None:

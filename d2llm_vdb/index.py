@@ -24,6 +24,7 @@ from d2llm_vdb.search import SearchResult
 from d2llm_vdb.search.neighbours import reading_neighbours
 from d2llm_vdb.search.options import MoreOptions, SearchOptions, check_tenant
 from d2llm_vdb.search.steps import Stopwatch, explainable, searching
+from d2llm_vdb.search.telling import log_search, telling
 from d2llm_vdb.search.unindexed import UnindexedFields
 from d2llm_vdb.selection import selection
 from d2llm_vdb.store import Store, StoredPoint, StoreInfo
@@ -425,12 +426,18 @@ class Index:
     def _search(self, queries: Iterable[str], options: SearchOptions) -> list[SearchResult]:
         texts = _checked(queries)
         store = self._store_of(options.tenant)
-        return store.run(self._answering(store, texts, options)) if texts else []
+        if not texts:
+            return []
+        with telling(store, texts, options):
+            return store.run(self._answering(store, texts, options))
 
     async def _asearch(self, queries: Iterable[str], options: SearchOptions) -> list[SearchResult]:
         texts = _checked(queries)
         store = self._store_of(options.tenant)
-        return await store.arun(self._answering(store, texts, options)) if texts else []
+        if not texts:
+            return []
+        with telling(store, texts, options):
+            return await store.arun(self._answering(store, texts, options))
 
     def _answering(
         self, store: Store, texts: list[str], options: SearchOptions
@@ -444,9 +451,10 @@ class Index:
         size = (yield Fact.SIZE) if options.counts_words else 0
         found = yield from searching(self.student, options, texts, store.schema, size, watch)
         if options.neighbours:
-            with watch.stage("recall"):
+            with watch.stage("read"):
                 found = yield from reading_neighbours(found, options.neighbours)
         timings = watch.timings(len(texts))
+        log_search(store, options, found, watch.seconds)
         return [
             SearchResult(
                 text, explainable(hits, self.student, text, options), options.score_kind, timings

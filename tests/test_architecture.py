@@ -17,6 +17,7 @@ ALLOWED = {
     "batching": set(),
     "paths": set(),
     "progress": set(),
+    "telemetry": set(),
     "checks": {"errors"},
     "keywords": {"errors"},
     "sparse": set(),
@@ -27,8 +28,9 @@ ALLOWED = {
         "sparse",
         "lazy",
         "interop",
+        "telemetry",
     },  # one method, as below
-    "store": {"errors", "batching", "checks", "sparse", "lazy"},
+    "store": {"errors", "batching", "checks", "sparse", "lazy", "telemetry"},
     "passages": {"errors", "checks", "paths"},
     "filters": {"errors", "lazy", "paths"},
     "selection": {"errors", "filters", "lazy", "store"},
@@ -43,8 +45,9 @@ ALLOWED = {
         "paths",
         "student",
         "store",
+        "telemetry",
     },
-    "add": {"errors", "lazy", "passages", "student", "store"},
+    "add": {"errors", "lazy", "passages", "student", "store", "telemetry"},
     "reembed": {"errors", "add", "index", "student", "store"},  # the index by its type alone
     "compact": {"errors", "checks", "student", "store"},
     "connection": {"errors", "checks", "store"},
@@ -75,6 +78,7 @@ ALLOWED = {
         "student",
         "store",
         "cli",
+        "telemetry",
     },
     "teacher": {"errors", "batching", "progress", "student"},
     "evaluate": {

@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from d2llm_vdb.cli.logs import log_json, log_more
 from d2llm_vdb.errors import InputError
 
 
 def _log_what_happens(verbose: bool) -> None:
     if verbose:  # without it Python itself shows warnings, and each of them once
-        logging.basicConfig(level=logging.INFO)
+        log_more()
     else:  # A file that pypdf cannot read is rejected, with its name; pypdf logs it without.
         logging.getLogger("pypdf").setLevel(logging.CRITICAL)
 
@@ -22,6 +23,15 @@ def _log_what_happens(verbose: bool) -> None:
 Verbose = Annotated[
     bool,
     typer.Option("--verbose", "-v", help="Log what happens.", callback=_log_what_happens),
+]
+LogJson = Annotated[
+    bool,
+    typer.Option(
+        "--log-json",
+        help="Write what goes to standard error as JSON, an object a line.",
+        callback=lambda wanted: log_json() if wanted else None,
+        is_eager=True,
+    ),
 ]
 Db = Annotated[
     str | None,

@@ -12,6 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import Any, Generic, TypeVar
 
 from d2llm_vdb.errors import StoreError
@@ -109,6 +110,11 @@ class Store(ABC):
     tenant: str | None = None  # whose part of a collection this is; None for the whole
     _closed = False
     _size: tuple[float, int] | None = None  # when it was counted, and the count
+
+    @property
+    def collection(self) -> str:
+        """Name of the collection, without where it lies."""
+        return PurePath(self.location).name
 
     def check_open(self) -> None:
         """Raise `StoreError` where the store has been closed."""
