@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,8 +34,8 @@ class Connection:
         location: a directory (embedded, no server), an http(s) URL, or ":memory:".
         collection: its name there.
         api_key: for a server; kept out of every repr, log line and error.
-        prefer_grpc, grpc_port, timeout, compression, read_consistency, write_ordering: how to
-            speak to a server; see `d2llm_vdb.store.client.ClientOptions`.
+        prefer_grpc, grpc_port, timeout, ca_file, compression, read_consistency, write_ordering: how
+            to speak to a server; see `d2llm_vdb.store.client.ClientOptions`.
         options: layout of a collection when it is created.
 
     Raises:
@@ -48,6 +49,7 @@ class Connection:
     grpc_port: int | None = None
     timeout: int = 60
     options: CollectionOptions | None = None
+    ca_file: str | os.PathLike[str] | None = None
     compression: bool = False
     read_consistency: ReadConsistency | int | None = None
     write_ordering: WriteOrdering | None = None
@@ -67,6 +69,7 @@ class Connection:
             "prefer_grpc": self.prefer_grpc,
             "grpc_port": self.grpc_port,
             "timeout": self.timeout,
+            "ca_file": self.ca_file,
             "compression": self.compression,
             "read_consistency": self.read_consistency,
             "write_ordering": self.write_ordering,

@@ -357,6 +357,17 @@ class ServerStore(ClientStore):
     def _call(self, call: Call[T]) -> T:
         return super()._call(self._agreed(call))
 
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            with super()._errors():
+                yield
+        except StoreError as error:
+            told = self._client_options.without_key(str(error))
+            if told == str(error):
+                raise
+            raise type(error)(told) from None  # what it came from has the key as well
+
     def _agreed(self, call: Call[T]) -> Call[T]:
         agreed = self._client_options.agreed(call.method)
         return replace(call, arguments=call.arguments | agreed) if agreed else call
