@@ -32,7 +32,7 @@ ALLOWED = {
     },  # one method, as below
     "store": {"errors", "batching", "checks", "sparse", "lazy", "telemetry"},
     "passages": {"errors", "checks", "paths"},
-    "filters": {"errors", "lazy", "paths"},
+    "filters": {"errors", "checks", "lazy", "paths"},
     "selection": {"errors", "filters", "lazy", "store"},
     "explain": {"lazy", "search", "student"},
     "search": {

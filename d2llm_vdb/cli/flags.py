@@ -303,5 +303,7 @@ def parsed_filter(text: str | None) -> Any:
         return None
     try:
         return json.loads(text)
-    except ValueError as error:
-        raise InputError(f"filter={text!r} is not JSON: {error}; quote it for the shell") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"filter={text!r:.200} is not JSON: {error}; quote it for the shell"
+        ) from error

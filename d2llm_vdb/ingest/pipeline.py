@@ -24,8 +24,9 @@ from d2llm_vdb.telemetry import count, span
 
 logger = logging.getLogger(__name__)
 
-# Documents cut at a time.
+# Documents cut at a time: as many, or as many characters.
 CUT_DOCUMENTS = 64
+CUT_CHARACTERS = 16 * 2**20
 
 
 @dataclass(slots=True)
@@ -158,7 +159,13 @@ class _Run:
         self._start = time.monotonic()
 
     def passages(self, records: Iterable[Document | Reject]) -> Iterator[Passage]:
-        documents = batched_in_time(self._documents(records), CUT_DOCUMENTS, WINDOW_SECONDS)
+        documents = batched_in_time(
+            self._documents(records),
+            CUT_DOCUMENTS,
+            WINDOW_SECONDS,
+            lambda document: len(document.text),
+            CUT_CHARACTERS,
+        )
         while True:
             with span("read"):
                 some = next(documents, None)
