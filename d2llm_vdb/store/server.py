@@ -150,6 +150,8 @@ class ClientStore(Store):
         return self._call(requests.scroll_page(self._collection, request))
 
     def delete(self, ids: Sequence[str]) -> None:
+        if not ids:  # which a server takes for a mistake
+            return
         self._call(requests.delete(self._collection, ids))
         self._wrote()
 
@@ -206,6 +208,8 @@ class ClientStore(Store):
         return await self._acall(requests.scroll_page(self._collection, request))
 
     async def adelete(self, ids: Sequence[str]) -> None:
+        if not ids:
+            return
         await self._acall(requests.delete(self._collection, ids))
         self._wrote()
 
