@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mutants_of_caches  # noqa: F401 — they enter themselves into the table
+import mutants_of_safety  # noqa: F401
 import mutants_of_scores  # noqa: F401
 import mutants_of_servers  # noqa: F401
 import mutants_of_stores  # noqa: F401
@@ -37,7 +38,15 @@ processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(
     [
         f"mutants_of_{part}"
-        for part in ("caches", "scores", "servers", "stores", "training", "training_data")
+        for part in (
+            "caches",
+            "safety",
+            "scores",
+            "servers",
+            "stores",
+            "training",
+            "training_data",
+        )
     ]
 )
 
