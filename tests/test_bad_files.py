@@ -344,3 +344,26 @@ def test_strange_characters_are_stored_and_found_as_they_are(
             assert stored.text.startswith("words ")
             assert stored.metadata == {"m": row["m"]}
         assert index.search("words", k=20).hits
+
+
+def test_files_of_a_folder_are_listed_as_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of thousands of files none is held but those of one folder."""
+    monkeypatch.chdir(tmp_path)
+    for folder in range(40):
+        Path("docs", f"{folder:02}").mkdir(parents=True)
+        for number in range(50):
+            Path("docs", f"{folder:02}", f"{number:02}.txt").write_text("a")
+    reader = SourceReader(["docs"])
+    assert reader.total_bytes == 2_000
+    listed: list[str] = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: (listed.append(str(path)), scandir(path))[1])
+    records = iter(reader)
+    names = [next(records).source for _ in range(60)]
+    assert names[:2] == ["docs/00/00.txt", "docs/00/01.txt"]
+    assert listed == ["docs", "docs/00", "docs/01"]
+    names += [record.source for record in records]
+    assert names == sorted(names)
+    assert len(names) == 2_000
