@@ -17,9 +17,9 @@ logger = logging.getLogger(__name__)
 @contextmanager
 def telling(store: Store, queries: Sequence[str], options: SearchOptions) -> Iterator[None]:
     """Count the queries that a block searches for, and put it into a span."""
-    collection = {"collection": store.collection, "mode": options.rerank}
-    count("queries", len(queries), **collection)
-    with span("search", **collection, k=options.k, queries=len(queries)):
+    collection, mode, n = store.collection, options.rerank, len(queries)
+    count("queries", n, collection=collection, mode=mode)
+    with span("search", collection=collection, mode=mode, k=options.k, queries=n):
         yield
 
 
