@@ -20,6 +20,7 @@ from d2llm_vdb.store import Columns, Store
 from d2llm_vdb.store.columns import Payload
 from d2llm_vdb.store.patience import telling
 from d2llm_vdb.store.schema import TENANT_FIELD
+from d2llm_vdb.telemetry import count, span
 
 if TYPE_CHECKING:
     from d2llm_vdb.student import PassageVectors, Student
@@ -131,6 +132,7 @@ class Adder:
         """
         self._thread = threading.get_ident()
         with (
+            span("add", collection=self._store.collection),
             ThreadPoolExecutor(1, thread_name_prefix="d2llm-upsert") as uploader,
             telling(self._waits),
         ):
@@ -142,6 +144,14 @@ class Adder:
         self._progress()
         return self.report
 
+    def _upsert(self, columns: Columns) -> None:
+        with span("upsert", passages=len(columns)):
+            self._store.upsert(columns)
+        self._count("passages.stored", len(columns))
+
+    def _count(self, name: str, n: int) -> None:
+        count(name, n, collection=self._store.collection)
+
     def _upload(self, passages: Iterable[Passage], uploader: ThreadPoolExecutor) -> None:
         with_tokens = self._store.schema.token_dim is not None
         upload: Future[None] | None = None
@@ -150,7 +160,8 @@ class Adder:
         ):
             columns = self._columns(vectors)
             self._finish(upload)
-            upload = uploader.submit(copy_context().run, self._store.upsert, columns)
+            # In the context of this thread: its span, and whom a wait for the server is told to.
+            upload = uploader.submit(copy_context().run, self._upsert, columns)
             self._progress()
             if self._stopped.is_set():
                 break
@@ -170,6 +181,8 @@ class Adder:
         """
         if error is not None and self._stopped.is_set():
             raise error
+        if error is not None:
+            self._count("retries", 1)
         with self._counting:
             self.report.retries += error is not None
             self.report.waiting = error is not None
@@ -180,7 +193,9 @@ class Adder:
         for group in _grouped(passages):
             if self._stopped.is_set():
                 return
-            for write in self._new_or_changed(group):
+            with span("look up", passages=len(group)):
+                writes = self._new_or_changed(group)
+            for write in writes:
                 self._waiting.append(write)
                 yield write.payload["text"]
             self._progress()
@@ -232,6 +247,7 @@ class Adder:
         if same:
             self._store.write_payloads(list(same), list(same.values()))
             self.report.updated += len(same)
+            self._count("passages.updated", len(same))
         return others
 
     def _payload(self, passage: Passage) -> Payload | None:
@@ -290,12 +306,15 @@ class Adder:
         self.report.replaced += sum(given[row].replaces for row in rows)
         self.report.truncated += vectors.truncated
         self.report.tokens += vectors.token_count
+        self._count("passages.encoded", len(rows))
+        self._count("tokens", vectors.token_count)
         return columns.take(rows) if problems else columns
 
     def _reject(self, passage: Passage, error: InputError) -> None:
         if self._on_reject is None:
             raise error
         self.report.rejected += 1
+        self._count("passages.rejected", 1)
         self._on_reject(passage, str(error))
 
     def _progress(self) -> None:

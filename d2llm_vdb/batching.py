@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -22,20 +22,30 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def batched_in_time(items: Iterable[T], size: int, seconds: float) -> Iterator[list[T]]:
-    """Yield lists of `size` items, shorter ones where the items come slowly.
+def batched_in_time(
+    items: Iterable[T],
+    size: int,
+    seconds: float,
+    weight: Callable[[T], float] = lambda _: 0,
+    heaviest: float = 0,
+) -> Iterator[list[T]]:
+    """Yield lists of `size` items, shorter ones where the items come slowly or are heavy.
 
     Args:
         items: read as a stream.
         size: items in a list at most.
         seconds: no further item is waited for, once the list is this old.
+        weight: of an item.
+        heaviest: no further item is waited for, once the list weighs more than this.
     """
     batch: list[T] = []
-    begun = 0.0
+    begun = weighs = 0.0
     for item in items:
-        begun = begun if batch else time.monotonic()
+        if not batch:
+            begun, weighs = time.monotonic(), 0.0
         batch.append(item)
-        if len(batch) >= size or time.monotonic() - begun >= seconds:
+        weighs += weight(item)
+        if len(batch) >= size or weighs > heaviest or time.monotonic() - begun >= seconds:
             yield batch
             batch = []
     if batch:

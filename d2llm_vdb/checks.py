@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from d2llm_vdb.errors import InputError
@@ -12,6 +13,21 @@ MAX_COUNT = 2**31 - 1
 
 # Integers that Qdrant takes over every road: gRPC has signed ones only.
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
+
+
+def check_depth(name: str, value: Any, most: int) -> None:
+    """Raise `InputError` if mappings and lists are nested more deeply; no recursion is needed."""
+    level = [value]
+    for _ in range(most + 1):
+        level = [
+            part
+            for each in level
+            if isinstance(each, Mapping | list | tuple)
+            for part in (each.values() if isinstance(each, Mapping) else each)
+        ]
+        if not level:
+            return
+    raise InputError(f"{name} is nested more than {most} deep; write it flatter")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

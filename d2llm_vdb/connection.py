@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +34,7 @@ class Connection:
         location: a directory (embedded, no server), an http(s) URL, or ":memory:".
         collection: its name there.
         api_key: for a server; kept out of every repr, log line and error.
-        prefer_grpc, grpc_port, timeout, compression, read_consistency, write_ordering,
+        prefer_grpc, grpc_port, timeout, ca_file, compression, read_consistency, write_ordering,
             retry_seconds: how to speak to a server; see `d2llm_vdb.store.client.ClientOptions`.
         options: layout of a collection when it is created.
 
@@ -48,6 +49,7 @@ class Connection:
     grpc_port: int | None = None
     timeout: int = 60
     options: CollectionOptions | None = None
+    ca_file: str | os.PathLike[str] | None = None
     compression: bool = False
     read_consistency: ReadConsistency | int | None = None
     write_ordering: WriteOrdering | None = None
@@ -73,6 +75,7 @@ class Connection:
             "prefer_grpc": self.prefer_grpc,
             "grpc_port": self.grpc_port,
             "timeout": self.timeout,
+            "ca_file": self.ca_file,
             "compression": self.compression,
             "read_consistency": self.read_consistency,
             "write_ordering": self.write_ordering,

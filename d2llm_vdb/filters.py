@@ -12,9 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any, Union
 
+from d2llm_vdb.checks import check_depth
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.lazy import models
 from d2llm_vdb.paths import METADATA, metadata_paths
+
+# Mappings and lists within each other; what a database takes is less.
+MAX_FILTER_JSON = 100
 
 FilterLike = Union["models.Filter", Mapping[str, Any]]
 
@@ -31,6 +35,7 @@ def as_filter(filter: object) -> models.Filter | None:
     Raises:
         InputError: it is neither, or an operator or a value cannot be used; names the field.
     """
+    check_depth("filter", filter, MAX_FILTER_JSON)
     if filter is None or isinstance(filter, models.Filter):
         return filter
     if not isinstance(filter, Mapping):

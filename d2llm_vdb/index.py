@@ -23,6 +23,7 @@ from d2llm_vdb.search import SearchResult
 from d2llm_vdb.search.neighbours import reading_neighbours
 from d2llm_vdb.search.options import MoreOptions, SearchOptions, check_tenant
 from d2llm_vdb.search.steps import Stopwatch, explainable, searching
+from d2llm_vdb.search.telling import log_search, telling
 from d2llm_vdb.search.unindexed import UnindexedFields
 from d2llm_vdb.store import Store
 from d2llm_vdb.store.recall import Fact, Steps
@@ -305,12 +306,18 @@ class Index(Collection):
     def _search(self, queries: Iterable[str], options: SearchOptions) -> list[SearchResult]:
         texts = _checked(queries)
         store = self._store_of(options.tenant)
-        return store.run(self._answering(store, texts, options)) if texts else []
+        if not texts:
+            return []
+        with telling(store, texts, options):
+            return store.run(self._answering(store, texts, options))
 
     async def _asearch(self, queries: Iterable[str], options: SearchOptions) -> list[SearchResult]:
         texts = _checked(queries)
         store = self._store_of(options.tenant)
-        return await store.arun(self._answering(store, texts, options)) if texts else []
+        if not texts:
+            return []
+        with telling(store, texts, options):
+            return await store.arun(self._answering(store, texts, options))
 
     def _answering(
         self, store: Store, texts: list[str], options: SearchOptions
@@ -327,9 +334,10 @@ class Index(Collection):
         if not any(found):
             yield from self._unknown.check(store.tenant, options.database_filter)
         if options.neighbours:
-            with watch.stage("recall"):
+            with watch.stage("read"):
                 found = yield from reading_neighbours(found, options.neighbours)
         timings = watch.timings(len(texts))
+        log_search(store, options, found, watch.seconds)
         return [
             SearchResult(
                 text,

@@ -48,6 +48,7 @@ class OpenOptions(TypedDict, total=False):
     prefer_grpc: bool
     grpc_port: int | None
     timeout: int
+    ca_file: str | os.PathLike[str] | None
     compression: bool
     read_consistency: ReadConsistency | int | None
     write_ordering: WriteOrdering | None
@@ -72,6 +73,7 @@ def open_both(
     prefer_grpc: bool = True,
     grpc_port: int | None = None,
     timeout: int = 60,
+    ca_file: str | os.PathLike[str] | None = None,
     compression: bool = False,
     read_consistency: ReadConsistency | int | None = None,
     write_ordering: WriteOrdering | None = None,
@@ -93,8 +95,8 @@ def open_both(
         tenant: open one tenant's part; see `Index.for_tenant`.
         device: what the student runs on: "cpu", "cuda", "cuda:1" or "mps"; "auto" is a GPU where
             there is one. A student that is loaded already stays where it is.
-        api_key, prefer_grpc, grpc_port, timeout, compression, read_consistency, write_ordering:
-            how to speak to a server; see `d2llm_vdb.store.client.ClientOptions`.
+        api_key, prefer_grpc, grpc_port, timeout, ca_file, compression, read_consistency,
+            write_ordering: how to speak to a server; see `d2llm_vdb.store.client.ClientOptions`.
         retry_seconds: how long the server may be away once it has answered: requests are sent
             again meanwhile. None is 10 for a search and 120 for all else; 0 sends each once.
         shard_number, replication_factor, write_consistency_factor: layout of a collection created
@@ -116,6 +118,7 @@ def open_both(
         prefer_grpc=prefer_grpc,
         grpc_port=grpc_port,
         timeout=timeout,
+        ca_file=ca_file,
         compression=compression,
         read_consistency=read_consistency,
         write_ordering=write_ordering,

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import mutants_of_caches  # noqa: F401 — they enter themselves into the table
 import mutants_of_moves  # noqa: F401
+import mutants_of_safety  # noqa: F401
 import mutants_of_scores  # noqa: F401
 import mutants_of_servers  # noqa: F401
 import mutants_of_stores  # noqa: F401
@@ -41,6 +42,7 @@ processes.set_forkserver_preload(
         for part in (
             "caches",
             "moves",
+            "safety",
             "scores",
             "servers",
             "stores",

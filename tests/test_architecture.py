@@ -17,6 +17,7 @@ ALLOWED = {
     "batching": set(),
     "paths": set(),
     "progress": set(),
+    "telemetry": set(),
     "checks": {"errors"},
     "keywords": {"errors"},
     "sparse": set(),
@@ -29,10 +30,11 @@ ALLOWED = {
         "sparse",
         "lazy",
         "interop",
+        "telemetry",
     },  # one method, as below
-    "store": {"errors", "batching", "checks", "sparse", "lazy"},
+    "store": {"errors", "batching", "checks", "sparse", "lazy", "telemetry"},
     "passages": {"errors", "checks", "paths"},
-    "filters": {"errors", "lazy", "paths"},
+    "filters": {"errors", "checks", "lazy", "paths"},
     "selection": {"errors", "filters", "lazy", "store"},
     "explain": {"lazy", "search", "student"},
     "search": {
@@ -45,8 +47,9 @@ ALLOWED = {
         "paths",
         "student",
         "store",
+        "telemetry",
     },
-    "add": {"errors", "lazy", "passages", "student", "store"},
+    "add": {"errors", "lazy", "passages", "student", "store", "telemetry"},
     "copying": {"store"},
     "reembed": {"errors", "add", "copying", "index", "student", "store"},  # the index by its type
     "archive": {"errors", "checks", "connection", "copying", "sparse", "store"},
@@ -81,6 +84,7 @@ ALLOWED = {
         "student",
         "store",
         "cli",
+        "telemetry",
     },
     "teacher": {"errors", "batching", "progress", "student"},
     "evaluate": {
@@ -278,3 +282,68 @@ def test_adapters_know_the_index_and_what_it_returns_only() -> None:
         for name in imports(path):
             if name.startswith("d2llm_vdb."):
                 assert name.split(".")[1] in public, f"{path} must not import {name}"
+
+
+# What runs code that a file brings along, or asks a person whether to.
+UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+UNSAFE_CALLS = {
+    "torch.load",
+    "torch.hub.load",
+    "yaml.unsafe_load",
+    "yaml.full_load",
+    "eval",
+    "exec",
+}
+
+
+def called(node: ast.Call) -> str:
+    """Return the name that is called, with what stands before its dots."""
+    return ast.unparse(node.func)
+
+
+SOURCES = sorted(
+    path
+    for part in ("d2llm_vdb", "recipes", "integrations", "examples", "demo")
+    for path in (ROOT / part).rglob("*.py")
+    if not {"build", "tests"} & set(path.parts)
+)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_code_comes_out_of_a_file(path: Path) -> None:
+    assert not {name.split(".")[0] for name in imports(path)} & UNSAFE_MODULES
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        assert called(node) not in UNSAFE_CALLS, ast.unparse(node)
+        if called(node) == "yaml.load":
+            assert ast.unparse(node.args[1]) == "Loader"  # of front matter, and a safe one
+        for keyword in node.keywords:
+            value = ast.unparse(keyword.value)
+            if keyword.arg == "allow_pickle":
+                assert value == "False", ast.unparse(node)
+            if keyword.arg == "trust_remote_code":  # passed on, and False where nobody says so
+                assert value in ("False", "trust_remote_code"), ast.unparse(node)
+            if keyword.arg == "shell":
+                assert value == "False", ast.unparse(node)
+
+
+def test_remote_code_is_trusted_by_nobody_unless_asked() -> None:
+    """Every loader of transformers is told, since it would else ask on the terminal."""
+    defaults = []
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                named = [*node.args.args, *node.args.kwonlyargs]
+                values = [*node.args.defaults, *node.args.kw_defaults]
+                pairs = zip(reversed(named), reversed(values), strict=False)
+                defaults += [
+                    ast.unparse(value) for each, value in pairs
+                    if each.arg == "trust_remote_code" and value is not None
+                ]  # fmt: skip
+            if isinstance(node, ast.Call) and called(node).endswith(".from_pretrained"):
+                told = {each.arg for each in node.keywords}
+                safe = "trust_remote_code" in told or None in told or "PeftModel" in called(node)
+                assert safe, f"{path}: {ast.unparse(node)}"
+    assert defaults
+    assert set(defaults) == {"False"}

@@ -78,6 +78,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _set_up(
     _verbose: flags.Verbose = False,
+    _log_json: flags.LogJson = False,
     _version: Annotated[
         bool,
         typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),

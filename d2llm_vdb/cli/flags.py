@@ -9,19 +9,42 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from d2llm_vdb.cli.logs import log_json, log_more
 from d2llm_vdb.errors import InputError
+
+# Longer than any key: JSON web tokens, which Qdrant takes for one, have hundreds of characters.
+MAX_KEY = 16_384
 
 
 def _log_what_happens(verbose: bool) -> None:
     if verbose:  # without it Python itself shows warnings, and each of them once
-        logging.basicConfig(level=logging.INFO)
+        log_more()
     else:  # A file that pypdf cannot read is rejected, with its name; pypdf logs it without.
         logging.getLogger("pypdf").setLevel(logging.CRITICAL)
+
+
+def _refuse_on_command_line(context: typer.Context, key: str | None) -> str | None:
+    source = context.get_parameter_source("api_key")
+    if source is not None and source.name == "COMMANDLINE":
+        raise typer.BadParameter(
+            "would stand in the list of processes, where others read it; put the key into the "
+            "environment as QDRANT_API_KEY, or into a file for --api-key-file"
+        )
+    return key
 
 
 Verbose = Annotated[
     bool,
     typer.Option("--verbose", "-v", help="Log what happens.", callback=_log_what_happens),
+]
+LogJson = Annotated[
+    bool,
+    typer.Option(
+        "--log-json",
+        help="Write what goes to standard error as JSON, an object a line.",
+        callback=lambda wanted: log_json() if wanted else None,
+        is_eager=True,
+    ),
 ]
 Db = Annotated[
     str | None,
@@ -37,7 +60,25 @@ ApiKey = Annotated[
     str | None,
     typer.Option(
         envvar="QDRANT_API_KEY",
-        help="API key of the server; better given by the environment.",
+        help="API key of the server, from the environment alone; see --api-key-file.",
+        show_default=False,
+        callback=_refuse_on_command_line,
+    ),
+]
+ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="File that holds the API key of the server, and goes before the environment.",
+        show_default=False,
+    ),
+]
+CaFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Certificates (PEM) of the authorities that a server's https must be signed by "
+        "(default: those publicly trusted).",
         show_default=False,
     ),
 ]
@@ -197,6 +238,23 @@ Tenant = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
+def key_in(file: Path) -> str:
+    """Read --api-key-file: the key and nothing else, but for blanks around it.
+
+    Raises:
+        InputError: it cannot be read, or holds no key.
+    """
+    try:
+        with file.expanduser().open(encoding="ascii") as opened:
+            key = opened.read(MAX_KEY + 1).strip()
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text in ASCII"
+        raise InputError(f"--api-key-file {str(file)!r} cannot be read: {reason}") from None
+    if not key or len(key) > MAX_KEY:
+        raise InputError(f"--api-key-file {str(file)!r} holds no key; write the key alone into it")
+    return key
+
+
 def consistency(text: str | None) -> Any:
     """Read --read-consistency, which is a number or a word."""
     return int(text) if text is not None and text.isdecimal() else text
@@ -263,5 +321,7 @@ def parsed_filter(text: str | None) -> Any:
         return None
     try:
         return json.loads(text)
-    except ValueError as error:
-        raise InputError(f"filter={text!r} is not JSON: {error}; quote it for the shell") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"filter={text!r:.200} is not JSON: {error}; quote it for the shell"
+        ) from error

@@ -29,6 +29,8 @@ class Database:
     url: flags.Url = None
     collection: flags.Collection = "d2llm"
     api_key: flags.ApiKey = None
+    api_key_file: flags.ApiKeyFile = None
+    ca_file: flags.CaFile = None
     grpc: flags.Grpc = True
     grpc_port: flags.GrpcPort = None
     compression: flags.Compression = False
@@ -47,7 +49,8 @@ class Database:
     def speaking(self) -> dict[str, Any]:
         """How to speak to a server, as `Index.open` takes it."""
         return {
-            "api_key": self.api_key,
+            "api_key": flags.key_in(self.api_key_file) if self.api_key_file else self.api_key,
+            "ca_file": self.ca_file,
             "prefer_grpc": self.grpc,
             "grpc_port": self.grpc_port,
             "compression": self.compression,

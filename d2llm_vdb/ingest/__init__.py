@@ -2,6 +2,7 @@
 
     documents   what readers give
     reading     bytes of a file, up to a size
+    time_limit  an end to a parser that takes hours
     records     readers of JSON lines and JSON
     tables      reader of CSV and TSV
     values      what a cell stands for

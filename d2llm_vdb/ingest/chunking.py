@@ -108,11 +108,19 @@ class Chunker:
         chunks: list[list[Chunk]] = [[] for _ in documents]
         outlines: dict[int, _Outline] = {}
         to_cut: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)
-        lengths = self._count([document.text for document in documents])
+        # What is longer than a passage by its characters alone is not counted: the tokens of a text
+        # take a hundred times its memory.
+        short = [
+            row
+            for row, each in enumerate(documents)
+            if len(each.text) <= _max_characters(self._capacity)
+        ]
+        lengths = dict(zip(short, self._count([documents[row].text for row in short]), strict=True))
         titles = self._count([_heading(document) for document in documents])
         for row, document in enumerate(documents):
             capacity = self._room_beside(titles[row])
-            if lengths[row] <= capacity and len(document.text) <= _max_characters(capacity):
+            fits = row in lengths and len(document.text) <= _max_characters(capacity)
+            if fits and lengths[row] <= capacity:
                 chunks[row] = _whole(document.text)
             else:
                 if document.markdown:

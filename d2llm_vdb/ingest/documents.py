@@ -11,6 +11,9 @@ from typing import Any, TypeAlias
 
 STDIN = "-"
 
+# Characters of a reason at most.
+MAX_REASON = 1_000
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -53,6 +56,10 @@ class Reject:
     reason: str
     line: int | None = None
     id: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.reason) > MAX_REASON:  # it quotes what may be of any length
+            object.__setattr__(self, "reason", f"{self.reason[:MAX_REASON]}…")
 
 
 Records: TypeAlias = Iterator[Document | Reject]

@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from d2llm_vdb.errors import InputError, MissingExtraError
 from d2llm_vdb.ingest.documents import Document, unnamed_id
-from d2llm_vdb.ingest.reading import MAX_PARSED_BYTES, read_bytes
+from d2llm_vdb.ingest.reading import MAX_PARSED_BYTES, bounded, read_bytes
 
 if TYPE_CHECKING:
-    from docx.table import Table
+    from docx.table import Table, _Row
     from docx.text.paragraph import Paragraph
 
+# Word has tables of 63 columns; a cell may say that it spans any number, and is given for each.
+MAX_COLUMNS = 256
+
 _HEADING = re.compile(r"Heading ([1-9])")
+_HOLDS_TEXT = re.compile(r"[^| ]")
 
 
 def docx_document(data: bytes, source: str) -> Document:
@@ -36,10 +40,10 @@ def docx_document(data: bytes, source: str) -> Document:
         raise MissingExtraError("python-docx", "ingest", "reading Word documents") from error
     try:
         document = docx.Document(_text_parts(data))
-        blocks = [
+        blocks = bounded(
             _table(each) if isinstance(each, Table) else _paragraph(each)
             for each in document.iter_inner_content()
-        ]
+        )
         title = document.core_properties.title.strip()
     except InputError:
         raise
@@ -86,11 +90,19 @@ def _paragraph(paragraph: Paragraph) -> str:
 
 
 def _table(table: Table) -> str:
-    rows = [[_line(cell.text) for cell in row.cells] for row in table.rows]
-    if not any(map(any, rows)):
+    rows = (_cells(row) for row in table.rows)
+    lines = bounded(f"| {' | '.join(cells)} |" for cells in rows)
+    if not any(map(_HOLDS_TEXT.search, lines)):
         return ""
-    lines = [f"| {' | '.join(cells)} |" for cells in rows]
-    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
+    return "\n".join([lines[0], "|" + " --- |" * (lines[0].count(" | ") + 1), *lines[1:]])
+
+
+def _cells(row: _Row) -> list[str]:
+    """Return the texts of a row; one that is merged stands in each of its places."""
+    columns = sum(cell.grid_span for cell in row._tr.tc_lst)
+    if columns > MAX_COLUMNS:
+        raise InputError(f"a row of a table has {columns:,} columns, more than {MAX_COLUMNS}")
+    return bounded(_line(cell.text) for cell in row.cells)
 
 
 def _line(text: str) -> str:

@@ -7,7 +7,7 @@ import logging
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -32,6 +32,14 @@ class _File:
     path: Path | None  # None is standard input
     name: str
     kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Tree:
+    """A folder among the sources, and what it is called."""
+
+    path: Path
+    name: PurePath
 
 
 class SourceReader:
@@ -72,26 +80,28 @@ class SourceReader:
         self._id_prefix = id_prefix
         self._written = () if rejects is None else (rejects.path, rejects.unfinished)
         self.passed_over: Counter[str] = Counter()
-        self._unreadable_folders: list[Reject] = []
-        listed = (file for source in sources for file in self._files(source))
-        self._files_to_read = list(dict.fromkeys(listed))  # `docs docs/a.md` names a.md twice
-        regular = [file.path for file in self._files_to_read if file.path and file.name != STDIN]
-        all_regular = len(regular) == len(self._files_to_read)
-        self.total_bytes = sum(map(_size, regular)) if all_regular else None
+        self._sources = [self._source(source) for source in sources]
+        self.total_bytes: int | None = 0
+        for file in self._files(self._count):
+            if file.path is None or file.name == STDIN:
+                self.total_bytes = None
+            elif self.total_bytes is not None:
+                self.total_bytes += _size(file.path)
         self.read_bytes = 0
 
     def __iter__(self) -> Records:
         """Yield a document or a reject for every record; a file that cannot be read is one."""
         self.read_bytes = 0
-        yield from self._unreadable_folders
+        unreadable: list[Reject] = []
         records_read = False
         missing = set(self._fields.metadata or ())
-        for file in self._files_to_read:
+        for file in self._files(lambda folder, _: unreadable.extend(folder.unreadable)):
             for record in self._read(file):
                 if isinstance(record, Document) and record.line is not None:
                     records_read = True
                     missing.difference_update(record.metadata)
                 yield self._prefixed(record)
+        yield from unreadable
         if records_read and missing:
             logger.warning(
                 "no record has the metadata field %s; check --metadata-field",
@@ -119,17 +129,31 @@ class SourceReader:
             return record
         return replace(record, id=self._id_prefix + record.id)
 
-    def _files(self, source: str) -> Iterator[_File]:
+    def _files(self, on_listed: Callable[[Folder, bool], None]) -> Iterator[_File]:
+        """List the files anew, each once: `docs docs/a.md` names a.md twice.
+
+        Args:
+            on_listed: told each folder once its files were taken, and whether it had any.
+        """
+        several = len(self._sources) > 1
+        seen: set[_File] = set()  # of one source no file comes twice, so that none is held
+        for source in self._sources:
+            for file in [source] if isinstance(source, _File) else self._within(source, on_listed):
+                if several and file in seen:
+                    continue
+                if several:
+                    seen.add(file)
+                yield file
+
+    def _source(self, source: str) -> _File | _Tree:
         if source == STDIN:
-            yield _File(None, STDIN, self._format or "jsonl")
-            return
+            return _File(None, STDIN, self._format or "jsonl")
         path = Path(source)
         try:
             if not source or not path.exists():
                 raise InputError(f"source {source!r} does not exist")
             if path.is_dir():
-                yield from self._folder(path, PurePath(path_name(source)))
-                return
+                return _Tree(path, PurePath(path_name(source)))
             if self._is_written(path):
                 raise InputError(
                     f"source {source!r} is where rejects are written; name another file with "
@@ -144,10 +168,10 @@ class SourceReader:
                 f"say which with --format"
             )
         # A pipe, as `<(command)` gives, has no name that lasts.
-        yield _File(path, path_name(source) if path.is_file() else STDIN, kind)
+        return _File(path, path_name(source) if path.is_file() else STDIN, kind)
 
-    def _folder(self, path: Path, name: PurePath) -> Iterator[_File]:
-        folder = Folder(path)
+    def _within(self, source: _Tree, on_listed: Callable[[Folder, bool], None]) -> Iterator[_File]:
+        folder = Folder(source.path)
         found = False
         for file in folder:
             if self._is_written(file):
@@ -157,12 +181,17 @@ class SourceReader:
                 folder.passed_over[file.suffix.lower() or "without a suffix"] += 1
             else:
                 found = True
-                yield _File(file, (name / file.relative_to(path)).as_posix(), kind)
-        self._unreadable_folders += folder.unreadable
-        self.passed_over += folder.passed_over
-        if folder.passed_over:
-            told = ", ".join(f"{n:,} {reason}" for reason, n in folder.passed_over.most_common())
-            logger.info("%s: %d passed over: %s", path, folder.passed_over.total(), told)
+                named = source.name / file.relative_to(source.path)
+                yield _File(file, named.as_posix(), kind)
+        on_listed(folder, found)
+
+    def _count(self, folder: Folder, found: bool) -> None:
+        """Count what a folder passed over, and tell."""
+        passed_over, path = folder.passed_over, folder.path
+        self.passed_over += passed_over
+        if passed_over:
+            told = ", ".join(f"{n:,} {reason}" for reason, n in passed_over.most_common())
+            logger.info("%s: %d passed over: %s", path, passed_over.total(), told)
         if not found:
             logger.warning("no file in %s is of a known kind (%s)", path, ", ".join(READERS))
 

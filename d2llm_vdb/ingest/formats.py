@@ -25,7 +25,7 @@ RECORD_READERS: dict[str, Reader] = {
 
 READERS: dict[str, Reader] = {
     "txt": whole_file(plain_document),
-    "md": whole_file(markdown_document),
+    "md": whole_file(markdown_document, MAX_PARSED_BYTES),
     "rst": whole_file(rst_document, MAX_PARSED_BYTES),
     "html": whole_file(html_document, MAX_PARSED_BYTES),
     "pdf": whole_file(pdf_document),

@@ -35,7 +35,13 @@ BLOCKS = frozenset(
 ).union(HEADINGS)
 
 # In one cell there is room for a line; a table with any of these is there for the layout.
-NOT_IN_CELLS = "table, h1, h2, h3, h4, h5, h6, ul, ol, dl, pre, article, section"
+NOT_IN_CELLS = frozenset("table ul ol dl pre article section".split()).union(HEADINGS)
+
+# Whose footer is their own, where that of the page stands on every page.
+SECTIONS = frozenset("article main section".split())
+
+# Lists within lists are set in by two blanks each, up to here.
+MAX_INDENTED = 16
 
 # Places where a word may break, which say nothing.
 _INVISIBLE = str.maketrans("", "", "\u00ad\u200b\u2060\ufeff")
@@ -63,7 +69,7 @@ def html_document(data: bytes, source: str) -> Document:
 
 def markdown(page: BeautifulSoup) -> str:
     """Return what a page says."""
-    writer = _Writer()
+    writer = _Writer(_layout_tables(page))
     for event in _walk(page):
         if isinstance(event, str):
             writer.take(event)
@@ -98,6 +104,7 @@ def _walk(page: BeautifulSoup) -> Iterator[tuple[Tag, bool] | str]:
 
     stack: list[PageElement | Tag] = [page]
     open_tags: set[int] = set()
+    sections = 0
     while stack:
         element = stack[-1]
         if not isinstance(element, Tag):
@@ -106,22 +113,48 @@ def _walk(page: BeautifulSoup) -> Iterator[tuple[Tag, bool] | str]:
                 yield str(element)
         elif id(element) in open_tags:
             stack.pop()
+            sections -= element.name in SECTIONS
             yield element, False
-        elif _is_left_out(element):
+        elif _is_left_out(element, sections > 0):
             stack.pop()
         else:
             open_tags.add(id(element))
+            sections += element.name in SECTIONS
             yield element, True
             stack += reversed(element.contents)
 
 
-def _is_left_out(tag: Tag) -> bool:
+def _layout_tables(page: BeautifulSoup) -> set[int]:
+    """Return which tables are there for the layout, in one pass, however they are nested."""
+    from bs4 import Tag
+
+    found: set[int] = set()
+    open_tables: list[int] = []
+    stack: list[Tag | None] = [page]  # None closes a table
+    while stack:
+        tag = stack.pop()
+        if tag is None:
+            open_tables.pop()
+            continue
+        if tag.name in NOT_IN_CELLS:
+            for table in reversed(open_tables):
+                if table in found:  # and so are those around it
+                    break
+                found.add(table)
+        if tag.name == "table":
+            open_tables.append(id(tag))
+            stack.append(None)
+        stack += [each for each in tag.contents if isinstance(each, Tag)]
+    return found
+
+
+def _is_left_out(tag: Tag, in_section: bool) -> bool:
     """Tell whether a browser hides a part, or it leads elsewhere."""
     given = tag.attrs
     if tag.name in LEFT_OUT or "hidden" in given or given.get("aria-hidden") == "true":
         return True
-    if tag.name == "footer":  # that of an article belongs to it, the page's stands on every page
-        return tag.find_parent(["article", "main", "section"]) is None
+    if tag.name == "footer":
+        return not in_section
     return (
         given.get("role") == "navigation"
         or "headerlink" in given.get("class", ())
@@ -136,7 +169,9 @@ def _line(text: str) -> str:
 class _Writer:
     """Collects inline text into blocks, and blocks into a text."""
 
-    def __init__(self) -> None:
+    def __init__(self, layout_tables: set[int]) -> None:
+        self._layout_tables = layout_tables
+        self._tables: list[bool] = []  # of those open, whether they hold data
         self._blocks: list[tuple[str, str]] = []  # kind and text; like kinds stand close together
         self._inline: list[str] = []
         self._prefix = ""
@@ -188,8 +223,9 @@ class _Writer:
         elif name in ("dt", "dd"):
             self._prefix, self._kind = ": " if name == "dd" else "", name
         elif name == "table":
+            self._tables.append(id(tag) not in self._layout_tables)
             self._rows = 0
-        elif name == "tr" and self._cells is None and _is_data(tag):
+        elif name == "tr" and self._cells is None and self._tables[-1:] == [True]:
             self._cells = []
         elif name in ("td", "th") and self._cells is not None:
             self._cells.append("")
@@ -197,6 +233,8 @@ class _Writer:
     def _leave(self, name: str) -> None:
         if name in ("ul", "ol", "menu") and self._lists:
             self._lists.pop()
+        elif name == "table":
+            self._tables.pop()
         elif name == "tr" and self._cells is not None:
             self._end_row(self._cells)
         self._prefix, self._kind = "", "block"
@@ -219,7 +257,7 @@ class _Writer:
         self._prefix = ""
 
     def _bullet(self) -> str:
-        indent = "  " * max(0, len(self._lists) - 1)
+        indent = "  " * min(max(0, len(self._lists) - 1), MAX_INDENTED)
         number = self._lists[-1] if self._lists else None
         if number is None:
             return f"{indent}- "
@@ -247,11 +285,6 @@ class _Writer:
 def _close(kind: str) -> str:
     """Return a kind as blocks are joined: terms stand close to what they mean."""
     return {"heading": "block", "dt": "term", "dd": "term"}.get(kind, kind)
-
-
-def _is_data(row: Tag) -> bool:
-    table = row.find_parent("table")
-    return table is not None and table.select_one(NOT_IN_CELLS) is None
 
 
 def _first_number(tag: Tag) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from d2llm_vdb.errors import InputError, MissingExtraError
 from d2llm_vdb.ingest.documents import Document, unnamed_id
+from d2llm_vdb.ingest.reading import bounded
 
 BETWEEN_PAGES = "\n\n"
 
@@ -31,8 +32,10 @@ def pdf_document(data: bytes, source: str) -> Document:
         raise MissingExtraError("pypdf", "ingest", "reading PDF") from error
     try:
         pdf = PdfReader(io.BytesIO(data))
-        texts = [page.extract_text().strip() for page in pdf.pages]
+        texts = bounded(page.extract_text().strip() for page in pdf.pages)
         title = pdf.metadata.title if pdf.metadata else None
+    except InputError:
+        raise
     except Exception as error:  # on a broken file pypdf raises what it runs into
         raise InputError(f"not a readable PDF: {type(error).__name__}: {error}") from error
     if not any(texts):

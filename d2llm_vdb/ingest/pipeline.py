@@ -20,12 +20,14 @@ from d2llm_vdb.ingest.documents import Document, Reject
 from d2llm_vdb.ingest.rejects import Rejects
 from d2llm_vdb.passages import Passage, check_unicode
 from d2llm_vdb.store.schema import TENANT_FIELD
+from d2llm_vdb.telemetry import count, span
 from d2llm_vdb.wording import counted
 
 logger = logging.getLogger(__name__)
 
-# Documents cut at a time.
+# Documents cut at a time: as many, or as many characters.
 CUT_DOCUMENTS = 64
+CUT_CHARACTERS = 16 * 2**20
 
 
 @dataclass(slots=True)
@@ -120,16 +122,26 @@ def ingest_documents(
         StoreError: the database failed; what was written before stays.
     """
     run = _Run(index, rejects, chunker or Chunker(index.student), on_progress)
-    run.report.added = index.add(
-        run.passages(records),
-        replace_documents=True,
-        on_reject=run.reject_passage,
-        on_progress=run.progress,
-    )
-    if prune:
-        run.prune()
-    index.optimize()
+    with span("ingest", collection=index.store.collection):
+        run.report.added = index.add(
+            run.passages(records),
+            replace_documents=True,
+            on_reject=run.reject_passage,
+            on_progress=run.progress,
+        )
+        if prune:
+            with span("prune"):
+                run.prune()
+        with span("optimize"):
+            index.optimize()
     run.progress(run.report.added)
+    logger.info(
+        "%s: %d documents ingested, %d records rejected",
+        index.store.location,
+        run.report.documents,
+        run.report.rejected,
+        extra={"collection": index.store.collection, **run.report.to_dict()},
+    )
     return run.report
 
 
@@ -150,9 +162,20 @@ class _Run:
         self._start = time.monotonic()
 
     def passages(self, records: Iterable[Document | Reject]) -> Iterator[Passage]:
-        documents = self._documents(records)
-        for some in batched_in_time(documents, CUT_DOCUMENTS, WINDOW_SECONDS):
-            passages = [passage for own in self._chunker.cut(some) for passage in own]
+        documents = batched_in_time(
+            self._documents(records),
+            CUT_DOCUMENTS,
+            WINDOW_SECONDS,
+            lambda document: len(document.text),
+            CUT_CHARACTERS,
+        )
+        while True:
+            with span("read"):
+                some = next(documents, None)
+            if some is None:
+                return
+            with span("cut", documents=len(some)):
+                passages = [passage for own in self._chunker.cut(some) for passage in own]
             self.report.cut += len(passages)
             yield from passages
 
@@ -195,6 +218,7 @@ class _Run:
     def _reject(self, reject: Reject) -> None:
         self._rejects.write(reject)
         self.report.rejected += 1
+        count("rejects", collection=self._index.store.collection)
 
     def prune(self) -> None:
         known = self._taken | self._rejected_ids

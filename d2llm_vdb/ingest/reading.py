@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from typing import IO
 
 from d2llm_vdb.errors import InputError
@@ -33,6 +34,21 @@ def read_bytes(stream: IO[bytes], limit: int, way_out: str = "split it") -> byte
         if data.tell() > limit:
             raise InputError(f"more than the {limit:,} bytes that are read as a whole; {way_out}")
     return data.getvalue()
+
+
+def bounded(texts: Iterable[str], limit: int = MAX_PARSED_BYTES) -> list[str]:
+    """Return the texts of a file's parts; some formats write a few bytes for a lot of text.
+
+    Raises:
+        InputError: together they are longer than the limit, in characters.
+    """
+    taken: list[str] = []
+    for text in texts:
+        limit -= len(text)
+        if limit < 0:
+            raise InputError("it unpacks to more text than is read as a whole; split it")
+        taken.append(text)
+    return taken
 
 
 def decoded(data: bytes) -> str:

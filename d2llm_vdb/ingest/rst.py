@@ -42,6 +42,14 @@ SETTINGS: dict[str, Any] = {
 _DIRECTIVE = re.compile(r"\.\. (?P<name>[\w:.+-]+)::(?P<rest>.*)")
 _OPTION = re.compile(r"\s+:[\w-]+:.*")
 
+_SUBSTITUTION = re.compile(
+    r"^[ \t]*\.\.[ \t]+\|(?P<name>[^|\n]+)\|[ \t]+(?P<body>.*(\n([ \t]+.*)?)*)", re.MULTILINE
+)
+_SUBSTITUTED = re.compile(r"\|([^|\n]+)\|")
+
+# Parts that one substitution may stand for, with those that it names.
+MAX_SUBSTITUTED = 1_000
+
 # Lists of other files, settings, and what is not to be read.
 _LEFT_OUT = ("toctree", "index", "currentmodule", "meta", "include", "literalinclude", "raw")
 
@@ -62,6 +70,7 @@ def rst_document(data: bytes, source: str) -> Document:
     except ImportError as error:
         raise MissingExtraError("docutils", "ingest", "reading reStructuredText") from error
     text = decoded(data)
+    _check_substitutions(text)
     try:
         tree = _tree(text)
         page = publish_from_doctree(tree, writer="html5", settings_overrides=SETTINGS)
@@ -70,6 +79,28 @@ def rst_document(data: bytes, source: str) -> Document:
         raise InputError(reason) from error
     read = html_document(page, source)
     return Document(unnamed_id(source, text), read.text, source, markdown=True)
+
+
+def _check_substitutions(text: str) -> None:
+    """Refuse texts whose substitutions stand for more than a memory holds, by naming each other.
+
+    Raises:
+        InputError: they do.
+    """
+    named: dict[str, list[str]] = {}
+    for each in _SUBSTITUTION.finditer(text):
+        named.setdefault(each["name"].lower(), _SUBSTITUTED.findall(each["body"].lower()))
+    if not any(named.values()):
+        return
+    stand_for: dict[str, int] = dict.fromkeys(named, 1)
+    for _ in named:  # as deep as they can name each other
+        before = dict(stand_for)
+        for name, others in named.items():
+            stand_for[name] = 1 + sum(before.get(each, 0) for each in others)
+        if max(stand_for.values()) > MAX_SUBSTITUTED:
+            raise InputError("its substitutions name each other too often; write them out")
+        if stand_for == before:
+            return
 
 
 def _tree(text: str) -> nodes.document:

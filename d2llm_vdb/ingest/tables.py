@@ -10,7 +10,7 @@ import csv
 import io
 import itertools
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -62,17 +62,72 @@ def read_csv(
     csv.field_size_limit(MAX_LINE_BYTES)
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     try:
-        first = list(itertools.islice(text, SAMPLED_LINES))
-        dialect = _dialect(first, fields.delimiter or delimiter)
-        rows = csv.reader(itertools.chain(first, text), strict=True, **dialect)
+        lines = _Lines(text)
+        dialect = _dialect(lines.first(), fields.delimiter or delimiter)
+        rows = csv.reader(lines, strict=True, **dialect)
         try:
             header = _header(rows)
         except (csv.Error, InputError) as error:
             yield Reject(source, f"no row was read, the header cannot be used: {error}", 1)
             return
-        yield from _documents(_rows(rows, header, source), header, source, fields)
+        yield from _documents(_rows(rows, lines, header, source), header, source, fields)
     finally:
         text.detach()  # closing the stream is up to its owner
+
+
+class _Lines:
+    """The lines of a table, of which no row takes more characters than a memory holds.
+
+    `csv.reader` puts lines together to a row by itself, as long as a quote is open.
+
+    Args:
+        text: with the ends of lines as they are.
+    """
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text = text
+        self._sampled: deque[str | None] = deque()  # None is a line too long to be held
+        self._missing = False
+        self._left = MAX_LINE_BYTES
+
+    def first(self) -> list[str]:
+        """Return the lines that tell how the table is written; they are read again."""
+        characters = 0
+        while len(self._sampled) < SAMPLED_LINES and characters < SAMPLED_CHARACTERS:
+            line = self._read()
+            if line == "":
+                break
+            self._sampled.append(line)
+            characters += len(line or "")
+        return [line for line in self._sampled if line is not None]
+
+    def begin_row(self) -> None:
+        """Let the next lines be a row of their own."""
+        self._left = MAX_LINE_BYTES
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        if self._missing:  # so that lines are numbered as they stand in the file
+            self._missing = False
+            return "\n"
+        line = self._sampled.popleft() if self._sampled else self._read()
+        self._left -= len(line or "")
+        if line is None or self._left < 0:
+            self._missing = True
+            raise csv.Error(f"row is longer than {MAX_LINE_BYTES:,} characters")
+        if not line:
+            raise StopIteration
+        return line
+
+    def _read(self) -> str | None:
+        line = self._text.readline(MAX_LINE_BYTES)
+        if len(line) < MAX_LINE_BYTES or line.endswith(("\n", "\r")):
+            return line
+        while line and not line.endswith(("\n", "\r")):
+            line = self._text.readline(MAX_LINE_BYTES)
+        return None
 
 
 def _dialect(lines: Sequence[str], delimiter: str | None) -> Dialect:
@@ -118,13 +173,15 @@ def _header(rows: Iterator[list[str]]) -> list[str]:
     return header
 
 
-def _rows(rows: Any, header: Sequence[str], source: str) -> Iterator[Row | Reject]:
+def _rows(rows: Any, lines: _Lines, header: Sequence[str], source: str) -> Iterator[Row | Reject]:
     while True:
         line = rows.line_num + 1
+        lines.begin_row()
         try:
             cells = next(rows, None)
         except csv.Error as error:
-            reason = f"lines {line} to {rows.line_num} are not CSV: {error}; check their quotes"
+            last = max(line, rows.line_num)
+            reason = f"lines {line} to {last} are not CSV: {error}; check their quotes"
             yield Reject(source, reason, line)
             continue
         if cells is None:

@@ -9,6 +9,7 @@ from d2llm_vdb.errors import InputError
 from d2llm_vdb.ingest.documents import STDIN, Document, Records, Reject, unnamed_id
 from d2llm_vdb.ingest.reading import MAX_BYTES, decoded, read_bytes
 from d2llm_vdb.ingest.records import Fields
+from d2llm_vdb.ingest.time_limit import time_limit
 
 Reader = Callable[[IO[bytes], str, Fields], Records]
 
@@ -24,7 +25,9 @@ def whole_file(read: Callable[[bytes, str], Document], limit: int = MAX_BYTES) -
 
     def reader(stream: IO[bytes], source: str, _fields: Fields) -> Records:
         try:
-            document = read(read_bytes(stream, limit), source)
+            data = read_bytes(stream, limit)
+            with time_limit(len(data)):
+                document = read(data, source)
         except InputError as error:
             yield whole_file_reject(source, str(error))
         else:

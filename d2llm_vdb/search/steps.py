@@ -23,6 +23,7 @@ from d2llm_vdb.store.schema import IEM, RECALL, SEGMENTS, TENANT_FIELD, TOKENS
 from d2llm_vdb.student.arrays import Float64, QueryVectors
 from d2llm_vdb.student.evidence import Evidence
 from d2llm_vdb.student.words import shared_words
+from d2llm_vdb.telemetry import span
 
 if TYPE_CHECKING:
     from d2llm_vdb.student import Student
@@ -59,7 +60,10 @@ class Ranked:
 
 
 class Stopwatch:
-    """Adds up the time of named stages."""
+    """Adds up the time of named stages, each of which is a span as well.
+
+    A stage may ask the store in its midst, by a yield, and go on in another thread.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -69,16 +73,18 @@ class Stopwatch:
         """Add the time of the block to a stage."""
         start = time.perf_counter()
         try:
-            yield
+            with span(name, current=False):
+                yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def timings(self, queries: int) -> Timings:
         """Return each query's share."""
         share = 1000 / max(1, queries)
-        return Timings(
-            *(self.seconds.get(name, 0.0) * share for name in ("encode", "recall", "rerank"))
+        encode, recall, rerank, read = (
+            self.seconds.get(name, 0.0) * share for name in ("encode", "recall", "rerank", "read")
         )
+        return Timings(encode, recall + read, rerank)
 
 
 def searching(
@@ -119,7 +125,7 @@ def searching(
         ]
         rows = [_rows(*each) for each in zip(found, scores, ranked_by, strict=True)]
     shown = [[each.ids[row] for row in own] for each, own in zip(found, rows, strict=True)]
-    with watch.stage("recall"):
+    with watch.stage("read"):
         if options.recalls_hits:
             payloads = [dict(zip(each.ids, each.payloads, strict=True)) for each in found]
         else:

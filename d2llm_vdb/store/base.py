@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import PurePath
 from typing import Any, Generic, TypeVar
 
 from d2llm_vdb.errors import InputError, StoreError
@@ -116,6 +117,11 @@ class Store(ABC):
     tenant: str | None = None  # whose part of a collection this is; None for the whole
     _closed = False
     _size: tuple[float, int] | None = None  # when it was counted, and the count
+
+    @property
+    def collection(self) -> str:
+        """Name of the collection, without where it lies."""
+        return PurePath(self.location).name
 
     def check_open(self) -> None:
         """Raise `StoreError` where the store has been closed."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
+import ssl
 import sys
 import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 from urllib.request import getproxies
@@ -26,6 +29,11 @@ MEMORY = ":memory:"
 REST_PORT = 6333
 
 WHERE_TO_LOOK = "its URL and port (6333 where none is given) are right and open, and the API key"
+
+TRUSTED = (
+    "its certificate is signed by an authority that is trusted: name that of your own with "
+    "ca_file= (--ca-file)"
+)
 
 ReadConsistency = Literal["majority", "quorum", "all"]
 WriteOrdering = Literal["weak", "medium", "strong"]
@@ -54,6 +62,7 @@ class ClientKeywords(TypedDict, total=False):
     prefer_grpc: bool
     grpc_port: int | None
     timeout: int
+    ca_file: str | os.PathLike[str] | None
     compression: bool
     read_consistency: ReadConsistency | int | None
     write_ordering: WriteOrdering | None
@@ -69,6 +78,8 @@ class ClientOptions:
         prefer_grpc: speak gRPC for everything it serves.
         grpc_port: where it serves gRPC; None for the port after the URL's.
         timeout: seconds a request may take.
+        ca_file: certificates (PEM) of the authorities that may have signed an https server's, for
+            REST and gRPC; None takes those publicly trusted. It is always verified.
         compression: gzip what is sent and answered, where the network is slower than that.
         read_consistency: how many replicas must agree on what is read: "majority" of those asked,
             "quorum" of all, "all", or a number; None asks one.
@@ -85,6 +96,7 @@ class ClientOptions:
     prefer_grpc: bool = True
     grpc_port: int | None = None
     timeout: int = 60
+    ca_file: str | os.PathLike[str] | None = None
     compression: bool = False
     read_consistency: ReadConsistency | int | None = None
     write_ordering: WriteOrdering | None = None
@@ -95,6 +107,8 @@ class ClientOptions:
         check_number("retry_seconds", self.retry_seconds, least=0)
         if self.grpc_port is not None:
             check_whole_number("grpc_port", self.grpc_port, most=65_535)
+        if self.ca_file is not None and not isinstance(self.ca_file, str | os.PathLike):
+            raise InputError(f"ca_file is {type(self.ca_file).__name__}, expected a path")
         if isinstance(self.read_consistency, str):
             check_choice("read_consistency", self.read_consistency, get_args(ReadConsistency))
         elif self.read_consistency is not None:
@@ -108,11 +122,13 @@ class ClientOptions:
 
     def where_to_look(self, url: str) -> str:
         """Say what to check where no server answers."""
+        trusted = f", and that {TRUSTED}" if urlsplit(url).scheme == "https" else ""
         if not self.prefer_grpc:
-            return WHERE_TO_LOOK
+            return WHERE_TO_LOOK + trusted
         return (
             f"its URL is right, and that it speaks gRPC at port {self.grpc_port_of(url)}: name "
             f"another with grpc_port= (--grpc-port), or speak REST with prefer_grpc=False (--rest)"
+            f"{trusted}"
         )
 
     def check_listening(self, url: str, collection: str) -> None:
@@ -155,6 +171,9 @@ class ClientOptions:
         else:
             options["grpc_options"] |= UNCOMPRESSED_GRPC
             options["metadata"] = UNCOMPRESSED_REST  # the client's name for headers of REST alone
+        if self.ca_file is not None:
+            options["verify"], certificates = _trusting(Path(self.ca_file))
+            options.setdefault("grpc_options", {})["root_certificates"] = certificates
         try:
             options["grpc_port"] = self.grpc_port_of(url)
             parts = urlsplit(url)
@@ -172,6 +191,10 @@ class ClientOptions:
                 "the server's URL cannot be used; write it as https://HOST:PORT, with a port from "
                 "1 to 65535 (6333 where none is given) and no blanks"
             ) from None
+
+    def without_key(self, text: str) -> str:
+        """Return a text without the API key, which a proxy may have sent back."""
+        return text.replace(self.api_key, "[the API key]") if self.api_key else text
 
     def agreed(self, method: str) -> dict[str, Any]:
         """Return what a method of the client is told of consistency and ordering."""
@@ -191,6 +214,17 @@ def unavailable(location: str, reason: object, where: str) -> StoreUnavailableEr
         f"no answer from Qdrant at {location}: {told}. Check that it runs, that {where}; or give "
         f"a directory to search without a server"
     )
+
+
+def _trusting(ca_file: Path) -> tuple[ssl.SSLContext, bytes]:
+    """Return what trusts the certificates of a file and no others: httpx's way, and gRPC's."""
+    path = ca_file.expanduser()
+    try:
+        return ssl.create_default_context(cafile=path), path.read_bytes()
+    except OSError as error:  # also of what is no certificate
+        raise InputError(
+            f"ca_file={str(ca_file)!r} cannot be used: {error}; give a file of certificates in PEM"
+        ) from error
 
 
 def _is_loopback(url: SplitResult) -> bool:

@@ -23,6 +23,10 @@ _BOUNDS: dict[tuple[type, str], tuple[float, float]] = {
 }
 
 
+# Filters within each other: gRPC allows a message a hundred levels, and a filter takes three.
+MAX_DEPTH = 24
+
+
 def database_filter(filter: models.Filter) -> models.Filter:
     """Return a filter as every store takes it: `has_id` conditions get the database's own ids.
 
@@ -43,7 +47,7 @@ def with_ids(filter: models.Filter, rename: Callable[[str], str]) -> models.Filt
             f"filter is {type(filter).__name__}, expected qdrant_client.models.Filter; make one "
             f"of JSON-like values with Filter.model_validate(...)"
         )
-    prepared: models.Filter = _prepared(filter, "filter", rename)
+    prepared: models.Filter = _prepared(filter, "filter", rename, 0)
     return prepared
 
 
@@ -66,7 +70,11 @@ def field_names(condition: Any, within: str = "") -> Iterator[str]:
             yield from field_names(part, within)
 
 
-def _prepared(value: Any, place: str, rename: Callable[[str], str]) -> Any:
+def _prepared(value: Any, place: str, rename: Callable[[str], str], depth: int) -> Any:
+    if isinstance(value, models.Filter):
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise InputError(f"filter holds more than {MAX_DEPTH} filters within each other")
     if isinstance(value, models.HasIdCondition):
         return models.HasIdCondition(has_id=[rename(_id(each, place)) for each in value.has_id])
     if isinstance(value, BaseModel):
@@ -75,10 +83,14 @@ def _prepared(value: Any, place: str, rename: Callable[[str], str]) -> Any:
             _check_one_condition(given, place)
         for name, part in given.items():
             _check_bounds(value, name, part, place)
-        parts = {name: _prepared(part, f"{place}.{name}", rename) for name, part in given.items()}
+        parts = {
+            name: _prepared(part, f"{place}.{name}", rename, depth) for name, part in given.items()
+        }
         return value.model_copy(update=parts)
     if isinstance(value, list):
-        return [_prepared(part, f"{place}[{index}]", rename) for index, part in enumerate(value)]
+        return [
+            _prepared(part, f"{place}[{index}]", rename, depth) for index, part in enumerate(value)
+        ]
     _check_value(value, place)
     return value
 

@@ -6,8 +6,8 @@ import asyncio
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -69,8 +69,12 @@ class ClientStore(Store):
 
     def _call(self, call: Call[T]) -> T:
         self.check_open()
-        with translated(self.location, self._where_to_look):
+        with self._translated():
             return call.read(attrgetter(call.method)(self._client)(**call.arguments))
+
+    def _translated(self) -> AbstractContextManager[None]:
+        """Turn the client's exceptions within the block into this library's."""
+        return translated(self.location, self._where_to_look)
 
     def _call_all(self, calls: Batches[T]) -> list[T]:
         for call in calls:
@@ -141,6 +145,8 @@ class ClientStore(Store):
         return self._call(requests.scroll_page(self._collection, request))
 
     def delete(self, ids: Sequence[str]) -> None:
+        if not ids:  # which a server takes for a mistake
+            return
         self._call(requests.delete(self._collection, ids))
         self._wrote()
 
@@ -198,6 +204,8 @@ class ClientStore(Store):
         return await self._acall(requests.scroll_page(self._collection, request))
 
     async def adelete(self, ids: Sequence[str]) -> None:
+        if not ids:
+            return
         await self._acall(requests.delete(self._collection, ids))
         self._wrote()
 
@@ -349,6 +357,18 @@ class ServerStore(ClientStore):
     def _ask(self, call: Call[T]) -> T:
         return self._retries.run(partial(super()._call, call), patience.current())
 
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            with super()._translated():
+                yield
+        except StoreError as error:
+            told = self._client_options.without_key(str(error))
+            if told == str(error):
+                raise
+            error.args = (told,)
+            raise error from None  # what it came from has the key as well
+
     def _agreed(self, call: Call[T]) -> Call[T]:
         agreed = self._client_options.agreed(call.method)
         return replace(call, arguments=call.arguments | agreed) if agreed else call
@@ -385,7 +405,7 @@ class ServerStore(ClientStore):
 
         async def attempt() -> T:
             self.check_open()
-            with translated(self.location, self._where_to_look):
+            with self._translated():
                 return call.read(await method(**call.arguments))
 
         try:

@@ -34,6 +34,7 @@ from d2llm_vdb.student.weights import adapter_weights
 CONFIG_FILE = "config.json"
 HEADS_FILE = "heads.safetensors"
 ADAPTER_DIR = "adapter"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 CARD_FILE = "README.md"
 RECORD_FILE = "training.json"
 STUDENT_FILES = (CONFIG_FILE, HEADS_FILE, ADAPTER_DIR, CARD_FILE, RECORD_FILE)
@@ -258,6 +259,12 @@ def load_adapter(backbone: Backbone, path: Path) -> None:
     adapter = path / ADAPTER_DIR
     if not adapter.is_dir():
         return
+    # Without this file peft would look for one that torch unpickles.
+    if not (adapter / ADAPTER_WEIGHTS).is_file():
+        raise CheckpointError(
+            f"{adapter} has no {ADAPTER_WEIGHTS}, and nothing else is read, least of all a pickle; "
+            f"save the student again, or restore the adapter from a backup"
+        )
     try:
         with _wrapping():
             model = PeftModel.from_pretrained(backbone.model, str(adapter), use_safetensors=True)

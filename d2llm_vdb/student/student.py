@@ -43,6 +43,7 @@ from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.pairs import PairRerank, RankedDocument, predict, rank
 from d2llm_vdb.student.score import ScoreTerm, logit
 from d2llm_vdb.student.threads import threads_for
+from d2llm_vdb.telemetry import span
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -263,7 +264,8 @@ class Student:
         for window in token_windows(
             backbone, texts, config.passage_prompt, config.max_tokens, pace
         ):
-            with nullcontext() if pace is None else pace.measured(window):
+            measured = nullcontext() if pace is None else pace.measured(window)
+            with span("encode", passages=len(window.token_ids)), measured:
                 vectors = passage_vectors(config, backbone, self.heads, window, tokens=tokens)
             yield vectors
 

@@ -41,7 +41,9 @@ def load_teacher(
         CheckpointError: nothing usable is found at `source`.
     """
     directory, gguf_file = locate(source)
-    options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
+    options: dict[str, Any] = {"trust_remote_code": False}
+    if gguf_file:
+        options["gguf_file"] = gguf_file
     target = pick_device(device)
     try:
         with no_progress_bars():
