@@ -385,8 +385,8 @@ def test_a_command_tells_what_it_sent_again(line: Line, corpus: Path, in_tmp: Pa
     given += ["--grpc-port", line.proxy.port] if line.proxy.http2 else ["--rest"]
     assert d2llm("ingest", corpus, *given).exit_code == 0
     corpus.write_text(head.replace("the", "a"))
-    # It is opened by three requests, and then looks up what is stored.
-    line.proxy.meet(None, None, None, DROP)
+    # It is opened by four requests, and then looks up what is stored.
+    line.proxy.meet(None, None, None, None, DROP)
     done = d2llm("ingest", corpus, *given, "--json")
     assert done.exit_code == 0, done.stderr
     counts = json.loads(done.stdout)
