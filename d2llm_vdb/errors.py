@@ -9,6 +9,7 @@
         ├── SchemaMismatchError     the collection was made with other dimensions or options
         ├── FingerprintMismatchError    the collection was made with another student
         ├── StoreLockedError        another process holds the embedded database
+        ├── DiskFullError           the embedded database's disk has too little room
         └── StoreUnavailableError   the server cannot be reached or timed out
 
 Messages name the field, the value and the way out; none of them carries a secret.
@@ -57,6 +58,10 @@ class FingerprintMismatchError(StoreError):
 
 class StoreLockedError(StoreError):
     """Another process holds the embedded database."""
+
+
+class DiskFullError(StoreError):
+    """The disk of the embedded database has too little room."""
 
 
 class StoreUnavailableError(StoreError):

@@ -1,6 +1,7 @@
 """The embedded store: a directory on disk, through Qdrant Edge, with no server.
 
 DIR/COLLECTION/d2llm.json    the schema
+DIR/COLLECTION/flushed.json  how many passages it holds at least
 DIR/COLLECTION/shard/        Qdrant's files
 DIR/.COLLECTION.*            a collection being made; left behind only by a kill, and of no use
 """
@@ -11,6 +12,7 @@ import ctypes
 import json
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,10 +22,12 @@ from uuid import UUID
 import qdrant_edge as edge
 
 from d2llm_vdb.checks import MAX_COUNT
-from d2llm_vdb.errors import CollectionNotFoundError, StoreError, StoreLockedError
+from d2llm_vdb.errors import CollectionNotFoundError, StoreError
 from d2llm_vdb.lazy import models
 from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.columns import Columns, Payload, distinct_ids, point_id, stored_vectors
+from d2llm_vdb.store.edge_faults import WRITE_BYTES, check_room, explaining, replay_bytes
+from d2llm_vdb.store.edge_flushed import FlushedCount
 from d2llm_vdb.store.edge_layout import SEGMENT_POINTS, collection, payload_index
 from d2llm_vdb.store.presets import PRESETS
 from d2llm_vdb.store.recall import PageRequest, Point, PointQuery, SparseVector
@@ -58,6 +62,8 @@ class EdgeStore(Store):
         self.location = str(directory)
         self._directory = directory.absolute()
         self._unflushed = self._unoptimized = 0
+        self._flushed = FlushedCount(self._directory)
+        self._writing = threading.RLock()  # what is read back is what was written, not another's
 
     @classmethod
     def open(
@@ -75,6 +81,7 @@ class EdgeStore(Store):
         Raises:
             CollectionNotFoundError: there is none and `create` is None.
             StoreLockedError: another process has it open.
+            DiskFullError: its disk has too little room.
             StoreError: it is damaged, or cannot be made there.
         """
         schema = read_schema(directory, any_layout=any_layout)
@@ -86,12 +93,21 @@ class EdgeStore(Store):
                     f"ingest something into it first"
                 )
             schema = _create(directory, create, options or CollectionOptions())
-        return cls(_load_shard(directory), schema, directory)
+        store = cls(_load_shard(directory), schema, directory)
+        try:
+            store._flushed.check(store.count())
+        except BaseException:
+            store._shard.close()
+            raise
+        return store
 
     def upsert(self, columns: Columns) -> None:
         columns.check(self.schema)
         for part in columns.split():
-            self._run(self._upsert_points, part)
+            check_room(self._directory, WRITE_BYTES, "write some passages")
+            with self._writing:
+                self._run(self._upsert_points, part)
+                self._check_written(part.ids, part.payloads)
             self._wrote()
             self._unflushed += len(part)
             self._unoptimized += len(part)
@@ -101,9 +117,12 @@ class EdgeStore(Store):
                 self._flush()
 
     def write_payloads(self, ids: Sequence[str], payloads: Sequence[Payload]) -> None:
-        for passage_id, payload in zip(ids, payloads, strict=True):
-            written = edge.UpdateOperation.overwrite_payload([point_id(passage_id)], payload)
-            self._run(self._shard.update, written)
+        check_room(self._directory, WRITE_BYTES, "write some payloads")
+        with self._writing:
+            for passage_id, payload in zip(ids, payloads, strict=True):
+                written = edge.UpdateOperation.overwrite_payload([point_id(passage_id)], payload)
+                self._run(self._shard.update, written)
+            self._check_written(ids, payloads)
         self._unflushed += len(ids)
         if self._unflushed >= FLUSH_POINTS:
             self._flush()
@@ -114,6 +133,22 @@ class EdgeStore(Store):
             for row, passage_id in enumerate(columns.ids)
         ]
         self._shard.update(edge.UpdateOperation.upsert_points(points))
+
+    def _check_written(self, ids: Sequence[str], payloads: Sequence[Payload]) -> None:
+        """Read back that the passages hold what they were given.
+
+        The database numbers its writes by the write-ahead log, and passes over one that is older
+        than what a point has. Where that log was lost, it begins again at one, and takes new
+        versions of passages without a word for older ones.
+        """
+        given = {payload.get("content_hash") for payload in payloads}
+        stored = self.retrieve(ids, ["content_hash"])
+        if not {point.payload.get("content_hash") for point in stored} <= given:
+            raise StoreError(
+                f"{self.location} keeps older versions of passages that were written just now: its "
+                f"write-ahead log was damaged or removed. Restore it from a backup, or write it "
+                f"anew from what it holds (d2llm reembed --into NAME)"
+            )
 
     def query(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
         asked = [
@@ -149,12 +184,15 @@ class EdgeStore(Store):
 
     def delete(self, ids: Sequence[str]) -> None:
         points: list[int | UUID | str] = [point_id(each) for each in distinct_ids(ids)]
-        self._run(self._shard.update, edge.UpdateOperation.delete_points(points))
-        self._wrote()
+        self._delete(edge.UpdateOperation.delete_points(points))
 
     def delete_where(self, filter: models.Filter) -> None:
-        condition = _filter(filter)
-        self._run(self._shard.update, edge.UpdateOperation.delete_points_by_filter(condition))
+        self._delete(edge.UpdateOperation.delete_points_by_filter(_filter(filter)))
+
+    def _delete(self, operation: Any) -> None:
+        with self._writing:
+            self._run(self._flushed.forget)
+            self._run(self._shard.update, operation)
         self._wrote()
 
     def count(self, filter: models.Filter | None = None) -> int:
@@ -175,7 +213,10 @@ class EdgeStore(Store):
         _give_memory_back()
 
     def _flush(self) -> None:
-        self._run(self._shard.flush)
+        with self._writing:
+            count = self.count()
+            self._run(self._shard.flush)
+            self._run(self._flushed.write, count)
         self._unflushed = 0
 
     def info(self) -> StoreInfo:
@@ -191,18 +232,20 @@ class EdgeStore(Store):
         )
 
     def close(self) -> None:
-        if not self._closed:
+        if self._closed:
+            return
+        try:
             self._flush()
-            self._shard.close()
+        finally:  # whatever failed, others may open it
             self._closed = True
+            with explaining(self.location):
+                self._shard.close()
             _give_memory_back()
 
     def _run(self, operation: Callable[..., Any], *arguments: Any) -> Any:
         self.check_open()
-        try:
+        with explaining(self.location):
             return operation(*arguments)
-        except Exception as error:
-            raise StoreError(f"{self.location}: {error}") from error
 
 
 def read_schema(directory: Path, *, any_layout: bool = False) -> Schema | None:
@@ -280,18 +323,9 @@ def _load_shard(directory: Path) -> Any:
             f"{directory} has a schema, but {segments} is missing or empty: its passages are "
             f"lost. Restore the directory from a backup, or delete it and ingest again"
         )
-    try:
+    check_room(directory, replay_bytes(path / "wal"), "open it")
+    with explaining(str(directory), opening=True):
         shard = edge.EdgeShard.load(str(path))
-    except Exception as error:
-        if "WouldBlock" in str(error):
-            raise StoreLockedError(
-                f"{directory} is already open, here or in another process; close it there, "
-                f"or run a Qdrant server and open its URL to share a collection"
-            ) from error
-        raise StoreError(
-            f"{directory} could not be opened: {error}. Restore it from a backup, or delete it "
-            f"and ingest again"
-        ) from error
     # What a process killed while optimising left behind, a second copy of the points.
     shutil.rmtree(path / "temp_segments", ignore_errors=True)
     return shard
