@@ -26,7 +26,13 @@ from d2llm_vdb.errors import CollectionNotFoundError, StoreError
 from d2llm_vdb.lazy import models
 from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.columns import Columns, Payload, distinct_ids, point_id, stored_vectors
-from d2llm_vdb.store.edge_faults import WRITE_BYTES, check_room, explaining, replay_bytes
+from d2llm_vdb.store.edge_faults import (
+    RESTORE,
+    WRITE_BYTES,
+    check_room,
+    explaining,
+    replay_bytes,
+)
 from d2llm_vdb.store.edge_flushed import FlushedCount
 from d2llm_vdb.store.edge_layout import SEGMENT_POINTS, collection, payload_index
 from d2llm_vdb.store.presets import PRESETS
@@ -44,6 +50,8 @@ from d2llm_vdb.store.schema import (
 
 SCHEMA_FILE = "d2llm.json"
 SHARD_DIR = "shard"
+
+NEW_DIRECTORY = "Give a directory that is new or empty, on a disk that can be written to"
 
 # Points written between two flushes: until then the write-ahead log keeps all of their vectors.
 FLUSH_POINTS = 2_000
@@ -278,27 +286,30 @@ def _create(directory: Path, schema: Schema, options: CollectionOptions) -> Sche
     It is made beside its place and moved there whole: a process killed in between leaves no
     half of one, and two processes cannot mix theirs.
     """
+    check_room(directory, WRITE_BYTES, "make a collection")
     draft = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
     try:
-        draft.mkdir(parents=True)
-        text = json.dumps(schema.to_dict(), indent=2)
-        (draft / SCHEMA_FILE).write_text(text + "\n", encoding="utf-8")
-        config = collection(schema, PRESETS[options.preset])
-        shard = edge.EdgeShard.create(str(draft.absolute() / SHARD_DIR), config)
-        _index_payload(shard, INDEXED_FIELDS, str(directory))
-        shard.flush()
-        shard.close()
-        draft.rename(directory)
-    except Exception as error:
+        with explaining(f"no collection could be made in {directory}", NEW_DIRECTORY):
+            _make(draft, schema, options, str(directory))
+            draft.rename(directory)
+    except StoreError:
         if made_meanwhile := read_schema(directory):
             return made_meanwhile
-        raise StoreError(
-            f"no collection could be made in {directory}: {error}. Give a directory that is new "
-            f"or empty, on a disk that can be written to"
-        ) from error
+        raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return schema
+
+
+def _make(draft: Path, schema: Schema, options: CollectionOptions, location: str) -> None:
+    draft.mkdir(parents=True)
+    text = json.dumps(schema.to_dict(), indent=2)
+    (draft / SCHEMA_FILE).write_text(text + "\n", encoding="utf-8")
+    config = collection(schema, PRESETS[options.preset])
+    shard = edge.EdgeShard.create(str(draft.absolute() / SHARD_DIR), config)
+    _index_payload(shard, INDEXED_FIELDS, location)
+    shard.flush()
+    shard.close()
 
 
 def _index_payload(shard: Any, fields: Mapping[str, FieldKind], location: str) -> None:
@@ -324,7 +335,7 @@ def _load_shard(directory: Path) -> Any:
             f"lost. Restore the directory from a backup, or delete it and ingest again"
         )
     check_room(directory, replay_bytes(path / "wal"), "open it")
-    with explaining(str(directory), opening=True):
+    with explaining(f"{directory} could not be opened", RESTORE):
         shard = edge.EdgeShard.load(str(path))
     # What a process killed while optimising left behind, a second copy of the points.
     shutil.rmtree(path / "temp_segments", ignore_errors=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,29 +20,31 @@ SLACK_BYTES = 16 * 2**20
 WRITE_BYTES = 2 * REQUEST_BYTES + SLACK_BYTES
 
 RESTORE = "Restore it from a backup, or delete it and ingest again"
-MAKE_ROOM = "Free some, or move the directory to a larger disk, and do it again: what was written "
-MAKE_ROOM += "before stays"
+MAKE_ROOM = (
+    "Free some, or move the directory to a larger disk, and do it again: what was written before "
+    "stays"
+)
+LET_WRITE = (
+    "An embedded collection is written to also where it is only searched: let this user write to "
+    "the directory, or copy it to where that may be done"
+)
+CLOSE_FILES = "Raise the limit of open files (ulimit -n), or close collections that are not used"
 
-# What the database's messages contain, and what to do then.
-_FULL = ("No space left", "Not enough space", "os error 28", "os error 122", "os error 27")
-_WAYS_OUT = {
-    ("os error 30", "os error 13"): (
-        "An embedded collection is written to also where it is only searched: let this user write "
-        "to the directory, or copy it to where that may be done"
-    ),
-    ("os error 24",): (
-        "Raise the limit of open files (ulimit -n), or close collections that are not used"
-    ),
-}
+# How the database's messages name an error of the system, and which ones have a way out.
+_ERRNO = re.compile(r"(?:os error|Errno|code:) (\d+)")
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_WAYS_OUT = dict.fromkeys(_NO_ROOM, MAKE_ROOM)
+_WAYS_OUT |= {errno.EROFS: LET_WRITE, errno.EACCES: LET_WRITE, errno.EPERM: LET_WRITE}
+_WAYS_OUT |= {errno.EMFILE: CLOSE_FILES, errno.ENFILE: CLOSE_FILES}
 
 
 @contextmanager
-def explaining(location: str, *, opening: bool = False) -> Iterator[None]:
+def explaining(failure: str, way_out: str = "") -> Iterator[None]:
     """Turn whatever the database raises into a `StoreError` that tells what to do.
 
     Args:
-        location: of the collection.
-        opening: it is being opened, and what cannot be explained is damage.
+        failure: what has failed then.
+        way_out: of what is not explained by the system, such as a full disk.
     """
     try:
         yield
@@ -49,7 +53,7 @@ def explaining(location: str, *, opening: bool = False) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and not _is_panic(error):
             raise
-        raise _explained(location, error, opening=opening) from error
+        raise _explained(failure, error, way_out) from error
 
 
 def check_room(directory: Path, needed: int, to_do: str) -> None:
@@ -77,24 +81,22 @@ def replay_bytes(wal: Path) -> int:
     return SLACK_BYTES + sum(path.stat().st_blocks * 512 for path in wal.glob("*"))
 
 
-def _explained(location: str, error: BaseException, *, opening: bool) -> StoreError:
+def _explained(failure: str, error: BaseException, way_out: str) -> StoreError:
     reason = str(error)
-    did = "could not be opened" if opening else "failed"
-    if opening and "WouldBlock" in reason:
+    if "WouldBlock" in reason:
         return StoreLockedError(
-            f"{location} is already open, here or in another process; close it there, or run a "
+            f"{failure}: it is already open, here or in another process; close it there, or run a "
             f"Qdrant server and open its URL to share a collection"
         )
-    if any(sign in reason for sign in _FULL):
-        return DiskFullError(f"{location} {did}, for want of room: {reason}. {MAKE_ROOM}")
-    for signs, way_out in _WAYS_OUT.items():
-        if any(sign in reason for sign in signs):
-            return StoreError(f"{location} {did}: {reason}. {way_out}")
+    number = int(found[1]) if (found := _ERRNO.search(reason)) else None
+    if "Not enough space" in reason:  # the database's own look at the disk
+        number = errno.ENOSPC
+    if number in _WAYS_OUT:
+        kind = DiskFullError if number in _NO_ROOM else StoreError
+        return kind(f"{failure}: {reason}. {_WAYS_OUT[number]}")
     if _is_panic(error):
-        return StoreError(f"{location} {did}, its files are damaged: {reason}. {RESTORE}")
-    return StoreError(
-        f"{location} {did}: {reason}. {RESTORE}" if opening else f"{location}: {reason}"
-    )
+        return StoreError(f"{failure}, its files are damaged: {reason}. {RESTORE}")
+    return StoreError(f"{failure}: {reason}. {way_out}" if way_out else f"{failure}: {reason}")
 
 
 def _is_panic(error: BaseException) -> bool:
