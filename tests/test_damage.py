@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 from test_store import SCHEMA, some_columns
 
-from d2llm_vdb.errors import StoreError
-from d2llm_vdb.store import Columns, EdgeStore
+from d2llm_vdb.errors import DiskFullError, StoreError
+from d2llm_vdb.store import Columns, EdgeStore, edge_faults
+from d2llm_vdb.store.edge_flushed import FlushedCount
 
 
 def written(count: int, version: str = "first") -> Columns:
@@ -96,3 +98,67 @@ def test_an_assertion_of_the_database_that_fails_is_a_plain_error(
     damage(next(collection.glob("shard/segments/*/vector_storage-recall/vectors/status.dat")))
     with pytest.raises(StoreError, match=r"its files are damaged: .*Restore it from a backup"):
         EdgeStore.open(collection)
+
+
+@pytest.mark.parametrize("write", ["open", "create", "upsert", "write_payloads"])
+def test_nothing_is_written_where_the_disk_has_too_little_room(
+    collection: Path, write: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = None if write in ("open", "create") else EdgeStore.open(collection)
+    new = written(40, "second")
+    actions: dict[str, Callable[[], object]] = {
+        "open": lambda: EdgeStore.open(collection),
+        "create": lambda: EdgeStore.open(collection.with_name("new"), SCHEMA),
+        "upsert": lambda: store.upsert(new),
+        "write_payloads": lambda: store.write_payloads(new.ids, new.payloads),
+    }
+    usage = shutil.disk_usage(collection)
+    with monkeypatch.context() as nearly_full:
+        nearly_full.setattr(shutil, "disk_usage", lambda _: usage._replace(free=7 * 2**20))
+        with pytest.raises(DiskFullError, match=r"7 MiB are free .* needed to .*Free some"):
+            actions[write]()
+    assert not collection.with_name("new").exists()
+    store = store or EdgeStore.open(collection)
+    found = {point.payload["content_hash"] for point in store.scroll()}
+    assert found == {"first" + each for each in new.ids}
+    store.close()
+
+
+def test_a_close_that_fails_lets_others_open(
+    collection: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = EdgeStore.open(collection)
+    with monkeypatch.context() as broken:
+        broken.setattr(FlushedCount, "write", full)
+        with pytest.raises(DiskFullError, match="Free some"):
+            store.close()
+    again = EdgeStore.open(collection)
+    assert again.count() == 40
+    again.close()
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind", "way_out"),
+    [
+        ("Failed to open storage: Read-only file system (os error 30)", StoreError, "let this"),
+        ("[Errno 13] Permission denied: 'shard'", StoreError, "let this user write"),
+        ("Too many open files (os error 24)", StoreError, "ulimit -n"),
+        ('Os { code: 27, kind: FileTooLarge, message: "File too large" }', DiskFullError, "Free"),
+        ("Not enough space available for optimization, needed: 3 GiB", DiskFullError, "Free"),
+        ("unexpected end of file", StoreError, "Restore it from a backup"),
+    ],
+)
+def test_what_the_system_refuses_is_not_called_damage(
+    reason: str, kind: type[StoreError], way_out: str
+) -> None:
+    with (
+        pytest.raises(StoreError, match=way_out) as caught,
+        edge_faults.explaining("it could not be opened", edge_faults.RESTORE),
+    ):
+        raise RuntimeError(reason)
+    assert type(caught.value) is kind
+    assert ("Restore" in str(caught.value)) == (way_out[:7] == "Restore")
