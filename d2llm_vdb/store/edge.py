@@ -1,19 +1,10 @@
-"""The embedded store: a directory on disk, through Qdrant Edge, with no server.
-
-DIR/COLLECTION/d2llm.json    the schema
-DIR/COLLECTION/flushed.json  how many passages it holds at least
-DIR/COLLECTION/shard/        Qdrant's files
-DIR/.COLLECTION.*            a collection being made; left behind only by a kill, and of no use
-"""
+"""The embedded store: a directory on disk, through Qdrant Edge, with no server."""
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
-import shutil
 import threading
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,16 +17,16 @@ from d2llm_vdb.errors import CollectionNotFoundError, StoreError
 from d2llm_vdb.lazy import models
 from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.columns import Columns, Payload, distinct_ids, point_id, stored_vectors
-from d2llm_vdb.store.edge_faults import (
-    RESTORE,
-    WRITE_BYTES,
-    check_room,
-    explaining,
-    replay_bytes,
+from d2llm_vdb.store.edge_directory import (
+    create_collection,
+    index_payload,
+    indexes_of,
+    load_shard,
+    read_schema,
 )
+from d2llm_vdb.store.edge_faults import WRITE_BYTES, check_room, explaining
 from d2llm_vdb.store.edge_flushed import FlushedCount
-from d2llm_vdb.store.edge_layout import SEGMENT_POINTS, collection, payload_index
-from d2llm_vdb.store.presets import PRESETS
+from d2llm_vdb.store.edge_layout import SEGMENT_POINTS
 from d2llm_vdb.store.recall import PageRequest, Point, PointQuery, SparseVector
 from d2llm_vdb.store.schema import (
     BM25,
@@ -44,14 +35,7 @@ from d2llm_vdb.store.schema import (
     CollectionOptions,
     FieldKind,
     Schema,
-    damaged,
-    missing_indexes,
 )
-
-SCHEMA_FILE = "d2llm.json"
-SHARD_DIR = "shard"
-
-NEW_DIRECTORY = "Give a directory that is new or empty, on a disk that can be written to"
 
 # Points written between two flushes: until then the write-ahead log keeps all of their vectors.
 FLUSH_POINTS = 2_000
@@ -100,8 +84,8 @@ class EdgeStore(Store):
                     f"{'' if directory.parent.is_dir() else ', where there is no such directory'}; "
                     f"ingest something into it first"
                 )
-            schema = _create(directory, create, options or CollectionOptions())
-        store = cls(_load_shard(directory), schema, directory)
+            schema = create_collection(directory, create, options or CollectionOptions())
+        store = cls(load_shard(directory), schema, directory)
         try:
             store._flushed.check(store.count())
         except BaseException:
@@ -211,7 +195,7 @@ class EdgeStore(Store):
         return {str(hit.value): hit.count for hit in self._run(self._shard.facet, request).hits}
 
     def index_payload(self, fields: Mapping[str, FieldKind] = INDEXED_FIELDS) -> None:
-        self._run(_index_payload, self._shard, fields, self.location)
+        self._run(index_payload, self._shard, fields, self.location)
 
     def optimize(self) -> None:
         self._flush()
@@ -236,7 +220,7 @@ class EdgeStore(Store):
             info.indexed_vectors_count,
             self.schema,
             disk_bytes=sum(path.stat().st_blocks * 512 for path in files),
-            payload_indexes=_indexes(info),
+            payload_indexes=indexes_of(info),
         )
 
     def close(self) -> None:
@@ -254,92 +238,6 @@ class EdgeStore(Store):
         self.check_open()
         with explaining(self.location):
             return operation(*arguments)
-
-
-def read_schema(directory: Path, *, any_layout: bool = False) -> Schema | None:
-    """Read the schema of the collection in a directory without opening it, None if absent.
-
-    Args:
-        directory: of the collection.
-        any_layout: as `Schema.from_dict` takes it.
-
-    Raises:
-        StoreError: the file is damaged.
-    """
-    path = directory / SCHEMA_FILE
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return Schema.from_dict(values, str(directory), any_layout=any_layout)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise StoreError(
-            f"{path} could not be read: {error}; give a directory that you may read"
-        ) from error
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise damaged(path, error) from error
-
-
-def _create(directory: Path, schema: Schema, options: CollectionOptions) -> Schema:
-    """Make a collection, unless another process just has, and return its schema.
-
-    It is made beside its place and moved there whole: a process killed in between leaves no
-    half of one, and two processes cannot mix theirs.
-    """
-    check_room(directory, WRITE_BYTES, "make a collection")
-    draft = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
-    try:
-        with explaining(f"no collection could be made in {directory}", NEW_DIRECTORY):
-            _make(draft, schema, options, str(directory))
-            draft.rename(directory)
-    except StoreError:
-        if made_meanwhile := read_schema(directory):
-            return made_meanwhile
-        raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return schema
-
-
-def _make(draft: Path, schema: Schema, options: CollectionOptions, location: str) -> None:
-    draft.mkdir(parents=True)
-    text = json.dumps(schema.to_dict(), indent=2)
-    (draft / SCHEMA_FILE).write_text(text + "\n", encoding="utf-8")
-    config = collection(schema, PRESETS[options.preset])
-    shard = edge.EdgeShard.create(str(draft.absolute() / SHARD_DIR), config)
-    _index_payload(shard, INDEXED_FIELDS, location)
-    shard.flush()
-    shard.close()
-
-
-def _index_payload(shard: Any, fields: Mapping[str, FieldKind], location: str) -> None:
-    for name, kind in missing_indexes(fields, _indexes(shard.info()), location):
-        shard.update(edge.UpdateOperation.create_field_index(name, payload_index(name, kind)))
-
-
-def _indexes(info: Any) -> dict[str, str]:
-    """Return the fields that have an index, and its kind."""
-    return {
-        name: str(index.data_type).rpartition(".")[2].lower()
-        for name, index in sorted(info.payload_schema.items())
-    }
-
-
-def _load_shard(directory: Path) -> Any:
-    path = directory.absolute() / SHARD_DIR
-    segments = path / "segments"
-    # Qdrant would make a new, empty shard of what is left.
-    if not segments.is_dir() or not any(segments.iterdir()):
-        raise StoreError(
-            f"{directory} has a schema, but {segments} is missing or empty: its passages are "
-            f"lost. Restore the directory from a backup, or delete it and ingest again"
-        )
-    check_room(directory, replay_bytes(path / "wal"), "open it")
-    with explaining(f"{directory} could not be opened", RESTORE):
-        shard = edge.EdgeShard.load(str(path))
-    # What a process killed while optimising left behind, a second copy of the points.
-    shutil.rmtree(path / "temp_segments", ignore_errors=True)
-    return shard
 
 
 def _give_memory_back() -> None:
