@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from qdrant_server import NoServerError, any_server
+from torture.__main__ import FIGURES
 from torture.disks import break_disks
 from torture.kills import kill_ingests
 from torture.outcome import BEGIN, END, Outcome, load, put_into_page, save
@@ -53,6 +54,14 @@ def test_threads_and_processes_share_an_index(tmp_path: Path) -> None:
 
 def test_a_killed_server_loses_nothing_of_an_ingest(tmp_path: Path, qdrant: str) -> None:
     expect_all_as_promised([kill_server(tmp_path, 2, 0, qdrant)])
+
+
+def test_the_page_has_the_figures_of_the_last_run(tmp_path: Path) -> None:
+    page = Path(__file__).parent.parent / "docs" / "reliability.md"
+    copy = tmp_path / "reliability.md"
+    shutil.copy(page, copy)
+    put_into_page(load(FIGURES).values(), copy)
+    assert copy.read_text() == page.read_text()
 
 
 def test_figures_are_kept_and_written_between_the_marks_of_a_page(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ from torture.outcome import Outcome, load, put_into_page, save, show
 from torture.servers import kill_server
 from torture.sharing import share
 
+FIGURES = Path(__file__).with_name("figures.json")
+
 WAYS = ("kills", "disks", "sharing", "servers", "clusters")
 
 
@@ -43,7 +45,7 @@ def main() -> int:
     add("--damages", type=int, help="files damaged, drawn from all (default: all)")
     add("--seconds", type=float, default=600, help="of searching beside a writer, for each store")
     add("--seed", type=int, default=0)
-    add("--figures", type=Path, default=Path("torture.json"), help="file of what was counted")
+    add("--figures", type=Path, default=FIGURES, help="file of what was counted")
     add("--page", type=Path, help="write the figures there are into this page, and do nothing")
     given = parser.parse_args()
     if given.page:
