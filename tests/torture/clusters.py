@@ -18,7 +18,7 @@ from pathlib import Path
 from qdrant_server import Node, free_ports
 
 from d2llm_vdb import Student
-from torture.corpus import make_corpus
+from torture.corpus import Contents, make_corpus
 from torture.outcome import Outcome
 from torture.servers import MOST_RUNS, expect_clear_end, ingest, read, searching
 from torture.worker import Worker
@@ -109,8 +109,8 @@ def break_cluster(work: Path, rounds: int, seed: int, executable: str) -> Outcom
     with ExitStack() as stack:
         nodes, gates = _cluster(stack, work, executable)
         breaking = _Breaking(outcome, work, seed, nodes, gates)
-        breaking.ingest_undisturbed()
-        with searching(outcome, nodes, breaking.student, "undisturbed") as broken:
+        expected = breaking.ingest_undisturbed()
+        with searching(outcome, nodes, breaking.student, "undisturbed", expected) as broken:
             for turn in range(rounds * NODES):
                 breaking.break_node(turn % NODES, f"turn-{turn}", broken)
     return outcome
@@ -137,11 +137,13 @@ class _Breaking:
         self._corpus = make_corpus(work, DOCUMENTS, seed)
         self.student = Student.load(self._corpus.student, device="cpu")
 
-    def ingest_undisturbed(self) -> None:
+    def ingest_undisturbed(self) -> Contents:
+        """Ingest both versions while all is whole; return what is to be there in the end."""
         for source in (self._corpus.first, self._corpus.second):
             ingest(self._outcome, self._worker(0, source, "undisturbed"))
         self._expected = read(self._nodes[0], self.student, "undisturbed")
         self._outcome.figures["passages a collection"] = len(self._expected.payloads)
+        return self._expected
 
     def break_node(self, number: int, collection: str, broken: set[int]) -> None:
         """Ingest into one collection while a node meets every fault, and read it from all."""
