@@ -27,7 +27,7 @@ from d2llm_vdb.store import (
     recall,
 )
 from d2llm_vdb.store.batches import Batches
-from d2llm_vdb.store.edge_flushed import FlushedCount
+from d2llm_vdb.store.edge_flushed import Flushed
 
 
 @mutant(
@@ -330,13 +330,19 @@ def room_not_looked_for() -> None:
 @mutant("test_damage.py::test_passages_that_damage_hides_are_missed_and_come_back_by_writing_again")
 def hidden_passages_not_missed() -> None:
     """A collection whose list of ids is cut short opens as if there had never been more."""
-    swap(FlushedCount, "check", lambda *_: None)
+    swap(Flushed, "check_count", lambda *_: None)
+
+
+@mutant("test_damage.py::test_a_file_of_a_closed_collection_that_is_not_as_it_was_is_named")
+def files_not_compared() -> None:
+    """A closed collection one of whose files is gone opens, with other vectors."""
+    swap(Flushed, "check_files", lambda _: None)
 
 
 @mutant("test_damage.py::test_deleted_passages_are_not_missed")
 def flushed_count_not_forgotten() -> None:
     """A collection that was killed after a deletion is called damaged."""
-    swap(FlushedCount, "forget", lambda _: None)
+    swap(Flushed, "forget", lambda _: None)
 
 
 @mutant(

@@ -14,7 +14,7 @@ from test_store import SCHEMA, some_columns
 
 from d2llm_vdb.errors import DiskFullError, StoreError
 from d2llm_vdb.store import Columns, EdgeStore, edge_faults
-from d2llm_vdb.store.edge_flushed import FlushedCount
+from d2llm_vdb.store.edge_flushed import Flushed
 
 
 def written(count: int, version: str = "first") -> Columns:
@@ -29,6 +29,14 @@ def collection(tmp_path: Path) -> Path:
     store.upsert(written(40))
     store.close()
     return tmp_path / "c"
+
+
+@pytest.fixture
+def killed(collection: Path) -> Path:
+    """The same, after the end of a process that had it open."""
+    store = EdgeStore.open(collection)
+    store._shard.close()
+    return collection
 
 
 def to_nothing(path: Path) -> None:
@@ -49,19 +57,33 @@ def to_half(path: Path) -> None:
     ],
 )
 def test_passages_that_damage_hides_are_missed_and_come_back_by_writing_again(
-    collection: Path, damage: Callable[[Path], None], pattern: str
+    killed: Path, damage: Callable[[Path], None], pattern: str
 ) -> None:
-    shutil.rmtree(collection / "shard" / "wal")  # which would bring some of them back
-    damage(next(collection.glob(pattern)))
+    shutil.rmtree(killed / "shard" / "wal")  # which would bring some of them back
+    damage(next(killed.glob(pattern)))
     for _ in range(2):  # the first one leaves no lock
         with pytest.raises(StoreError, match=r"passages, and 40 were written.*Restore.*delete"):
-            EdgeStore.open(collection)
-    (collection / "flushed.json").unlink()
-    store = EdgeStore.open(collection)
+            EdgeStore.open(killed)
+    (killed / "flushed.json").unlink()
+    store = EdgeStore.open(killed)
     assert store.count() < 40
     store.upsert(written(40))
     assert store.count() == 40
     store.close()
+
+
+@pytest.mark.parametrize("damage", [to_nothing, to_half, Path.unlink])
+@pytest.mark.parametrize(
+    "pattern", ["segments/*/vector_storage-recall/vectors/status.dat", "wal/open-1"]
+)
+def test_a_file_of_a_closed_collection_that_is_not_as_it_was_is_named(
+    collection: Path, damage: Callable[[Path], None], pattern: str
+) -> None:
+    damaged = next(collection.glob(f"shard/{pattern}"))
+    damage(damaged)
+    for _ in range(2):  # nothing is made anew in its place
+        with pytest.raises(StoreError, match=rf"damaged: .*{damaged.name} (is gone|has).*Restore"):
+            EdgeStore.open(collection)
 
 
 def test_deleted_passages_are_not_missed(collection: Path) -> None:
@@ -81,7 +103,8 @@ def test_a_write_that_a_lost_log_makes_the_database_pass_over_is_an_error(
     store = EdgeStore.open(collection)
     for _ in range(20):
         store.upsert(written(40))
-    store.close()
+    store._flush()
+    store._shard.close()  # as by a kill
     shutil.rmtree(collection / "shard" / "wal")
     store = EdgeStore.open(collection)
     new = written(40, "second")
@@ -93,11 +116,11 @@ def test_a_write_that_a_lost_log_makes_the_database_pass_over_is_an_error(
 
 @pytest.mark.parametrize("damage", [to_nothing, to_half])
 def test_an_assertion_of_the_database_that_fails_is_a_plain_error(
-    collection: Path, damage: Callable[[Path], None]
+    killed: Path, damage: Callable[[Path], None]
 ) -> None:
-    damage(next(collection.glob("shard/segments/*/vector_storage-recall/vectors/status.dat")))
+    damage(next(killed.glob("shard/segments/*/vector_storage-recall/vectors/status.dat")))
     with pytest.raises(StoreError, match=r"its files are damaged: .*Restore it from a backup"):
-        EdgeStore.open(collection)
+        EdgeStore.open(killed)
 
 
 @pytest.mark.parametrize("write", ["open", "create", "upsert", "write_payloads"])
@@ -129,7 +152,7 @@ def test_a_close_that_fails_lets_others_open(
 ) -> None:
     store = EdgeStore.open(collection)
     with monkeypatch.context() as broken:
-        broken.setattr(FlushedCount, "write", full)
+        broken.setattr(Flushed, "write", full)
         with pytest.raises(DiskFullError, match="Free some"):
             store.close()
     again = EdgeStore.open(collection)

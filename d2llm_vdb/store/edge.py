@@ -25,7 +25,7 @@ from d2llm_vdb.store.edge_directory import (
     read_schema,
 )
 from d2llm_vdb.store.edge_faults import WRITE_BYTES, check_room, explaining
-from d2llm_vdb.store.edge_flushed import FlushedCount
+from d2llm_vdb.store.edge_flushed import Flushed
 from d2llm_vdb.store.edge_layout import SEGMENT_POINTS
 from d2llm_vdb.store.recall import PageRequest, Point, PointQuery, SparseVector
 from d2llm_vdb.store.schema import (
@@ -54,7 +54,7 @@ class EdgeStore(Store):
         self.location = str(directory)
         self._directory = directory.absolute()
         self._unflushed = self._unoptimized = 0
-        self._flushed = FlushedCount(self._directory)
+        self._flushed = Flushed(self._directory)
         self._writing = threading.RLock()  # what is read back is what was written, not another's
 
     @classmethod
@@ -87,7 +87,9 @@ class EdgeStore(Store):
             schema = create_collection(directory, create, options or CollectionOptions())
         store = cls(load_shard(directory), schema, directory)
         try:
-            store._flushed.check(store.count())
+            count = store.count()
+            store._flushed.check_count(count)
+            store._run(store._flushed.write, count)
         except BaseException:
             store._shard.close()
             raise
@@ -228,11 +230,14 @@ class EdgeStore(Store):
             return
         try:
             self._flush()
+            count = self.count()
         finally:  # whatever failed, others may open it
             self._closed = True
             with explaining(self.location):
                 self._shard.close()
             _give_memory_back()
+        with explaining(self.location):
+            self._flushed.write(count, closed=True)
 
     def _run(self, operation: Callable[..., Any], *arguments: Any) -> Any:
         self.check_open()

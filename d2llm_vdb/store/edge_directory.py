@@ -25,6 +25,7 @@ from d2llm_vdb.store.edge_faults import (
     explaining,
     replay_bytes,
 )
+from d2llm_vdb.store.edge_flushed import Flushed
 from d2llm_vdb.store.edge_layout import collection, payload_index
 from d2llm_vdb.store.presets import PRESETS
 from d2llm_vdb.store.schema import (
@@ -128,6 +129,7 @@ def load_shard(directory: Path) -> Any:
             f"{directory} has a schema, but {segments} is missing or empty: its passages are "
             f"lost. Restore the directory from a backup, or delete it and ingest again"
         )
+    Flushed(directory).check_files()
     check_room(directory, replay_bytes(path / "wal"), "open it")
     with explaining(f"{directory} could not be opened", RESTORE):
         shard = edge.EdgeShard.load(str(path))

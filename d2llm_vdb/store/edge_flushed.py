@@ -1,58 +1,92 @@
-"""How many passages of an embedded collection were flushed, kept beside them.
+"""What an embedded collection holds at least, kept beside it, to tell damage from a smaller one.
 
-Qdrant opens a shard whose list of ids is cut short, or one of whose segments is gone, as if there
-had never been more. What was flushed is there whatever happens to the process, so fewer passages
-than that mean damaged files.
+Qdrant opens a shard whose list of ids is cut short as if there had never been more, and makes
+files anew that are gone. What was flushed is there whatever happens to the process, so fewer
+passages than that mean damage; and nothing changes the files of a collection that was closed.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from d2llm_vdb.errors import StoreError
 
 FLUSHED_FILE = "flushed.json"
 
+Sizes = dict[str, int]
 
-class FlushedCount:
-    """The file of the count: a lower bound of what the collection holds.
+
+class Flushed:
+    """The record of a collection: how many passages were flushed, and its files when closed.
 
     Args:
         directory: of the collection.
     """
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._path = directory / FLUSHED_FILE
 
-    def write(self, count: int) -> None:
-        """Note what was flushed, whole or not at all."""
+    def write(self, count: int, *, closed: bool = False) -> None:
+        """Note what was flushed, whole or not at all.
+
+        Args:
+            count: of passages.
+            closed: nothing will change the files before the collection is opened again.
+        """
+        values: dict[str, Any] = {"passages": count}
+        if closed:
+            values["files"] = self._sizes()
         draft = self._path.with_suffix(".tmp")
-        draft.write_text(json.dumps({"passages": count}) + "\n", encoding="utf-8")
+        draft.write_text(json.dumps(values) + "\n", encoding="utf-8")
         draft.replace(self._path)
 
     def forget(self) -> None:
         """Forget it, before passages are deleted."""
         self._path.unlink(missing_ok=True)
 
-    def check(self, count: int) -> None:
+    def check_files(self) -> None:
+        """Refuse a closed collection of which a file has another size, or is gone.
+
+        Raises:
+            StoreError: names the file, both sizes and the way out.
+        """
+        noted = self._read()
+        sizes = self._sizes()
+        for name, size in noted.get("files", {}).items():
+            # Who has opened it since has made another note, and may write.
+            if sizes.get(name) != size and self._read() == noted:
+                found = "is gone" if name not in sizes else f"has {sizes[name]:,} bytes"
+                raise StoreError(
+                    f"{self._directory} is damaged: {name} {found}, and had {size:,} bytes when "
+                    f"it was closed. Restore it from a backup, or delete it and ingest again"
+                )
+
+    def check_count(self, count: int) -> None:
         """Refuse a collection that holds fewer passages than were flushed.
 
         Raises:
             StoreError: names both numbers and the ways out.
         """
-        flushed = self._read()
+        flushed = self._read().get("passages", 0)
         if count < flushed:
             raise StoreError(
-                f"{self._path.parent} holds {count:,} passages, and {flushed:,} were written: its "
+                f"{self._directory} holds {count:,} passages, and {flushed:,} were written: its "
                 f"files are damaged. Restore it from a backup; or, to go on with what is left, "
                 f"delete {self._path} and ingest again"
             )
 
-    def _read(self) -> int:
-        """Return the count; 0, of which nothing follows, where none can be read."""
+    def _sizes(self) -> Sizes:
+        shard = self._directory / "shard"
+        files = (path for path in sorted(shard.rglob("*")) if path.is_file())
+        return {str(path.relative_to(self._directory)): path.stat().st_size for path in files}
+
+    def _read(self) -> dict[str, Any]:
+        """Return the record; an empty one, of which nothing follows, where none can be read."""
         try:
-            count = json.loads(self._path.read_text(encoding="utf-8"))["passages"]
+            values = json.loads(self._path.read_text(encoding="utf-8"))
+            return {"passages": int(values["passages"]), "files": dict(values.get("files", {}))}
         except (OSError, ValueError, KeyError, TypeError):
-            return 0
-        return count if isinstance(count, int) else 0
+            return {}
