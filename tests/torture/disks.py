@@ -158,14 +158,15 @@ def _damaged(
     if worker.until("upserting", 5):
         worker.kill()
     for whole in (work / "undisturbed", killed):
-        files = [each.relative_to(whole) for each in whole.rglob("*") if each.is_file()]
+        shard = whole / "d2llm" / "shard"
+        files = [each.relative_to(whole) for each in shard.rglob("*") if each.stat().st_size > 1]
+        files = [each for each in files if (whole / each).is_file()]
         ways = [(file, damage) for file in sorted(files) for damage in DAMAGES]
         for file, damage in ways if damages is None else draw.sample(ways, damages):
             copy = work / "copy"
             shutil.rmtree(copy, ignore_errors=True)
             _copy(whole, copy)
-            with suppress(OSError):
-                DAMAGES[damage](copy / file)
+            DAMAGES[damage](copy / file)
             outcome.count("files damaged")
             told = _use(copy / "d2llm", work / "used.log")
             if told is not None:
