@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from test_store import SCHEMA, some_columns
 
-from d2llm_vdb.errors import DiskFullError, StoreError
+from d2llm_vdb.errors import DiskFullError, StoreError, StoreLockedError
 from d2llm_vdb.store import Columns, EdgeStore, edge_faults
 from d2llm_vdb.store.edge_flushed import Flushed
 
@@ -152,12 +153,34 @@ def test_a_close_that_fails_lets_others_open(
 ) -> None:
     store = EdgeStore.open(collection)
     with monkeypatch.context() as broken:
-        broken.setattr(Flushed, "write", full)
+        broken.setattr(Flushed, "write_closed", full)
         with pytest.raises(DiskFullError, match="Free some"):
             store.close()
     again = EdgeStore.open(collection)
     assert again.count() == 40
     again.close()
+
+
+def test_a_collection_is_noted_as_closed_before_others_may_open_it(
+    collection: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the note comes after their first writes, and calls the collection damaged."""
+    refused: list[bool] = []
+    note = Flushed.write_closed
+
+    def others_try(self: Flushed, count: int) -> None:
+        with pytest.raises(StoreLockedError):
+            EdgeStore.open(collection)
+        refused.append(True)
+        note(self, count)
+
+    store = EdgeStore.open(collection)
+    monkeypatch.setattr(Flushed, "write_closed", others_try)
+    store.close()
+    assert refused
+    noted = json.loads((collection / "flushed.json").read_text())["files"]
+    files = [path for path in (collection / "shard").rglob("*") if path.is_file()]
+    assert noted == {str(each.relative_to(collection)): each.stat().st_size for each in files}
 
 
 def full(*_: object) -> None:

@@ -67,8 +67,8 @@ def test_the_page_has_the_figures_of_the_last_run(tmp_path: Path) -> None:
 def test_figures_are_kept_and_written_between_the_marks_of_a_page(tmp_path: Path) -> None:
     figures, page = tmp_path / "torture.json", tmp_path / "page.md"
     page.write_text(f"# Title\n\n{BEGIN}\nold\n{END}\nafter\n")
-    save([Outcome("disks", {"kills": 1}), Outcome("kills", {"kills": 1})], figures, {})
-    save([Outcome("kills", {"kills": 1200}, ["one lost"])], figures, {"seed": 1})
+    save([Outcome("disks", {"kills": 1}), Outcome("kills", {"kills": 1})], figures)
+    save([Outcome("kills", {"kills": 1200}, ["one lost"])], figures)
     put_into_page(load(figures).values(), page)
     text = page.read_text()
     assert "| disks | kills | 1 |" in text

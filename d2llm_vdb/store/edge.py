@@ -87,9 +87,7 @@ class EdgeStore(Store):
             schema = create_collection(directory, create, options or CollectionOptions())
         store = cls(load_shard(directory), schema, directory)
         try:
-            count = store.count()
-            store._flushed.check_count(count)
-            store._run(store._flushed.write, count)
+            store._flushed.check_count(store.count())
         except BaseException:
             store._shard.close()
             raise
@@ -230,14 +228,13 @@ class EdgeStore(Store):
             return
         try:
             self._flush()
-            count = self.count()
+            # While nobody else can have it open, whose writes would make the note untrue.
+            self._run(self._flushed.write_closed, self.count())
         finally:  # whatever failed, others may open it
             self._closed = True
             with explaining(self.location):
                 self._shard.close()
             _give_memory_back()
-        with explaining(self.location):
-            self._flushed.write(count, closed=True)
 
     def _run(self, operation: Callable[..., Any], *arguments: Any) -> Any:
         self.check_open()

@@ -129,9 +129,9 @@ def load_shard(directory: Path) -> Any:
             f"{directory} has a schema, but {segments} is missing or empty: its passages are "
             f"lost. Restore the directory from a backup, or delete it and ingest again"
         )
-    Flushed(directory).check_files()
     check_room(directory, replay_bytes(path / "wal"), "open it")
     with explaining(f"{directory} could not be opened", RESTORE):
+        Flushed(directory).check_files()
         shard = edge.EdgeShard.load(str(path))
     # What a process killed while optimising left behind, a second copy of the points.
     shutil.rmtree(path / "temp_segments", ignore_errors=True)

@@ -29,16 +29,15 @@ class Flushed:
         self._directory = directory
         self._path = directory / FLUSHED_FILE
 
-    def write(self, count: int, *, closed: bool = False) -> None:
-        """Note what was flushed, whole or not at all.
+    def write(self, count: int) -> None:
+        """Note how many passages were flushed, whole or not at all."""
+        self._write({"passages": count})
 
-        Args:
-            count: of passages.
-            closed: nothing will change the files before the collection is opened again.
-        """
-        values: dict[str, Any] = {"passages": count}
-        if closed:
-            values["files"] = self._sizes()
+    def write_closed(self, count: int) -> None:
+        """Note the files too: nothing will change them before the collection is opened again."""
+        self._write({"passages": count, "files": self._sizes()})
+
+    def _write(self, values: dict[str, Any]) -> None:
         draft = self._path.with_suffix(".tmp")
         draft.write_text(json.dumps(values) + "\n", encoding="utf-8")
         draft.replace(self._path)
@@ -50,19 +49,24 @@ class Flushed:
     def check_files(self) -> None:
         """Refuse a closed collection of which a file has another size, or is gone.
 
+        What was noted of files is forgotten, as they change from here on.
+
         Raises:
             StoreError: names the file, both sizes and the way out.
         """
         noted = self._read()
         sizes = self._sizes()
         for name, size in noted.get("files", {}).items():
-            # Who has opened it since has made another note, and may write.
+            # Who opens it meanwhile makes another note before anything changes.
             if sizes.get(name) != size and self._read() == noted:
                 found = "is gone" if name not in sizes else f"has {sizes[name]:,} bytes"
                 raise StoreError(
                     f"{self._directory} is damaged: {name} {found}, and had {size:,} bytes when "
                     f"it was closed. Restore it from a backup, or delete it and ingest again"
                 )
+
+        if noted.get("files"):
+            self.write(noted["passages"])
 
     def check_count(self, count: int) -> None:
         """Refuse a collection that holds fewer passages than were flushed.

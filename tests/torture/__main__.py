@@ -63,8 +63,7 @@ def main() -> int:
             work.mkdir()
             outcomes = _runs(given)[way](work)
             show(outcomes, console)
-            settings = {name: str(value) for name, value in vars(given).items()}
-            save(outcomes, given.figures, settings)
+            save(outcomes, given.figures)
             failed |= any(outcome.failures for outcome in outcomes)
     return int(failed)
 

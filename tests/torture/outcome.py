@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -63,7 +63,7 @@ def show(outcomes: Iterable[Outcome], console: Console) -> None:
         console.print(failure, style="red", markup=False, soft_wrap=True)
 
 
-def save(outcomes: Iterable[Outcome], path: Path, settings: Mapping[str, object]) -> None:
+def save(outcomes: Iterable[Outcome], path: Path) -> None:
     """Write the figures, with those of ways that were not run this time as they were."""
     known = load(path) if path.exists() else {}
     known |= {outcome.name: outcome for outcome in outcomes}
@@ -71,7 +71,6 @@ def save(outcomes: Iterable[Outcome], path: Path, settings: Mapping[str, object]
     values = {
         "python": platform.python_version(),
         "versions": versions,
-        "settings": dict(settings),
         "outcomes": [asdict(outcome) for outcome in known.values()],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
