@@ -35,8 +35,7 @@ def collection(tmp_path: Path) -> Path:
 @pytest.fixture
 def killed(collection: Path) -> Path:
     """The same, after the end of a process that had it open."""
-    store = EdgeStore.open(collection)
-    store._shard.close()
+    EdgeStore.open(collection)._give_back()
     return collection
 
 
@@ -91,7 +90,7 @@ def test_deleted_passages_are_not_missed(collection: Path) -> None:
     store = EdgeStore.open(collection)
     store.delete(["passage 1", "passage 2"])
     store._shard.flush()  # and killed before it was noted
-    store._shard.close()
+    store._give_back()
     again = EdgeStore.open(collection)
     assert again.count() == 38
     again.close()
@@ -105,7 +104,7 @@ def test_a_write_that_a_lost_log_makes_the_database_pass_over_is_an_error(
     for _ in range(20):
         store.upsert(written(40))
     store._flush()
-    store._shard.close()  # as by a kill
+    store._give_back()  # as by a kill
     shutil.rmtree(collection / "shard" / "wal")
     store = EdgeStore.open(collection)
     new = written(40, "second")

@@ -27,6 +27,7 @@ from d2llm_vdb.store.edge_directory import (
 from d2llm_vdb.store.edge_faults import WRITE_BYTES, check_room, explaining
 from d2llm_vdb.store.edge_flushed import Flushed
 from d2llm_vdb.store.edge_layout import SEGMENT_POINTS
+from d2llm_vdb.store.edge_lock import DirectoryLock
 from d2llm_vdb.store.recall import PageRequest, Point, PointQuery, SparseVector
 from d2llm_vdb.store.schema import (
     BM25,
@@ -48,13 +49,15 @@ OPTIMIZE_POINTS = SEGMENT_POINTS
 class EdgeStore(Store):
     """A collection in a directory. One process may hold it at a time; threads may share it."""
 
-    def __init__(self, shard: Any, schema: Schema, directory: Path) -> None:
+    def __init__(self, shard: Any, schema: Schema, directory: Path, lock: DirectoryLock) -> None:
         self._shard = shard
+        self._lock = lock
         self.schema = schema
         self.location = str(directory)
         self._directory = directory.absolute()
         self._unflushed = self._unoptimized = 0
         self._flushed = Flushed(self._directory)
+        self._optimizing = threading.Lock()  # takes long, and lets others write
         self._writing = threading.RLock()  # what is read back is what was written, not another's
 
     @classmethod
@@ -85,11 +88,17 @@ class EdgeStore(Store):
                     f"ingest something into it first"
                 )
             schema = create_collection(directory, create, options or CollectionOptions())
-        store = cls(load_shard(directory), schema, directory)
+        with explaining(f"{directory} could not be opened"):
+            lock = DirectoryLock(directory)
+        try:
+            store = cls(load_shard(directory), schema, directory, lock)
+        except BaseException:
+            lock.release()
+            raise
         try:
             store._flushed.check_count(store.count())
         except BaseException:
-            store._shard.close()
+            store._give_back()
             raise
         return store
 
@@ -195,12 +204,14 @@ class EdgeStore(Store):
         return {str(hit.value): hit.count for hit in self._run(self._shard.facet, request).hits}
 
     def index_payload(self, fields: Mapping[str, FieldKind] = INDEXED_FIELDS) -> None:
-        self._run(index_payload, self._shard, fields, self.location)
+        with self._writing:
+            self._run(index_payload, self._shard, fields, self.location)
 
     def optimize(self) -> None:
-        self._flush()
-        self._run(self._shard.optimize)
-        self._flush()  # else the files of what was put together stay
+        with self._optimizing:
+            self._flush()
+            self._run(self._shard.optimize)
+            self._flush()  # else the files of what was put together stay
         self._unoptimized = 0
         _give_memory_back()
 
@@ -226,15 +237,21 @@ class EdgeStore(Store):
     def close(self) -> None:
         if self._closed:
             return
+        with self._optimizing, self._writing:  # so that no other thread writes behind the note
+            try:
+                self._flush()
+                self._run(self._flushed.write_closed, self.count())
+            finally:  # whatever failed, others may open it
+                self._give_back()
+        _give_memory_back()
+
+    def _give_back(self) -> None:
+        self._closed = True
         try:
-            self._flush()
-            # While nobody else can have it open, whose writes would make the note untrue.
-            self._run(self._flushed.write_closed, self.count())
-        finally:  # whatever failed, others may open it
-            self._closed = True
             with explaining(self.location):
                 self._shard.close()
-            _give_memory_back()
+        finally:
+            self._lock.release()
 
     def _run(self, operation: Callable[..., Any], *arguments: Any) -> Any:
         self.check_open()

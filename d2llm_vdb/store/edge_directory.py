@@ -2,6 +2,7 @@
 
 DIR/COLLECTION/d2llm.json    the schema
 DIR/COLLECTION/flushed.json  how many passages it holds at least
+DIR/COLLECTION/lock          held while it is open
 DIR/COLLECTION/shard/        Qdrant's files
 DIR/.COLLECTION.*            a collection being made; left behind only by a kill, and of no use
 """
@@ -114,7 +115,7 @@ def indexes_of(info: Any) -> dict[str, str]:
 
 
 def load_shard(directory: Path) -> Any:
-    """Open Qdrant's files of a collection.
+    """Open Qdrant's files of a collection whose lock is held.
 
     Raises:
         StoreLockedError: another process has them open.

@@ -83,7 +83,7 @@ def replay_bytes(wal: Path) -> int:
 
 def _explained(failure: str, error: BaseException, way_out: str) -> StoreError:
     reason = str(error)
-    if "WouldBlock" in reason:
+    if isinstance(error, BlockingIOError) or "WouldBlock" in reason:
         return StoreLockedError(
             f"{failure}: it is already open, here or in another process; close it there, or run a "
             f"Qdrant server and open its URL to share a collection"

@@ -21,6 +21,8 @@ Sizes = dict[str, int]
 class Flushed:
     """The record of a collection: how many passages were flushed, and its files when closed.
 
+    It is read and written by who holds the collection's lock, and nobody else.
+
     Args:
         directory: of the collection.
     """
@@ -55,17 +57,15 @@ class Flushed:
             StoreError: names the file, both sizes and the way out.
         """
         noted = self._read()
-        sizes = self._sizes()
+        sizes = self._sizes() if noted.get("files") else {}
         for name, size in noted.get("files", {}).items():
-            # Who opens it meanwhile makes another note before anything changes.
-            if sizes.get(name) != size and self._read() == noted:
+            if sizes.get(name) != size:
                 found = "is gone" if name not in sizes else f"has {sizes[name]:,} bytes"
                 raise StoreError(
                     f"{self._directory} is damaged: {name} {found}, and had {size:,} bytes when "
                     f"it was closed. Restore it from a backup, or delete it and ingest again"
                 )
-
-        if noted.get("files"):
+        if sizes:
             self.write(noted["passages"])
 
     def check_count(self, count: int) -> None:
