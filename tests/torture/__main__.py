@@ -22,12 +22,13 @@ import torch
 from qdrant_server import NoServerError, any_server
 from rich.console import Console
 
+from torture import clusters, servers
 from torture.clusters import break_cluster
 from torture.disks import break_disks
 from torture.kills import kill_ingests
 from torture.outcome import Outcome, load, put_into_page, save, show
 from torture.servers import kill_server
-from torture.sharing import share
+from torture.sharing import TWO_INGESTS, share
 
 FIGURES = Path(__file__).with_name("figures.json")
 
@@ -75,10 +76,10 @@ def _runs(given: argparse.Namespace) -> dict[str, Callable[[Path], list[Outcome]
         "disks": lambda work: break_disks(work, seed, given.damages),
         "sharing": lambda work: _share(work, given.seconds, seed),
         "servers": lambda work: [
-            _with_qdrant("a server is killed", kill_server, work, given.server_kills, seed)
+            _with_qdrant(servers.NAME, kill_server, work, given.server_kills, seed)
         ],
         "clusters": lambda work: [
-            _with_qdrant("nodes of a cluster", break_cluster, work, given.rounds, seed)
+            _with_qdrant(clusters.NAME, break_cluster, work, given.rounds, seed)
         ],
     }
 
@@ -88,7 +89,7 @@ def _share(work: Path, seconds: float, seed: int) -> list[Outcome]:
         with any_server() as server:
             return share(work, seconds, seed, server)
     except NoServerError:
-        skipped = Outcome("two processes and a server", skipped="it takes a Qdrant server")
+        skipped = Outcome(TWO_INGESTS, skipped="it takes a Qdrant server")
         return [*share(work, seconds, seed, None), skipped]
 
 

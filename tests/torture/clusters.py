@@ -23,6 +23,8 @@ from torture.outcome import Outcome
 from torture.servers import MOST_RUNS, expect_clear_end, ingest, read, searching
 from torture.worker import Worker
 
+NAME = "nodes of a cluster are killed, paused and cut off"
+
 DOCUMENTS = 240
 NODES = 3
 LAYOUT = ("--shard-number", "3", "--replication-factor", "2", "--write-consistency-factor", "1")
@@ -104,7 +106,7 @@ def break_cluster(work: Path, rounds: int, seed: int, executable: str) -> Outcom
         seed: of the moments.
         executable: of the server.
     """
-    outcome = Outcome("nodes of a cluster are killed, paused and cut off")
+    outcome = Outcome(NAME)
     outcome.figures |= {"faults": 0, "ingests started again by hand": 0}
     with ExitStack() as stack:
         nodes, gates = _cluster(stack, work, executable)

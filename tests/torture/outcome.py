@@ -98,7 +98,8 @@ def _markdown(outcomes: Iterable[Outcome]) -> str:
         figures: dict[str, Figure] = dict(outcome.figures)
         if outcome.skipped is not None:
             figures = {f"not run: {outcome.skipped}": ""}
-        figures["not as promised"] = len(outcome.failures)
+        else:
+            figures["not as promised"] = len(outcome.failures)
         for what, figure in figures.items():
             lines.append(f"| {name} | {what} | {_shown(figure)} |")
             name = ""

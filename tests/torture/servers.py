@@ -17,6 +17,8 @@ from torture.corpus import Contents, Corpus, make_corpus
 from torture.outcome import Outcome
 from torture.worker import Worker
 
+NAME = "a server is killed under ingest and search"
+
 DOCUMENTS = 240
 
 # A run that is not done after so many was not resumed.
@@ -38,7 +40,7 @@ def kill_server(work: Path, kills: int, seed: int, executable: str) -> Outcome:
         seed: of the moments.
         executable: of the server.
     """
-    outcome = Outcome("a server is killed under ingest and search")
+    outcome = Outcome(NAME)
     outcome.figures |= {"kills": 0, "ingests started again by hand": 0}
     draw = random.Random(seed)
     corpus = make_corpus(work, DOCUMENTS, seed)

@@ -20,6 +20,8 @@ from torture.corpus import Contents, Corpus, make_corpus
 from torture.outcome import Outcome
 from torture.worker import Worker
 
+TWO_INGESTS = "two processes ingest the same documents into a server"
+
 DOCUMENTS = 120
 PASSAGES = 150
 SEARCHERS = 4
@@ -228,7 +230,7 @@ def _storm(work: Path, student: Student, seconds: float) -> Outcome:
 
 def _two_ingests(work: Path, corpus: Corpus, server: Server) -> Outcome:
     """Two processes ingest the same documents into one collection."""
-    outcome = Outcome("two processes ingest the same documents into a server")
+    outcome = Outcome(TWO_INGESTS)
     names = ("alone", "both")
     student = Student.load(corpus.student, device="cpu")
 
