@@ -15,13 +15,14 @@ STUDENT := d2llm_vdb/students/minilm
 INTEGRATIONS := integrations/langchain-d2llm integrations/llama-index-retrievers-d2llm
 
 .PHONY: help install demo test lint types unit mutants format docs student ablations results \
-	decoder clean
+	decoder torture clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     ingest Python's own documentation and ask it questions"
 	@echo "make test     lint, types and the whole test suite"
 	@echo "make mutants  break the code in many ways, and see that tests fail (MUTANTS=names, JOBS=1)"
+	@echo "make torture  break processes, disks and servers, and see that nothing is lost (TORTURE=options)"
 	@echo "make format   put the code into its form"
 	@echo "make docs     build the API reference as HTML, in $(API)"
 	@echo "make student  train the default student again (DATA=collections, WORK=what is kept)"
@@ -65,6 +66,11 @@ unit: install
 
 mutants: install
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py --jobs $(JOBS) $(MUTANTS)
+
+# Figures of what is not run this time stay as they are.
+torture: install
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m torture $(TORTURE)
+	PYTHONPATH=tests $(BIN)/python -m torture --page docs/reliability.md
 
 format: install
 	$(BIN)/ruff format .

@@ -110,7 +110,7 @@ class Connection:
         if self.location == MEMORY:
             if create is None:
                 raise CollectionNotFoundError(f"{MEMORY} starts empty; open it with create=True")
-            from d2llm_vdb.store.server import MemoryStore
+            from d2llm_vdb.store.memory import MemoryStore
 
             return MemoryStore.open(self.collection, create)
         try:

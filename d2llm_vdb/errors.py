@@ -11,6 +11,7 @@
         ├── FingerprintMismatchError    the collection was made with another student
         ├── AliasMovedError         the alias it was opened by means another collection now
         ├── StoreLockedError        another process holds the embedded database
+        ├── DiskFullError           the embedded database's disk has too little room
         └── StoreUnavailableError   the server cannot be reached, timed out or is too busy
 
 Messages name the field, the value and the way out; none of them carries a secret.
@@ -67,6 +68,10 @@ class AliasMovedError(StoreError):
 
 class StoreLockedError(StoreError):
     """Another process holds the embedded database."""
+
+
+class DiskFullError(StoreError):
+    """The disk of the embedded database has too little room."""
 
 
 class StoreUnavailableError(StoreError):

@@ -16,8 +16,18 @@ from qdrant_client import models
 from d2llm_vdb import Index, Passage, add, copying, filters, index, paths, reembed
 from d2llm_vdb.add import Adder
 from d2llm_vdb.ingest import pipeline
-from d2llm_vdb.store import EdgeStore, Store, TenantStore, columns, edge_filters, recall
+from d2llm_vdb.store import (
+    EdgeStore,
+    Store,
+    TenantStore,
+    columns,
+    edge,
+    edge_faults,
+    edge_filters,
+    recall,
+)
 from d2llm_vdb.store.batches import Batches
+from d2llm_vdb.store.edge_flushed import Flushed
 
 
 @mutant(
@@ -309,3 +319,43 @@ def awaited_searches_without_words() -> None:
         return await whole(self, query, *rest, **(options | {"hybrid": 0.0}))
 
     swap(Index, "asearch", asearch)
+
+
+@mutant("test_damage.py::test_nothing_is_written_where_the_disk_has_too_little_room")
+def room_not_looked_for() -> None:
+    """A write begins on a disk without room for it, and the process ends by SIGBUS."""
+    swap(edge, "check_room", lambda *_: None)
+
+
+@mutant("test_damage.py::test_passages_that_damage_hides_are_missed_and_come_back_by_writing_again")
+def hidden_passages_not_missed() -> None:
+    """A collection whose list of ids is cut short opens as if there had never been more."""
+    swap(Flushed, "check_count", lambda *_: None)
+
+
+@mutant("test_damage.py::test_a_file_of_a_closed_collection_that_is_not_as_it_was_is_named")
+def files_not_compared() -> None:
+    """A closed collection one of whose files is gone opens, with other vectors."""
+    swap(Flushed, "check_files", lambda _: None)
+
+
+@mutant("test_damage.py::test_deleted_passages_are_not_missed")
+def flushed_count_not_forgotten() -> None:
+    """A collection that was killed after a deletion is called damaged."""
+    swap(Flushed, "forget", lambda _: None)
+
+
+@mutant(
+    "test_damage.py::test_a_write_that_a_lost_log_makes_the_database_pass_over_is_an_error[upsert]",
+    "test_damage.py::test_a_write_that_a_lost_log_makes_the_database_pass_over_is_an_error"
+    "[write_payloads]",
+)
+def writes_not_read_back() -> None:
+    """New versions of passages are lost where the write-ahead log was."""
+    swap(EdgeStore, "_check_written", lambda *_: None)
+
+
+@mutant("test_damage.py::test_an_assertion_of_the_database_that_fails_is_a_plain_error")
+def panics_passed_on() -> None:
+    """A failed assertion of Qdrant's comes out as what no `except Exception` catches."""
+    swap(edge_faults, "_is_panic", lambda _: False)

@@ -94,6 +94,12 @@ class Node:
             self.kill()
             raise
 
+    @property
+    def pid(self) -> int:
+        """The process's number, while it runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def stop(self) -> None:
         """End the process as it wants to be ended, and wait for that."""
         self._end(subprocess.Popen.terminate)

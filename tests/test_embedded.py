@@ -19,7 +19,7 @@ from d2llm_vdb.errors import (
     StoreError,
     StoreLockedError,
 )
-from d2llm_vdb.store import EdgeStore, edge
+from d2llm_vdb.store import EdgeStore, edge, edge_directory
 
 
 def test_an_embedded_collection_survives_being_closed(tmp_path: Path) -> None:
@@ -52,15 +52,16 @@ os.kill(os.getpid(), signal.SIGKILL)
     store.close()
 
 
-@pytest.mark.parametrize("killed_before", ["_index_payload", "Path.rename"])
+@pytest.mark.parametrize("killed_before", ["index_payload", "Path.rename"])
 def test_a_collection_whose_making_was_killed_is_made_anew(
     tmp_path: Path, killed_before: str
 ) -> None:
     script = f"""
 import os
 from pathlib import Path
-from d2llm_vdb.store import Schema, edge
-{"" if "." in killed_before else "edge."}{killed_before} = lambda *_: os.kill(os.getpid(), 9)
+from d2llm_vdb.store import Schema, edge, edge_directory
+kill = lambda *_: os.kill(os.getpid(), 9)
+{"" if "." in killed_before else "edge_directory."}{killed_before} = kill
 edge.EdgeStore.open(Path({str(tmp_path / "c")!r}), Schema(8, 6, 3, 4, "f", "s"))
 """
     killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
@@ -76,14 +77,14 @@ edge.EdgeStore.open(Path({str(tmp_path / "c")!r}), Schema(8, 6, 3, 4, "f", "s"))
 def test_of_two_processes_that_make_a_collection_the_first_one_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare = edge._index_payload
+    prepare = edge_directory.index_payload
 
     def another_is_quicker(shard: object, fields: object, location: str) -> None:
-        monkeypatch.setattr(edge, "_index_payload", prepare)
+        monkeypatch.setattr(edge_directory, "index_payload", prepare)
         EdgeStore.open(tmp_path / "c", SCHEMA).close()
         prepare(shard, fields, location)
 
-    monkeypatch.setattr(edge, "_index_payload", another_is_quicker)
+    monkeypatch.setattr(edge_directory, "index_payload", another_is_quicker)
     store = EdgeStore.open(tmp_path / "c", replace(SCHEMA, fingerprint="of the second"))
     assert store.schema == SCHEMA
     store.close()
@@ -94,7 +95,7 @@ def test_the_document_index_is_made_where_it_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as without:
-        without.setattr(edge, "_index_payload", lambda *_: None)
+        without.setattr(edge_directory, "index_payload", lambda *_: None)
         store = EdgeStore.open(tmp_path / "c", SCHEMA)
     assert "doc_id" not in store._shard.info().payload_schema
     for _ in range(2):

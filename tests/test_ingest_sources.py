@@ -14,6 +14,8 @@ from d2llm_vdb import Index, Student
 from d2llm_vdb.cli.app import app
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.ingest import Fields, IngestReport, ingest
+from d2llm_vdb.ingest.documents import Reject
+from d2llm_vdb.ingest.rejects import RejectsFile
 
 
 @pytest.fixture(autouse=True)
@@ -109,3 +111,14 @@ def test_what_cannot_be_used_is_refused_before_anything_is_stored(
     with pytest.raises(InputError, match=message):
         ingest(db, *sources, **options)
     assert db.count() == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full")
+def test_rejects_that_a_full_disk_does_not_take_are_an_error_that_names_the_file(
+    tmp_path: Path,
+) -> None:
+    file = RejectsFile(tmp_path / "rejects.jsonl")
+    file.unfinished.symlink_to("/dev/full")
+    with pytest.raises(InputError, match=r"rejects\.jsonl cannot be written: .*--rejects"), file:
+        file.write(Reject("notes.jsonl", "text is blank", 3))
+    assert not file.path.exists()

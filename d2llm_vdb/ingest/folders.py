@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from d2llm_vdb.ingest.documents import Reject
-from d2llm_vdb.store.edge import SCHEMA_FILE
+from d2llm_vdb.store.edge_directory import SCHEMA_FILE
 
 
 class Folder:

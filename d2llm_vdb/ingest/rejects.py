@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
@@ -42,11 +43,18 @@ class RejectsFile:
         self.first: Reject | None = None
 
     def write(self, reject: Reject) -> None:
-        """Write one reject."""
+        """Write one reject.
+
+        Raises:
+            InputError: the file cannot be written any more, as on a full disk.
+        """
         self.first = self.first or reject
-        json.dump(asdict(reject), self._file, ensure_ascii=False)
-        self._file.write("\n")
-        self._file.flush()
+        try:
+            json.dump(asdict(reject), self._file, ensure_ascii=False)
+            self._file.write("\n")
+            self._file.flush()
+        except OSError as error:
+            raise self._unwritable(error) from error
         self.count += 1
 
     def __enter__(self) -> RejectsFile:
@@ -59,11 +67,13 @@ class RejectsFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.unfinished.open("w", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
-            raise InputError(
-                f"rejects file {self.path} cannot be written: {error}; name another file with "
-                f"--rejects"
-            ) from error
+            raise self._unwritable(error) from error
         return self
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(
+            f"rejects file {self.path} cannot be written: {error}; name another file with --rejects"
+        )
 
     def __exit__(
         self,
@@ -71,7 +81,8 @@ class RejectsFile:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # of what could not be written, and was told
+            self._file.close()
         if not self.count:
             self.unfinished.unlink(missing_ok=True)
         if error is not None:

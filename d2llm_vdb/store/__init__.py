@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
     from d2llm_vdb.store.columns import Columns
     from d2llm_vdb.store.edge import EdgeStore
+    from d2llm_vdb.store.memory import MemoryStore
     from d2llm_vdb.store.recall import Candidates, RecallRequest
     from d2llm_vdb.store.schema import CollectionOptions, Schema
-    from d2llm_vdb.store.server import MemoryStore, ServerStore
+    from d2llm_vdb.store.server import ServerStore
     from d2llm_vdb.store.tenant import TenantStore
 
 __all__ = [
@@ -41,7 +42,7 @@ __getattr__ = names_of(
         "CollectionOptions": "schema",
         "Columns": "columns",
         "EdgeStore": "edge",
-        "MemoryStore": "server",
+        "MemoryStore": "memory",
         "Page": "base",
         "RecallRequest": "recall",
         "Schema": "schema",

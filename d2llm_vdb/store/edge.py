@@ -1,17 +1,10 @@
-"""The embedded store: a directory on disk, through Qdrant Edge, with no server.
-
-DIR/COLLECTION/d2llm.json    the schema
-DIR/COLLECTION/shard/        Qdrant's files
-DIR/.COLLECTION.*            a collection being made; left behind only by a kill, and of no use
-"""
+"""The embedded store: a directory on disk, through Qdrant Edge, with no server."""
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
-import shutil
-import uuid
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +13,22 @@ from uuid import UUID
 import qdrant_edge as edge
 
 from d2llm_vdb.checks import MAX_COUNT
-from d2llm_vdb.errors import CollectionNotFoundError, StoreError, StoreLockedError
+from d2llm_vdb.errors import CollectionNotFoundError, StoreError
 from d2llm_vdb.lazy import models
 from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.columns import Columns, Payload, distinct_ids, point_id, stored_vectors
-from d2llm_vdb.store.edge_layout import SEGMENT_POINTS, collection, payload_index
-from d2llm_vdb.store.presets import PRESETS
+from d2llm_vdb.store.edge_directory import (
+    create_collection,
+    index_payload,
+    indexes_of,
+    load_shard,
+    read_schema,
+    remove_directory,
+)
+from d2llm_vdb.store.edge_faults import WRITE_BYTES, check_room, explaining
+from d2llm_vdb.store.edge_flushed import Flushed
+from d2llm_vdb.store.edge_layout import SEGMENT_POINTS
+from d2llm_vdb.store.edge_lock import DirectoryLock
 from d2llm_vdb.store.recall import PageRequest, Point, PointQuery, SparseVector
 from d2llm_vdb.store.schema import (
     BM25,
@@ -34,13 +37,8 @@ from d2llm_vdb.store.schema import (
     CollectionOptions,
     FieldKind,
     Schema,
-    damaged,
     index_kinds,
-    missing_indexes,
 )
-
-SCHEMA_FILE = "d2llm.json"
-SHARD_DIR = "shard"
 
 # Points written between two flushes: until then the write-ahead log keeps all of their vectors.
 FLUSH_POINTS = 2_000
@@ -53,12 +51,16 @@ OPTIMIZE_POINTS = SEGMENT_POINTS
 class EdgeStore(Store):
     """A collection in a directory. One process may hold it at a time; threads may share it."""
 
-    def __init__(self, shard: Any, schema: Schema, directory: Path) -> None:
+    def __init__(self, shard: Any, schema: Schema, directory: Path, lock: DirectoryLock) -> None:
         self._shard = shard
+        self._lock = lock
         self.schema = schema
         self.location = str(directory)
         self._directory = directory.absolute()
         self._unflushed = self._unoptimized = 0
+        self._flushed = Flushed(self._directory)
+        self._optimizing = threading.Lock()  # takes long, and lets others write
+        self._writing = threading.RLock()  # what is read back is what was written, not another's
 
     @classmethod
     def open(
@@ -76,6 +78,7 @@ class EdgeStore(Store):
         Raises:
             CollectionNotFoundError: there is none and `create` is None.
             StoreLockedError: another process has it open.
+            DiskFullError: its disk has too little room.
             StoreError: it is damaged, or cannot be made there.
         """
         schema = read_schema(directory, any_layout=any_layout)
@@ -86,13 +89,28 @@ class EdgeStore(Store):
                     f"{'' if directory.parent.is_dir() else ', where there is no such directory'}; "
                     f"ingest something into it first"
                 )
-            schema = _create(directory, create, options or CollectionOptions())
-        return cls(_load_shard(directory), schema, directory)
+            schema = create_collection(directory, create, options or CollectionOptions())
+        with explaining(f"{directory} could not be opened"):
+            lock = DirectoryLock(directory)
+        try:
+            store = cls(load_shard(directory), schema, directory, lock)
+        except BaseException:
+            lock.release()
+            raise
+        try:
+            store._flushed.check_count(store.count())
+        except BaseException:
+            store._give_back()
+            raise
+        return store
 
     def upsert(self, columns: Columns) -> None:
         columns.check(self.schema)
         for part in columns.split():
-            self._run(self._upsert_points, part)
+            check_room(self._directory, WRITE_BYTES, "write some passages")
+            with self._writing:
+                self._run(self._upsert_points, part)
+                self._check_written(part.ids, part.payloads)
             self._wrote()
             self._unflushed += len(part)
             self._unoptimized += len(part)
@@ -102,9 +120,12 @@ class EdgeStore(Store):
                 self._flush()
 
     def write_payloads(self, ids: Sequence[str], payloads: Sequence[Payload]) -> None:
-        for passage_id, payload in zip(ids, payloads, strict=True):
-            written = edge.UpdateOperation.overwrite_payload([point_id(passage_id)], payload)
-            self._run(self._shard.update, written)
+        check_room(self._directory, WRITE_BYTES, "write some payloads")
+        with self._writing:
+            for passage_id, payload in zip(ids, payloads, strict=True):
+                written = edge.UpdateOperation.overwrite_payload([point_id(passage_id)], payload)
+                self._run(self._shard.update, written)
+            self._check_written(ids, payloads)
         self._unflushed += len(ids)
         if self._unflushed >= FLUSH_POINTS:
             self._flush()
@@ -115,6 +136,22 @@ class EdgeStore(Store):
             for row, passage_id in enumerate(columns.ids)
         ]
         self._shard.update(edge.UpdateOperation.upsert_points(points))
+
+    def _check_written(self, ids: Sequence[str], payloads: Sequence[Payload]) -> None:
+        """Read back that the passages hold what they were given.
+
+        The database numbers its writes by the write-ahead log, and passes over one that is older
+        than what a point has. Where that log was lost, it begins again at one, and takes new
+        versions of passages without a word for older ones.
+        """
+        given = {payload.get("content_hash") for payload in payloads}
+        stored = self.retrieve(ids, ["content_hash"])
+        if not {point.payload.get("content_hash") for point in stored} <= given:
+            raise StoreError(
+                f"{self.location} keeps older versions of passages that were written just now: its "
+                f"write-ahead log was damaged or removed. Restore it from a backup, or write it "
+                f"anew from what it holds (d2llm reembed --into NAME)"
+            )
 
     def query(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
         asked = [
@@ -150,12 +187,15 @@ class EdgeStore(Store):
 
     def delete(self, ids: Sequence[str]) -> None:
         points: list[int | UUID | str] = [point_id(each) for each in distinct_ids(ids)]
-        self._run(self._shard.update, edge.UpdateOperation.delete_points(points))
-        self._wrote()
+        self._delete(edge.UpdateOperation.delete_points(points))
 
     def delete_where(self, filter: models.Filter) -> None:
-        condition = _filter(filter)
-        self._run(self._shard.update, edge.UpdateOperation.delete_points_by_filter(condition))
+        self._delete(edge.UpdateOperation.delete_points_by_filter(_filter(filter)))
+
+    def _delete(self, operation: Any) -> None:
+        with self._writing:
+            self._run(self._flushed.forget)
+            self._run(self._shard.update, operation)
         self._wrote()
 
     def count(self, filter: models.Filter | None = None) -> int:
@@ -166,17 +206,22 @@ class EdgeStore(Store):
         return {str(hit.value): hit.count for hit in self._run(self._shard.facet, request).hits}
 
     def index_payload(self, fields: Mapping[str, FieldKind] = INDEXED_FIELDS) -> None:
-        self._run(_index_payload, self._shard, fields, self.location)
+        with self._writing:
+            self._run(index_payload, self._shard, fields, self.location)
 
     def optimize(self) -> None:
-        self._flush()
-        self._run(self._shard.optimize)
-        self._flush()  # else the files of what was put together stay
+        with self._optimizing:
+            self._flush()
+            self._run(self._shard.optimize)
+            self._flush()  # else the files of what was put together stay
         self._unoptimized = 0
         _give_memory_back()
 
     def _flush(self) -> None:
-        self._run(self._shard.flush)
+        with self._writing:
+            count = self.count()
+            self._run(self._shard.flush)
+            self._run(self._flushed.write, count)
         self._unflushed = 0
 
     def info(self) -> StoreInfo:
@@ -188,125 +233,37 @@ class EdgeStore(Store):
             info.indexed_vectors_count,
             self.schema,
             disk_bytes=sum(path.stat().st_blocks * 512 for path in files),
-            payload_indexes=_indexes(info),
-            index_kinds=index_kinds(_indexes(info), info.payload_schema),
+            payload_indexes=indexes_of(info),
+            index_kinds=index_kinds(indexes_of(info), info.payload_schema),
         )
 
     def drop(self) -> None:
         self.close()
-        # Moved first: a kill must leave no half of it.
-        gone = self._directory.with_name(f".{self._directory.name}.{uuid.uuid4().hex}")
-        try:
-            self._directory.rename(gone)
-            shutil.rmtree(gone)
-        except OSError as error:
-            raise StoreError(f"{self.location} could not be deleted: {error}") from error
+        remove_directory(self._directory)
 
     def close(self) -> None:
-        if not self._closed:
-            self._flush()
-            self._shard.close()
-            self._closed = True
-            _give_memory_back()
+        if self._closed:
+            return
+        with self._optimizing, self._writing:  # so that no other thread writes behind the note
+            try:
+                self._flush()
+                self._run(self._flushed.write_closed, self.count())
+            finally:  # whatever failed, others may open it
+                self._give_back()
+        _give_memory_back()
+
+    def _give_back(self) -> None:
+        self._closed = True
+        try:
+            with explaining(self.location):
+                self._shard.close()
+        finally:
+            self._lock.release()
 
     def _run(self, operation: Callable[..., Any], *arguments: Any) -> Any:
         self.check_open()
-        try:
+        with explaining(self.location):
             return operation(*arguments)
-        except Exception as error:
-            raise StoreError(f"{self.location}: {error}") from error
-
-
-def read_schema(directory: Path, *, any_layout: bool = False) -> Schema | None:
-    """Read the schema of the collection in a directory without opening it, None if absent.
-
-    Args:
-        directory: of the collection.
-        any_layout: as `Schema.from_dict` takes it.
-
-    Raises:
-        StoreError: the file is damaged.
-    """
-    path = directory / SCHEMA_FILE
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return Schema.from_dict(values, str(directory), any_layout=any_layout)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise StoreError(
-            f"{path} could not be read: {error}; give a directory that you may read"
-        ) from error
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise damaged(path, error) from error
-
-
-def _create(directory: Path, schema: Schema, options: CollectionOptions) -> Schema:
-    """Make a collection, unless another process just has, and return its schema.
-
-    It is made beside its place and moved there whole: a process killed in between leaves no
-    half of one, and two processes cannot mix theirs.
-    """
-    draft = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
-    try:
-        draft.mkdir(parents=True)
-        text = json.dumps(schema.to_dict(), indent=2)
-        (draft / SCHEMA_FILE).write_text(text + "\n", encoding="utf-8")
-        config = collection(schema, PRESETS[options.preset])
-        shard = edge.EdgeShard.create(str(draft.absolute() / SHARD_DIR), config)
-        _index_payload(shard, INDEXED_FIELDS, str(directory))
-        shard.flush()
-        shard.close()
-        draft.rename(directory)
-    except Exception as error:
-        if made_meanwhile := read_schema(directory):
-            return made_meanwhile
-        raise StoreError(
-            f"no collection could be made in {directory}: {error}. Give a directory that is new "
-            f"or empty, on a disk that can be written to"
-        ) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return schema
-
-
-def _index_payload(shard: Any, fields: Mapping[str, FieldKind], location: str) -> None:
-    for name, kind in missing_indexes(fields, _indexes(shard.info()), location):
-        shard.update(edge.UpdateOperation.create_field_index(name, payload_index(name, kind)))
-
-
-def _indexes(info: Any) -> dict[str, str]:
-    """Return the fields that have an index, and its kind."""
-    return {
-        name: str(index.data_type).rpartition(".")[2].lower()
-        for name, index in sorted(info.payload_schema.items())
-    }
-
-
-def _load_shard(directory: Path) -> Any:
-    path = directory.absolute() / SHARD_DIR
-    segments = path / "segments"
-    # Qdrant would make a new, empty shard of what is left.
-    if not segments.is_dir() or not any(segments.iterdir()):
-        raise StoreError(
-            f"{directory} has a schema, but {segments} is missing or empty: its passages are "
-            f"lost. Restore the directory from a backup, or delete it and ingest again"
-        )
-    try:
-        shard = edge.EdgeShard.load(str(path))
-    except Exception as error:
-        if "WouldBlock" in str(error):
-            raise StoreLockedError(
-                f"{directory} is already open, here or in another process; close it there, "
-                f"or run a Qdrant server and open its URL to share a collection"
-            ) from error
-        raise StoreError(
-            f"{directory} could not be opened: {error}. Restore it from a backup, or delete it "
-            f"and ingest again"
-        ) from error
-    # What a process killed while optimising left behind, a second copy of the points.
-    shutil.rmtree(path / "temp_segments", ignore_errors=True)
-    return shard
 
 
 def _give_memory_back() -> None:

@@ -1,0 +1,10 @@
+"""Breaking things on purpose, to see that no passage is lost: `make torture`.
+
+kills.py      an ingest into an embedded collection, killed again and again
+disks.py      full and read-only disks, damaged files, two processes on one directory
+servers.py    a server killed and started again under ingest and search
+clusters.py   three nodes, each killed, paused and cut off in turn
+sharing.py    threads and tasks that search while others write; two writers; a soak
+
+The suite runs each in a short form (`test_torture.py`).
+"""
