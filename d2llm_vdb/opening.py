@@ -28,6 +28,7 @@ from d2llm_vdb.store.schema import INDEXED_FIELDS, FieldKind, check_payload_inde
 
 if TYPE_CHECKING:
     from d2llm_vdb.student import Student
+    from d2llm_vdb.student.backbone import DType
 
 logger = logging.getLogger(__name__)
 
@@ -186,15 +187,26 @@ def _check_student(student: object) -> None:
         )
 
 
-def load_student(student: Student | str | os.PathLike[str], device: str) -> Student:
+def load_student(
+    student: Student | str | os.PathLike[str], device: str, dtype: DType = "auto"
+) -> Student:
     """Return a student: itself, the one that ships, or that of a directory."""
     from d2llm_vdb.student import Student
 
     if isinstance(student, Student):
         return student
     if student == DEFAULT_STUDENT_NAME:
-        return Student.default(device=device)
-    return Student.load(os.fspath(student), device=device)
+        return Student.default(device=device, dtype=dtype)
+    return Student.load(os.fspath(student), device=device, dtype=dtype)
+
+
+def student_name(student: Student) -> str:
+    """Return what `load_student` finds a student by; empty for one that was never saved."""
+    from d2llm_vdb.student.checkpoint import DEFAULT_STUDENT
+
+    if student.path == DEFAULT_STUDENT.resolve():
+        return DEFAULT_STUDENT_NAME
+    return "" if student.path is None else str(student.path)
 
 
 def _remembered_student(store: Store, device: str) -> Student:
@@ -213,11 +225,9 @@ def _remembered_student(store: Store, device: str) -> Student:
 
 
 def _schema(student: Student, tokens: bool) -> Schema:
-    from d2llm_vdb.student.checkpoint import DEFAULT_STUDENT
     from d2llm_vdb.student.stored import parts
 
     config = student.config
-    path = "" if student.path is None else str(student.path)
     return Schema(
         recall_dim=config.recall_width,
         iem_dim=config.stored_half_dim,
@@ -225,7 +235,7 @@ def _schema(student: Student, tokens: bool) -> Schema:
         token_dim=config.token_dim + 1 if tokens else None,
         fingerprint=student.fingerprint,
         parts=parts(student),
-        student=DEFAULT_STUDENT_NAME if student.path == DEFAULT_STUDENT.resolve() else path,
+        student=student_name(student),
     )
 
 

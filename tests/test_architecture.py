@@ -78,6 +78,7 @@ ALLOWED = {
         "passages",
         "add",
         "index",
+        "opening",
         "student",
         "store",
         "cli",
@@ -173,6 +174,7 @@ OWNERS = {
     "typer": {"cli"},
     "rich": {"cli"},
     "mcp": {"serve"},
+    "ray": {"ingest"},
     "starlette": {"serve"},
     "uvicorn": {"serve"},
 }

@@ -11,7 +11,7 @@ import typer
 from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.loading import load_student, open_index
-from d2llm_vdb.cli.shared import Database, Layout, Model
+from d2llm_vdb.cli.shared import Database, Layout, Model, Spread
 from d2llm_vdb.cli.terminal import (
     EXIT_REJECTS,
     errors,
@@ -148,6 +148,7 @@ def ingest(
         ),
     ] = None,
     tenant: flags.Tenant = None,
+    spread: Spread,
     as_json: flags.Json = False,
     _verbose: flags.Verbose = False,
 ) -> None:
@@ -160,6 +161,7 @@ def ingest(
     with waiting("starting"):
         from d2llm_vdb.cli.ingest_progress import show_summary, track
         from d2llm_vdb.ingest import Chunker, Fields
+        from d2llm_vdb.ingest.engines import engine_named
         from d2llm_vdb.ingest.files import SourceReader
         from d2llm_vdb.ingest.sources import ingest_sources
 
@@ -173,6 +175,10 @@ def ingest(
     )
     rejects_file = RejectsFile(rejects)
     reader = SourceReader(sources, fields, format, id_prefix=id_prefix, rejects=rejects_file)
+
+    engine = engine_named(
+        spread.engine, location, workers=spread.workers, ray_address=spread.ray_address
+    )
 
     def connect(student: str | Student | None, *, create: bool = True) -> Index:
         return open_index(
@@ -203,6 +209,7 @@ def ingest(
                 rejects_file,
                 chunker=Chunker(index.student, chunk_tokens, overlap),
                 prune=prune,
+                engine=engine,
                 index_fields=payload_indexes == "auto",
                 asked_fields=layout.options["payload_indexes"],
                 on_indexed=_tell_indexed,
