@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
+import pickle
 import signal
 import subprocess
 import sys
-import time
-import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,10 @@ from tiny_models import save_decoder
 
 from d2llm_vdb import Index, Student
 from d2llm_vdb.errors import InputError, MissingExtraError, StoreUnavailableError
-from d2llm_vdb.ingest import IngestReport, ingest, ray_batches
+from d2llm_vdb.ingest import IngestReport, ingest, ray_batches, ray_engine
+from d2llm_vdb.ingest.documents import Document
+from d2llm_vdb.ingest.engines import engine_named
+from d2llm_vdb.store import ServerStore
 
 KEY = "a-key-that-must-not-be-seen"
 BATCH = 5
@@ -63,28 +67,29 @@ def loaded(small: Path) -> Student:
     return Student.load(small, dtype="float32")
 
 
+@pytest.fixture
+def qdrant() -> Iterator[LocalQdrant]:
+    server = LocalQdrant()
+    yield server
+    server.close()
+
+
 Open = Callable[[str], Index]
 
 
 @pytest.fixture
-def open_index(in_process: LocalQdrant, loaded: Student) -> Iterator[Open]:
-    opened = []
-
-    def open_one(name: str, **options: Any) -> Index:
-        index = Index.open(
-            in_process.url, loaded, collection=name, prefer_grpc=False, preset="exact", **options
+def open_index(qdrant: LocalQdrant, loaded: Student) -> Iterator[Open]:
+    with ExitStack() as opened:
+        yield lambda name: opened.enter_context(
+            Index.open(
+                qdrant.url,
+                loaded,
+                collection=name,
+                prefer_grpc=False,
+                preset="exact",
+                api_key=KEY,
+            )
         )
-        opened.append(index)
-        return index
-
-    yield open_one
-    for index in opened:
-        index.close()
-
-
-@pytest.fixture
-def name() -> str:
-    return f"test-{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture(autouse=True)
@@ -131,8 +136,10 @@ def check_same(index: Index, plain: Index) -> None:
             )
 
 
-def lines(path: Path) -> list[str]:
-    return sorted(path.read_text().splitlines())
+def lines(path: str) -> list[tuple[str, ...]]:
+    """What rejects say, but the words of a passage's: workers meet it in the database."""
+    rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
+    return sorted((str(row["id"]), str(row["line"]), row["source"]) for row in rows)
 
 
 def counts(report: IngestReport) -> dict[str, Any]:
@@ -140,31 +147,193 @@ def counts(report: IngestReport) -> dict[str, Any]:
     return {name: value for name, value in report.to_dict().items() if name not in timed}
 
 
+CUT = {"chunk_tokens": 32, "overlap": 4}
+
+
+def at_write(server: LocalQdrant, collection: str, number: int, act: Callable[[], object]) -> None:
+    """Do something while the nth write of points waits for its answer."""
+    writes = itertools.count(1)
+
+    def look(asked: str) -> None:
+        if asked == f"PUT /collections/{collection}/points" and next(writes) == number:
+            act()
+
+    server.before_answering = look
+
+
+def processes(driver: int) -> list[psutil.Process]:
+    return psutil.Process(driver).children(recursive=True)
+
+
+def kill_a_worker(driver: int) -> None:
+    found = [each for each in processes(driver) if each.cmdline()[0].startswith("ray::Worker")]
+    found[0].kill()
+
+
+@pytest.mark.slow
 def test_ray_ends_in_what_the_plain_engine_makes(
-    open_index: Open, name: str, records: Path, in_tmp: Path
+    qdrant: LocalQdrant, open_index: Open, records: Path, in_tmp: Path, cluster: Path
 ) -> None:
-    plain, spread = open_index(f"{name}-plain"), open_index(name)
-    expected = ingest(plain, records, rejects="plain.jsonl", chunk_tokens=32, overlap=4)
+    plain, spread = open_index("plain"), open_index("ray")
+    expected = ingest(plain, records, rejects="plain.jsonl", **CUT)
+    commands: list[str] = []
+    at_write(
+        qdrant,
+        "ray",
+        3,
+        lambda: commands.extend(" ".join(each.cmdline()) for each in processes(os.getpid())),
+    )
+    told = []
     report = ingest(
-        spread, records, rejects="ray.jsonl", chunk_tokens=32, overlap=4, engine="ray", workers=2
+        spread,
+        records,
+        rejects="ray.jsonl",
+        engine="ray",
+        workers=2,
+        on_progress=lambda report: told.append((report.done, report.added.encoded)),
+        **CUT,
     )
     assert report.added.encoded > 2 * 40
     check_same(spread, plain)
     assert counts(report) == counts(expected)
-    assert report.done == 1
-    assert len(lines(in_tmp / "ray.jsonl")) == report.rejected >= 5
-    by_id = [{(line["id"], line["line"]) for line in map(json.loads, lines(in_tmp / f"{each}.jsonl"))}
-             for each in ("ray", "plain")]  # fmt: skip
-    assert by_id[0] == by_id[1]
+    assert lines("ray.jsonl") == lines("plain.jsonl")
+    assert report.rejected == len(lines("ray.jsonl")) >= 5
+    assert len({encoded for _, encoded in told}) > 4
+    assert told == sorted(told)
+    assert told[-1][0] == 1
 
-    shorter = in_tmp / "shorter.jsonl"
-    kept = records.read_text().splitlines()[:30]
-    shorter.write_text("\n".join(kept[1:]) + "\n" + json.dumps({"id": "t0", "text": "changed"}))
-    reports = [
-        ingest(index, shorter, chunk_tokens=32, overlap=4, prune=True, engine=engine)
-        for index, engine in ((plain, "plain"), (spread, "ray"))
-    ]
-    assert counts(reports[0]) == counts(reports[1])
-    assert reports[1].added.deleted > 10
-    assert reports[1].added.encoded == 1
+    # Workers had the key, and it is neither in a log nor where all users of the machine see it.
+    assert qdrant.keys == {KEY}
+    assert any("ray::Worker" in each for each in commands)
+    assert KEY not in "".join(commands)
+    logs = [path for path in cluster.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert any("worker" in path.name for path in logs)
+    assert [path for path in logs if KEY.encode() in path.read_bytes()] == []
+
+
+DRIVER = f"""
+from d2llm_vdb.cli import main
+from d2llm_vdb.ingest import ray_batches
+
+ray_batches.BATCH_DOCUMENTS = {BATCH}
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_driver_and_a_killed_worker_change_nothing_of_the_end(
+    qdrant: LocalQdrant, open_index: Open, records: Path, small: Path, in_tmp: Path
+) -> None:
+    plain, spread = open_index("plain"), open_index("ray")
+    ingest(plain, records, **CUT)
+    command = [sys.executable, "-c", DRIVER, "ingest", "records.jsonl", "--url", qdrant.url]
+    command += ["--rest", "--collection", "ray", "--chunk-tokens", "32", "--overlap", "4", "--json"]
+    command += ["--student", str(small), "--engine", "ray", "--workers", "1"]
+
+    left: list[psutil.Process] = []
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def kill() -> None:  # Ray's agents end as well, but a minute later
+        left.extend(each for each in processes(driver.pid) if not each.name().endswith("Agent"))
+        driver.kill()
+
+    at_write(qdrant, "ray", 3, kill)
+    _, said = driver.communicate()
+    assert driver.returncode == -signal.SIGKILL, said
+    _, alive = psutil.wait_procs(left, timeout=30)
+    assert left
+    assert alive == []
+    before = spread.count()
+    assert 0 < before < plain.count() / 2
+
+    records.write_text("".join(records.read_text().splitlines(keepends=True)[3:]))
+    expected = ingest(plain, records, prune=True, **CUT)
+    driver = subprocess.Popen(
+        [*command, "--prune"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    at_write(qdrant, "ray", 2, lambda: kill_a_worker(driver.pid))
+    told, said = driver.communicate()
+    assert driver.returncode == 3, said
+    assert "rejected, with reasons" in said
     check_same(spread, plain)
+    report = json.loads(told)  # and nothing else, whatever Ray says of the worker
+    assert (report["passages"], report["rejected"]) == (expected.added.passages, expected.rejected)
+    assert report["deleted"] == expected.added.deleted > 2
+    assert report["unchanged"] >= before - report["deleted"] > 0
+
+
+def test_what_only_one_process_opens_is_refused(
+    in_tmp: Path, loaded: Student, records: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for location in (":memory:", "db"):
+        with (
+            Index.open(location, loaded) as index,
+            pytest.raises(InputError, match=f"only one at a time opens {location}.*--url"),
+        ):
+            ingest(index, records, engine="ray")
+    with Index.open(":memory:", loaded) as index, pytest.raises(InputError, match="for Ray"):
+        ingest(index, records, workers=2)
+
+
+def test_a_missing_ray_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "d2llm_vdb.ingest.ray_engine")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"d2llm-vdb\[ray\]"):
+        engine_named("ray", "http://localhost:6333")
+
+
+def test_a_student_that_was_never_saved_is_refused(
+    qdrant: LocalQdrant, small: Path, records: Path
+) -> None:
+    unsaved = Student.from_backbone(small.parent / "backbone", max_tokens=64)
+    with (
+        Index.open(qdrant.url, unsaved, prefer_grpc=False) as index,
+        pytest.raises(InputError, match="never saved, so that workers"),
+    ):
+        ingest(index, records, engine="ray")
+
+
+@pytest.mark.parametrize(
+    "error", [StoreUnavailableError("no answer"), MissingExtraError("p", "e", "what")]
+)
+def test_what_a_worker_raises_is_raised_as_it_is(error: Exception) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        ray_engine._result(ray.remote(fail).remote())
+    assert type(raised.value) is type(error)
+    assert str(raised.value) == str(error)
+
+
+def test_the_address_that_workers_get_shows_no_secret(open_index: Open) -> None:
+    store = open_index("c").store
+    assert isinstance(store, ServerStore)
+    again = pickle.loads(pickle.dumps(store.address))
+    assert KEY not in repr(again)
+    opened = again.open()
+    opened.close()
+    assert opened.location == store.location
+    assert again.client_options.api_key == KEY
+
+
+def test_workers_never_write_passages_of_the_same_name_at_once() -> None:
+    def named(*names: str) -> list[Document]:
+        return [Document(name, "text", "f") for name in names]
+
+    names = ray_batches.NamesInFlight()
+    names.add(named("d", "x#7", "y#1#2"))
+    for other, meets in {"d#1": True, "d#1#1": False, "d#a": False, "x": True, "x#8": False,
+                         "y": False, "y#1": True, "e": False}.items():  # fmt: skip
+        assert names.meet(named("other", other)) == meets, other
+    names.remove(named("d", "x#7", "y#1#2"))
+    assert not names.meet(named("d#1", "x", "y#1"))
+
+
+def test_batches_end_by_number_by_length_and_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_batches, "BATCH_CHARACTERS", 100)
+    documents = [Document(str(row), "x" * size, "f") for row, size in enumerate([1] * 6 + [99, 1])]
+    sizes = [[each.id for each in batch] for batch in ray_batches.batches(documents)]
+    assert sizes == [["0", "1", "2", "3", "4"], ["5", "6"], ["7"]]
+    monkeypatch.setattr(ray_batches, "WINDOW_SECONDS", 0)
+    assert len(list(ray_batches.batches(documents))) == 8

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -202,7 +204,8 @@ def ingest(
             made_with = load_student(model.student, model.device)
             Chunker(made_with, chunk_tokens, overlap)  # sizes that do not fit create nothing
             index = connect(made_with)
-        with index, track(errors) as on_progress:
+        # Ray says there that a worker was lost; it is the place of the report.
+        with index, track(errors) as on_progress, redirect_stdout(sys.stderr):
             report = ingest_sources(
                 index,
                 reader,
