@@ -171,7 +171,12 @@ def kill_a_worker(driver: int) -> None:
 
 
 def test_ray_ends_in_what_the_plain_engine_makes(
-    qdrant: LocalQdrant, open_index: Open, records: Path, in_tmp: Path, cluster: Path
+    qdrant: LocalQdrant,
+    open_index: Open,
+    records: Path,
+    in_tmp: Path,
+    cluster: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     plain, spread = open_index("plain"), open_index("ray")
     expected = ingest(plain, records, rejects="plain.jsonl", **CUT)
@@ -204,7 +209,7 @@ def test_ray_ends_in_what_the_plain_engine_makes(
     # Workers had the key, and it is neither in a log nor where all users of the machine see it.
     assert qdrant.keys == {KEY}
     assert any("ray::Worker" in each for each in commands)
-    assert KEY not in "".join(commands)
+    assert KEY not in "".join(commands) + caplog.text
     logs = [path for path in cluster.rglob("*") if path.is_file() and not path.is_symlink()]
     assert any("worker" in path.name for path in logs)
     assert [path for path in logs if KEY.encode() in path.read_bytes()] == []

@@ -25,7 +25,6 @@ import os
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -100,8 +99,8 @@ class _Pool:
         self.added = AddReport()
         self._account = account
         self._names = NamesInFlight()
-        self._free: deque[Any] = deque()
-        self._held: dict[Any, tuple[Any, list[Document]]] = {}
+        self._load: dict[int, int] = {}  # batches that each worker holds which has started
+        self._held: dict[Any, tuple[int, list[Document]]] = {}
         self._sent = self._done = self._cut = 0
         self._told: set[tuple[str, str]] = set()
         self._begun = time.monotonic()
@@ -113,10 +112,10 @@ class _Pool:
         made = ray.remote(Worker).options(
             num_cpus=1, num_gpus=int(on_gpus), max_restarts=-1, max_task_retries=RETRIES
         )
-        self._starting: dict[Any, Any] = {}
         self._workers = [made.remote(order) for _ in range(count)]
-        for worker in self._workers:
-            self._starting[worker.get_ready.remote()] = worker
+        self._starting = {
+            worker.get_ready.remote(): number for number, worker in enumerate(self._workers)
+        }
 
     def __enter__(self) -> _Pool:
         return self
@@ -127,12 +126,18 @@ class _Pool:
 
     def send(self, batch: list[Document]) -> None:
         """Give a batch to a worker, once one has room."""
-        while not self._free or self._names.meet(batch):
+        while (number := self._least_loaded) is None or self._names.meet(batch):
             self._wait()
-        worker = self._free.popleft()
         self._names.add(batch)
         self._sent += len(batch)
-        self._held[worker.add.remote(batch)] = worker, batch
+        self._load[number] += 1
+        self._held[self._workers[number].add.remote(batch)] = number, batch
+
+    @property
+    def _least_loaded(self) -> int | None:
+        """The worker to give the next batch to; None where all hold as many as they may."""
+        number = min(self._load, key=self._load.__getitem__, default=None)
+        return None if number is None or self._load[number] == BATCHES_HELD else number
 
     def finish(self) -> None:
         """Wait until all batches are done."""
@@ -146,31 +151,28 @@ class _Pool:
             outcome: Outcome = _result(reference)
             self._log(outcome.logged)
             if reference in self._starting:
-                self._free.extend([self._starting.pop(reference)] * BATCHES_HELD)
+                self._load[self._starting.pop(reference)] = 0
             else:
                 self._take(reference, outcome)
-        if len(self._starting) == len(self._workers) and self._is_late():
-            free = ray.available_resources()
-            logger.warning(
-                "no worker could be started in %.0f s: each needs a core%s, and Ray has %g cores "
-                "and %g GPUs free",
-                PATIENCE_SECONDS,
-                " and a GPU" if self._on_gpus else "",
-                free.get("CPU", 0),
-                free.get("GPU", 0),
-            )
+        if not self._load and time.monotonic() - self._begun > PATIENCE_SECONDS:
+            self._begun = time.monotonic()
+            self._warn()
         self._account.on_progress(self.added)
 
-    def _is_late(self) -> bool:
-        """Tell once that a while has passed since the beginning."""
-        late = time.monotonic() - self._begun > PATIENCE_SECONDS
-        if late:
-            self._begun = float("inf")
-        return late
+    def _warn(self) -> None:
+        free = ray.available_resources()
+        logger.warning(
+            "no worker could be started in %.0f s: each needs a core%s, and Ray has %g cores and "
+            "%g GPUs free",
+            PATIENCE_SECONDS,
+            " and a GPU" if self._on_gpus else "",
+            free.get("CPU", 0),
+            free.get("GPU", 0),
+        )
 
     def _take(self, reference: Any, outcome: Outcome) -> None:
-        worker, batch = self._held.pop(reference)
-        self._free.append(worker)
+        number, batch = self._held.pop(reference)
+        self._load[number] -= 1
         self._names.remove(batch)
         self._done += len(batch)
         self._cut += outcome.cut
