@@ -104,15 +104,17 @@ class _Pool:
         self._sent = self._done = self._cut = 0
         self._told: set[tuple[str, str]] = set()
         self._begun = time.monotonic()
-        self._on_gpus = on_gpus = _on_gpus(order)
+        there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        self._on_gpus = on_gpus = bool(there.get("GPU")) and _uses_gpus(order)
         if on_gpus:
             order = replace(order, device="cuda", dtype=order.dtype if order.on_gpu else "auto")
         if count is None:
-            count = int(ray.cluster_resources().get("GPU" if on_gpus else "CPU", 1))
-        made = ray.remote(Worker).options(
+            count = int(there.get("GPU" if on_gpus else "CPU", 1))
+        made: Any = ray.remote(Worker)
+        made = made.options(
             num_cpus=1, num_gpus=int(on_gpus), max_restarts=-1, max_task_retries=RETRIES
         )
-        self._workers = [made.remote(order) for _ in range(count)]
+        self._workers: list[Any] = [made.remote(order) for _ in range(count)]
         self._starting = {
             worker.get_ready.remote(): number for number, worker in enumerate(self._workers)
         }
@@ -160,7 +162,7 @@ class _Pool:
         self._account.on_progress(self.added)
 
     def _warn(self) -> None:
-        free = ray.available_resources()
+        free = ray.available_resources()  # type: ignore[no-untyped-call]
         logger.warning(
             "no worker could be started in %.0f s: each needs a core%s, and Ray has %g cores and "
             "%g GPUs free",
@@ -222,10 +224,9 @@ def _order(index: Index, chunker: Chunker) -> Order:
     )
 
 
-def _on_gpus(order: Order) -> bool:
-    """Tell whether workers get a GPU each: where Ray has any, unless this machine's is not used."""
-    unused_here = not order.on_gpu and pick_device("auto").type != order.device
-    return bool(ray.cluster_resources().get("GPU")) and not unused_here
+def _uses_gpus(order: Order) -> bool:
+    """Tell whether GPUs are to be used: unless this machine has one, and its is not."""
+    return order.on_gpu or pick_device("auto").type == order.device
 
 
 def _result(reference: Any) -> Outcome:
@@ -239,6 +240,7 @@ def _result(reference: Any) -> Outcome:
         outcome: Outcome = ray.get(reference)
     except RayTaskError as error:
         if isinstance(error.cause, D2LLMError):
+            logger.warning("what follows was said by a worker at %s", error.ip)
             raise error.cause from None
         raise
     except (ActorDiedError, ActorUnavailableError) as error:
