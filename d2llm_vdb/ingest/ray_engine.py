@@ -240,7 +240,7 @@ def _result(reference: Any) -> Outcome:
         outcome: Outcome = ray.get(reference)
     except RayTaskError as error:
         if isinstance(error.cause, D2LLMError):
-            logger.warning("what follows was said by a worker at %s", error.ip)
+            logger.warning("a worker failed, for a reason that may be its machine's alone")
             raise error.cause from None
         raise
     except (ActorDiedError, ActorUnavailableError) as error:
