@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from d2llm_vdb.errors import InputError, StoreError
@@ -69,6 +69,11 @@ class AddReport:
     tokens: int = 0
     retries: int = 0
     waiting: bool = False
+
+    def __add__(self, other: AddReport) -> AddReport:
+        """Return the counts of both, of which none waits."""
+        names = [each.name for each in fields(self) if each.name != "waiting"]
+        return AddReport(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
 @dataclass(frozen=True, slots=True)

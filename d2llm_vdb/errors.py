@@ -4,6 +4,7 @@
     ├── InputError            a text, id, vector, filter or option that cannot be used
     ├── MissingExtraError     an optional dependency is not installed
     ├── CheckpointError       a student directory that cannot be read or does not fit
+    ├── WorkerError           a worker of an ingest on several machines ended again and again
     ├── ArchiveError          the file of an exported collection is damaged, or of another version
     └── StoreError            the database said no
         ├── CollectionNotFoundError
@@ -36,10 +37,19 @@ class MissingExtraError(D2LLMError, ImportError):
             f"{purpose} needs the package {package!r}; install it with "
             f"pip install 'd2llm-vdb[{extra}]'"
         )
+        self._made_of = package, extra, purpose
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
+        """Let another process tell what is missing there."""
+        return MissingExtraError, self._made_of
 
 
 class CheckpointError(D2LLMError):
     """A student directory that cannot be read or does not fit its configuration."""
+
+
+class WorkerError(D2LLMError):
+    """A worker of an ingest on several machines ended again and again."""
 
 
 class ArchiveError(D2LLMError):

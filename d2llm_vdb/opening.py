@@ -28,6 +28,7 @@ from d2llm_vdb.store.schema import INDEXED_FIELDS, FieldKind, check_payload_inde
 
 if TYPE_CHECKING:
     from d2llm_vdb.student import Student
+    from d2llm_vdb.student.backbone import DType
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +96,9 @@ def open_both(
         tenant: open one tenant's part; see `Index.for_tenant`.
         device: what the student runs on: "cpu", "cuda", "cuda:1" or "mps"; "auto" is a GPU where
             there is one. A student that is loaded already stays where it is.
-        api_key, prefer_grpc, grpc_port, timeout, ca_file, compression, read_consistency,
-            write_ordering: how to speak to a server; see `d2llm_vdb.store.client.ClientOptions`.
+        api_key, prefer_grpc, grpc_port, timeout, ca_file, compression: how to speak to a server;
+            see `d2llm_vdb.store.client.ClientOptions`.
+        read_consistency, write_ordering: the same, of a cluster.
         retry_seconds: how long the server may be away once it has answered: requests are sent
             again meanwhile. None is 10 for a search and 120 for all else; 0 sends each once.
         shard_number, replication_factor, write_consistency_factor: layout of a collection created
@@ -189,15 +191,26 @@ def _check_student(student: object) -> None:
         )
 
 
-def load_student(student: Student | str | os.PathLike[str], device: str) -> Student:
+def load_student(
+    student: Student | str | os.PathLike[str], device: str, dtype: DType = "auto"
+) -> Student:
     """Return a student: itself, the one that ships, or that of a directory."""
     from d2llm_vdb.student import Student
 
     if isinstance(student, Student):
         return student
     if student == DEFAULT_STUDENT_NAME:
-        return Student.default(device=device)
-    return Student.load(os.fspath(student), device=device)
+        return Student.default(device=device, dtype=dtype)
+    return Student.load(os.fspath(student), device=device, dtype=dtype)
+
+
+def student_name(student: Student) -> str:
+    """Return what `load_student` finds a student by; empty for one that was never saved."""
+    from d2llm_vdb.student.checkpoint import DEFAULT_STUDENT
+
+    if student.path == DEFAULT_STUDENT.resolve():
+        return DEFAULT_STUDENT_NAME
+    return "" if student.path is None else str(student.path)
 
 
 def _remembered_student(store: Store, device: str) -> Student:
@@ -216,11 +229,9 @@ def _remembered_student(store: Store, device: str) -> Student:
 
 
 def _schema(student: Student, tokens: bool) -> Schema:
-    from d2llm_vdb.student.checkpoint import DEFAULT_STUDENT
     from d2llm_vdb.student.stored import parts
 
     config = student.config
-    path = "" if student.path is None else str(student.path)
     return Schema(
         recall_dim=config.recall_width,
         iem_dim=config.stored_half_dim,
@@ -228,7 +239,7 @@ def _schema(student: Student, tokens: bool) -> Schema:
         token_dim=config.token_dim + 1 if tokens else None,
         fingerprint=student.fingerprint,
         parts=parts(student),
-        student=DEFAULT_STUDENT_NAME if student.path == DEFAULT_STUDENT.resolve() else path,
+        student=student_name(student),
     )
 
 

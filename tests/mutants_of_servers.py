@@ -10,10 +10,12 @@ from tenacity import stop_after_attempt
 
 from d2llm_vdb.errors import StoreError
 from d2llm_vdb.filters import as_filter
+from d2llm_vdb.ingest.ray_batches import NamesInFlight
 from d2llm_vdb.search import hits, steps
 from d2llm_vdb.serve import hosts
 from d2llm_vdb.serve.finder import Finder
 from d2llm_vdb.store import patience, recall, retries
+from d2llm_vdb.store.server import ServerAddress
 
 TRICKS = "test_mcp.py::test_no_filter_of_a_call_leads_out_of_the_fixed_one"
 NARROWS = "test_mcp.py::test_a_filter_narrows_what_is_fixed"
@@ -173,3 +175,15 @@ def degraded_in_silence() -> None:
 def missing_vectors_are_not_missed() -> None:
     """A candidate without its vectors is left out, also where that should be told."""
     swap(recall._Pool, "_lacks", lambda self, row, request: False)
+
+
+@mutant("test_ingest_ray.py::test_workers_never_write_passages_of_the_same_name_at_once")
+def two_workers_may_write_the_same_passage() -> None:
+    """Documents whose passages have the same name go to two workers at once."""
+    swap(NamesInFlight, "meet", lambda *_: False)
+
+
+@mutant("test_ingest_ray.py::test_the_address_that_workers_get_shows_no_secret")
+def address_for_workers_shows_the_key() -> None:
+    """What a worker opens is shown with its API key."""
+    swap(ServerAddress, "__repr__", lambda self: f"ServerAddress({self.client_options.api_key!r})")

@@ -29,7 +29,7 @@ class Stub:
     """An HTTP server that answers as told, for what a healthy Qdrant never does.
 
     `answers` maps "METHOD /path" to a status and a body: bytes, or the result of a Qdrant answer;
-    `body`, `parameters` and `accepts` are of the last request.
+    `body`, `parameters` and `accepts` are of the last request, `keys` the API keys of all.
     """
 
     def __init__(self) -> None:
@@ -40,6 +40,7 @@ class Stub:
         self.otherwise: Answer = (404, b"<html>nothing here</html>")
         self.asked: list[str] = []
         self.body = b""
+        self.keys: set[str | None] = set()
         self.parameters = self.accepts = ""
         self.headers: dict[str, str] = {}
         self.before_answering: Callable[[str], object] = lambda _: None
@@ -52,6 +53,7 @@ class Stub:
                 stub.body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 path, _, stub.parameters = self.path.partition("?")
                 stub.accepts = self.headers.get("accept-encoding", "")
+                stub.keys.add(self.headers.get("api-key"))
                 asked = f"{self.command} {path}"
                 stub.asked.append(asked)
                 stub.before_answering(asked)

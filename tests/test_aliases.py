@@ -7,6 +7,7 @@ import json
 import logging
 import uuid
 from collections.abc import Iterator
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -275,7 +276,7 @@ def test_an_alias_of_another_collection_or_the_name_of_one_is_not_taken(
 def test_blue_and_green_on_the_command_line(
     server: Server, student: Student, old: Index, names: dict[str, str], in_tmp: Path
 ) -> None:
-    student.save("own")
+    copy(student).save("own")
     changed(student, "iem").save("better")
     where = ("--url", server.url, "--grpc-port", server.grpc_port)
     switch = ("reembed", *where, "-c", names["alias"], "--into", names["new"],

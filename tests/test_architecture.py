@@ -81,6 +81,7 @@ ALLOWED = {
         "passages",
         "add",
         "index",
+        "opening",
         "student",
         "store",
         "cli",
@@ -177,6 +178,7 @@ OWNERS = {
     "typer": {"cli"},
     "rich": {"cli"},
     "mcp": {"serve"},
+    "ray": {"ingest"},
     "starlette": {"serve"},
     "uvicorn": {"serve"},
 }

@@ -125,10 +125,10 @@ def test_on_the_command_line_it_is_said_above_the_times(index: Index, line: Line
     given = ["--url", line.proxy.url, "-c", line.collection, "--retry-seconds", 0]
     given += ["--grpc-port", line.proxy.port] if line.proxy.http2 else ["--rest"]
     command = ["search", QUERY, *given]
-    # Version, whether it exists, what it is, how many it has, candidates, scores.
-    line.proxy.meet(None, None, None, None, None, DROP)
+    # Version, aliases, whether it exists, what it is, how many it has, candidates, scores.
+    line.proxy.meet(None, None, None, None, None, None, DROP)
     assert d2llm(*command).exit_code == 1
-    line.proxy.meet(None, None, None, None, None, DROP)
+    line.proxy.meet(None, None, None, None, None, None, DROP)
     shown = d2llm(*command, "--allow-degraded")
     assert shown.exit_code == 0, shown.stderr
     assert "not reranked, in the order of recall: no answer from Qdrant" in shown.stdout

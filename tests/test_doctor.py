@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ SOMEBODY_ELSES = described(STUDENTLESS, {})[1]["config"] | {"metadata": {}}
 def healthy(tmp_path_factory: pytest.TempPathFactory, encoded: Columns, student: Student) -> Path:
     """Forty whole passages, that are only read."""
     path = tmp_path_factory.mktemp("healthy")
-    student.save(path / "own")
+    copy(student).save(path / "own")
     with Index.open(path / "db", Student.load(path / "own"), tokens="raw") as index:
         index.store.upsert(encoded)
     return path

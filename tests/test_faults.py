@@ -89,7 +89,9 @@ def test_an_ingest_through_faults_ends_as_one_without(
     for each, (payload, vectors) in expected.items():
         assert found[each][0] == payload
         for name, vector in vectors.items():
-            assert np.allclose(found[each][1][name], vector, atol=2e-2), (each, name)
+            # Of numbers held at 4 bits, one may round the other way.
+            difference = np.linalg.norm(np.subtract(found[each][1][name], vector))
+            assert difference <= 0.05 * np.linalg.norm(vector), (each, name)
 
 
 def test_a_server_that_vanishes_in_mid_ingest_is_waited_for(

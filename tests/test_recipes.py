@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import ablations
+import cluster_size
 import default_student
 import docstrings
 import fusion_features
@@ -315,3 +316,19 @@ def test_docstrings_become_queries_and_passages(tmp_path: Path) -> None:
     assert made.qrels == {query: {query: 1}}
     assert text in {"Return the first of all numbers.", "Hold two numbers at the same time."}
     assert text not in made.documents[query]
+
+
+def test_the_page_on_scale_has_the_table_that_its_recipe_makes() -> None:
+    page = (Path(cluster_size.__file__).parent.parent / "docs" / "scale.md").read_text()
+    [shown] = cluster_size.TABLE.findall(page)
+    assert shown == cluster_size.table([cluster_size.Cluster(size) for size in cluster_size.SIZES])
+
+
+def test_a_cluster_grows_with_what_it_holds_and_how_soon() -> None:
+    small = cluster_size.Cluster(1e6, hours=10)
+    assert (small.workers, small.nodes, small.shards) == (2, 2, 4)
+    soon = replace(small, hours=1)
+    assert (soon.workers, soon.disk_gb) == (14, small.disk_gb)
+    twice = replace(small, passages=2e8, replicas=3)
+    assert twice.nodes == 10
+    assert twice.memory_gb == pytest.approx(2e8 * 3 * 783 / 1e9)

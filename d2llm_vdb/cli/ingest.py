@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,7 +13,7 @@ import typer
 from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.loading import load_student, open_index
-from d2llm_vdb.cli.shared import Database, Layout, Model
+from d2llm_vdb.cli.shared import Database, Layout, Model, Spread
 from d2llm_vdb.cli.terminal import (
     EXIT_REJECTS,
     errors,
@@ -148,6 +150,7 @@ def ingest(
         ),
     ] = None,
     tenant: flags.Tenant = None,
+    spread: Spread,
     as_json: flags.Json = False,
     _verbose: flags.Verbose = False,
 ) -> None:
@@ -160,6 +163,7 @@ def ingest(
     with waiting("starting"):
         from d2llm_vdb.cli.ingest_progress import show_summary, track
         from d2llm_vdb.ingest import Chunker, Fields
+        from d2llm_vdb.ingest.engines import engine_named
         from d2llm_vdb.ingest.files import SourceReader
         from d2llm_vdb.ingest.sources import ingest_sources
 
@@ -173,6 +177,10 @@ def ingest(
     )
     rejects_file = RejectsFile(rejects)
     reader = SourceReader(sources, fields, format, id_prefix=id_prefix, rejects=rejects_file)
+
+    engine = engine_named(
+        spread.engine, location, workers=spread.workers, ray_address=spread.ray_address
+    )
 
     def connect(student: str | Student | None, *, create: bool = True) -> Index:
         return open_index(
@@ -196,13 +204,15 @@ def ingest(
             made_with = load_student(model.student, model.device)
             Chunker(made_with, chunk_tokens, overlap)  # sizes that do not fit create nothing
             index = connect(made_with)
-        with index, track(errors) as on_progress:
+        # Ray says there that a worker was lost; it is the place of the report.
+        with index, track(errors) as on_progress, redirect_stdout(sys.stderr):
             report = ingest_sources(
                 index,
                 reader,
                 rejects_file,
                 chunker=Chunker(index.student, chunk_tokens, overlap),
                 prune=prune,
+                engine=engine,
                 index_fields=payload_indexes == "auto",
                 asked_fields=layout.options["payload_indexes"],
                 on_indexed=_tell_indexed,

@@ -97,6 +97,34 @@ class Layout:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Which processes and machines do the work."""
+
+    engine: Annotated[
+        Literal["plain", "ray"],
+        typer.Option(
+            help="ray encodes and stores in workers on this machine or many, into a server."
+        ),
+    ] = "plain"
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Workers of Ray (default: one for each GPU that it has, or each core).",
+            show_default=False,
+        ),
+    ] = None
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Ray cluster to use (default: RAY_ADDRESS, or this machine alone).",
+            show_default=False,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Searching:
     """How to search: the fields of `SearchOptions`."""
 

@@ -15,6 +15,9 @@
     rejects     the file of what was not ingested
     headings    where a place stands in Markdown
     chunking    documents to passages
+    adding      documents cut and added, here and now: the plain engine
+    engines     engines by their names
+    ray_engine, ray_batches, ray_worker    the engine of many machines
     pipeline    documents to an index, every record accounted for
     sources     `ingest`: files, folders and standard input to an index
 

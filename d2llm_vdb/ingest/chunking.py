@@ -96,6 +96,7 @@ class Chunker:
                 f"{self._capacity - 1}, or raise --chunk-tokens (at most {longest})"
             )
         self._overlap = overlap
+        self.chunk_tokens, self.overlap = chunk_tokens, overlap
         self._splitter = cache(self._make_splitter)
         self._splitter(self._capacity, False)  # a missing package shows now, not half-way
 
@@ -252,6 +253,17 @@ class _Outline:
         return f"{path}\n" if path in self.shown else ""
 
 
+def passage_id(document: str, number: int) -> str:
+    """Return what a passage of a document is called: `d`, `d#1`, `d#2`."""
+    return f"{document}#{number}" if number else document
+
+
+def document_of(passage: str) -> str | None:
+    """Return of which document a later passage would have this id; None where it cannot be one."""
+    document, mark, number = passage.rpartition("#")
+    return document if mark and number.isdecimal() else None
+
+
 def _passages(
     document: Document, chunks: Sequence[Chunk], outline: _Outline | None
 ) -> list[Passage]:
@@ -262,7 +274,7 @@ def _passages(
         shown = outline.shown_above(chunk, number) if outline else ""
         passages.append(
             Passage(
-                id=f"{document.id}#{number}" if number else document.id,
+                id=passage_id(document.id, number),
                 text=title + shown + chunk.text,
                 metadata=_place(document, chunk.start, path) | document.metadata,
                 doc_id=document.id,

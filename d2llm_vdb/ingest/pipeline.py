@@ -1,4 +1,4 @@
-"""Documents to an index: cut, add, and account for every record."""
+"""Documents to an index, and an account of every record: what every engine does once."""
 
 from __future__ import annotations
 
@@ -11,23 +11,20 @@ from functools import cache, partial
 from pathlib import PurePath
 from typing import Any
 
-from d2llm_vdb.add import WINDOW_SECONDS, AddReport
-from d2llm_vdb.batching import batched, batched_in_time
+from d2llm_vdb.add import AddReport
+from d2llm_vdb.batching import batched
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.index import Index
+from d2llm_vdb.ingest.adding import Engine, add_documents
 from d2llm_vdb.ingest.chunking import Chunker
 from d2llm_vdb.ingest.documents import Document, Reject
 from d2llm_vdb.ingest.rejects import Rejects
-from d2llm_vdb.passages import Passage, check_unicode
+from d2llm_vdb.passages import check_unicode
 from d2llm_vdb.store.schema import TENANT_FIELD
 from d2llm_vdb.telemetry import count, span
 from d2llm_vdb.wording import counted
 
 logger = logging.getLogger(__name__)
-
-# Documents cut at a time: as many, or as many characters.
-CUT_DOCUMENTS = 64
-CUT_CHARACTERS = 16 * 2**20
 
 
 @dataclass(slots=True)
@@ -100,6 +97,7 @@ def ingest_documents(
     *,
     chunker: Chunker | None = None,
     prune: bool = False,
+    engine: Engine = add_documents,
     on_progress: OnIngested | None = None,
 ) -> IngestReport:
     """Bring the index up to date with some documents.
@@ -116,25 +114,22 @@ def ingest_documents(
             What is stored of a rejected one stays. Where a reject has no known id, so does all
             that came from the same source, since it may be any of that. Nothing is pruned when
             there is no document at all.
+        engine: cuts, encodes and stores the documents.
         on_progress: told the report so far, after every step.
 
     Raises:
         StoreError: the database failed; what was written before stays.
     """
-    run = _Run(index, rejects, chunker or Chunker(index.student), on_progress)
+    run = _Run(index, rejects, on_progress)
+    chunker = chunker or Chunker(index.student)
     with span("ingest", collection=index.store.collection):
-        run.report.added = index.add(
-            run.passages(records),
-            replace_documents=True,
-            on_reject=run.reject_passage,
-            on_progress=run.progress,
-        )
+        run.report.added = engine(index, chunker, run.documents(records), run)
         if prune:
             with span("prune"):
                 run.prune()
         with span("optimize"):
             index.optimize()
-    run.progress(run.report.added)
+    run.on_progress(run.report.added)
     logger.info(
         "%s: %d documents ingested, %d records rejected",
         index.store.location,
@@ -148,45 +143,25 @@ def ingest_documents(
 class _Run:
     """One ingest: counts, and what has been seen."""
 
-    def __init__(
-        self, index: Index, rejects: Rejects, chunker: Chunker, on_progress: OnIngested | None
-    ) -> None:
+    def __init__(self, index: Index, rejects: Rejects, tell: OnIngested | None) -> None:
         self.report = IngestReport()
         self._index = index
         self._rejects = rejects
-        self._chunker = chunker
-        self._on_progress = on_progress
+        self._tell = tell
         self._taken: set[str] = set()
         self._rejected_ids: set[str] = set()
         self._unclear_sources: Counter[str] = Counter()
         self._start = time.monotonic()
 
-    def passages(self, records: Iterable[Document | Reject]) -> Iterator[Passage]:
-        documents = batched_in_time(
-            self._documents(records),
-            CUT_DOCUMENTS,
-            WINDOW_SECONDS,
-            lambda document: len(document.text),
-            CUT_CHARACTERS,
-        )
-        while True:
-            with span("read"):
-                some = next(documents, None)
-            if some is None:
-                return
-            with span("cut", documents=len(some)):
-                passages = [passage for own in self._chunker.cut(some) for passage in own]
-            self.report.cut += len(passages)
-            yield from passages
-
-    def _documents(self, records: Iterable[Document | Reject]) -> Iterator[Document]:
+    def documents(self, records: Iterable[Document | Reject]) -> Iterator[Document]:
+        """Yield the documents to be stored, each id once, and account for all other records."""
         for record in records:
             if isinstance(record, Reject):
                 self._reject_record(record)
                 continue
             self.report.documents += 1
             if not record.text.strip():
-                self._reject(Reject(record.source, _blank(record), record.line, record.id))
+                self.on_reject(Reject(record.source, _blank(record), record.line, record.id))
                 continue
             try:
                 self._check(record)
@@ -205,17 +180,17 @@ class _Run:
         for name in ("id", "title", "text", "source"):  # the tokenizer takes valid Unicode only
             check_unicode(name, getattr(document, name), document.id)
 
-    def reject_passage(self, passage: Passage, reason: str) -> None:
-        self._reject(Reject(passage.source or "", reason, id=passage.id))
-
     def _reject_record(self, reject: Reject) -> None:
         if reject.id is None:
             self._unclear_sources[reject.source] += 1
         else:
             self._rejected_ids.add(reject.id)
-        self._reject(reject)
+        self.on_reject(reject)
 
-    def _reject(self, reject: Reject) -> None:
+    def on_cut(self, passages: int) -> None:
+        self.report.cut = passages
+
+    def on_reject(self, reject: Reject) -> None:
         self._rejects.write(reject)
         self.report.rejected += 1
         count("rejects", collection=self._index.store.collection)
@@ -252,11 +227,11 @@ class _Run:
             if point.payload.get(TENANT_FIELD) == self._index.tenant:
                 yield point.payload
 
-    def progress(self, added: AddReport) -> None:
+    def on_progress(self, added: AddReport) -> None:
         self.report.added = added
         self.report.seconds = time.monotonic() - self._start
-        if self._on_progress is not None:
-            self._on_progress(self.report)
+        if self._tell is not None:
+            self._tell(self.report)
 
 
 def _may_be_in(unclear: Collection[str], source: str | None) -> bool:

@@ -9,8 +9,10 @@ from typing import Literal
 
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.index import Index
+from d2llm_vdb.ingest.adding import Engine, add_documents
 from d2llm_vdb.ingest.chunking import DEFAULT_OVERLAP, Chunker
 from d2llm_vdb.ingest.documents import Records
+from d2llm_vdb.ingest.engines import EngineName, engine_named
 from d2llm_vdb.ingest.files import SourceReader
 from d2llm_vdb.ingest.indexing import OnIndexed, indexed, warning_of_kinds
 from d2llm_vdb.ingest.pipeline import IngestReport, OnIngested, ingest_documents
@@ -29,6 +31,9 @@ def ingest(
     fields: Fields | None = None,
     id_prefix: str = "",
     payload_indexes: Literal["auto"] | None = None,
+    engine: EngineName = "plain",
+    workers: int | None = None,
+    ray_address: str | None = None,
     on_progress: OnIngested | None = None,
 ) -> IngestReport:
     """Bring an index up to date with files, folders and standard input.
@@ -51,6 +56,10 @@ def ingest(
         id_prefix: put before every id, so that sources with the same ids do not meet.
         payload_indexes: "auto" indexes fields that the first documents' metadata have in common,
             for faster filters.
+        engine: "plain" does all in this process; "ray" encodes and stores in workers, on this
+            machine or many, for an index on a server.
+        workers: of Ray; None takes one for each GPU that Ray has, or each core where there is none.
+        ray_address: of a Ray cluster; None takes `RAY_ADDRESS` of the environment, or this machine.
         on_progress: told the report so far, after every step.
 
     Returns:
@@ -72,6 +81,7 @@ def ingest(
         raise InputError(
             f"payload_indexes={payload_indexes!r} is not 'auto'; give the fields to `Index.open`"
         )
+    chosen = engine_named(engine, index.store.location, workers=workers, ray_address=ray_address)
     file = RejectsFile(Path(rejects))
     names = [os.fspath(source) for source in sources]
     reader = SourceReader(names, fields, format, id_prefix=id_prefix, rejects=file)
@@ -83,6 +93,7 @@ def ingest(
             file,
             chunker=chunker,
             prune=prune,
+            engine=chosen,
             index_fields=payload_indexes == "auto",
             on_progress=on_progress,
         )
@@ -95,6 +106,7 @@ def ingest_sources(
     *,
     chunker: Chunker,
     prune: bool = False,
+    engine: Engine = add_documents,
     index_fields: bool = False,
     asked_fields: Mapping[str, str] | None = None,
     on_indexed: OnIndexed | None = None,
@@ -103,7 +115,7 @@ def ingest_sources(
     """Bring an index up to date with sources that were found to be readable.
 
     Args:
-        index, chunker, prune, on_progress: as `ingest_documents` takes them.
+        index, chunker, prune, engine, on_progress: as `ingest_documents` takes them.
         reader: of the sources.
         rejects: an open file.
         index_fields: index fields that the first documents' metadata have in common.
@@ -122,4 +134,12 @@ def ingest_sources(
     records: Records = warning_of_kinds(reader, asked_fields or {})
     if index_fields:
         records = indexed(records, index, on_indexed)
-    return ingest_documents(index, records, rejects, chunker=chunker, prune=prune, on_progress=tell)
+    return ingest_documents(
+        index,
+        records,
+        rejects,
+        chunker=chunker,
+        prune=prune,
+        engine=engine,
+        on_progress=tell,
+    )

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from operator import attrgetter
 from typing import TypeVar, Unpack
@@ -103,6 +103,12 @@ class ServerStore(ClientStore):
             self.location = f"{hide_credentials(self._url)}/{means}"
             self.alias = Alias(name, means, self.location)
         super()._open(create, options, any_layout=any_layout)
+
+    @property
+    def address(self) -> ServerAddress:
+        """How another process opens the same collection."""
+        alias = None if self.alias is None else self.alias.name
+        return ServerAddress(self._url, self._collection, self._client_options, alias)
 
     def _plan(self, queries: Sequence[PointQuery]) -> Call[list[Sequence[Point]]]:
         if self._client_options.prefer_grpc:
@@ -213,3 +219,35 @@ class ServerStore(ClientStore):
         except asyncio.CancelledError:
             self.check_open()  # closing cancels what runs, and its caller should hear why
             raise
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAddress:
+    """Where a collection on a server is and how it is spoken to, for another process to open.
+
+    It holds the API key: it may be sent to a process of one's own, and is kept in no file.
+
+    Args:
+        url, collection, client_options: as `ServerStore` takes them.
+        alias: the name that the collection was opened by, which has to go on meaning it.
+    """
+
+    url: str = field(repr=False)  # there may be a password in it
+    collection: str
+    client_options: ClientOptions
+    alias: str | None = None
+
+    def open(self) -> ServerStore:
+        """Open the collection.
+
+        Raises:
+            StoreError: it is gone, or out of reach.
+        """
+        options: ClientKeywords = {
+            each.name: getattr(self.client_options, each.name)
+            for each in fields(self.client_options)
+        }  # type: ignore[assignment]
+        store = ServerStore.open(self.url, self.collection, **options)
+        if self.alias is not None:
+            store.alias = Alias(self.alias, self.collection, store.location)
+        return store
