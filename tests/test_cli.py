@@ -227,7 +227,7 @@ def test_a_number_out_of_range_is_refused_by_its_option(in_tmp: Path, arguments:
         (["info", "--host", "localhost"], "--url"),
         (["info", "--collection-name", "docs"], "--collection"),
         (["delete", "a", "--force"], "--yes"),
-        (["search", "a", "--rerankk", "none"], "--rerank"),
+        (["search", "a", "--neighbors", "1"], "--neighbours"),
     ],
 )
 def test_an_option_by_its_name_elsewhere_hints_at_ours_alone(

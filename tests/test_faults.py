@@ -89,9 +89,9 @@ def test_an_ingest_through_faults_ends_as_one_without(
     for each, (payload, vectors) in expected.items():
         assert found[each][0] == payload
         for name, vector in vectors.items():
-            # Of numbers held at 4 bits, one may round the other way.
+            # Held at 4 bits, numbers may round the other way; another text's differ by more than 1.
             difference = np.linalg.norm(np.subtract(found[each][1][name], vector))
-            assert difference <= 0.05 * np.linalg.norm(vector), (each, name)
+            assert difference <= 0.2 * np.linalg.norm(vector), (each, name)
 
 
 def test_a_server_that_vanishes_in_mid_ingest_is_waited_for(
