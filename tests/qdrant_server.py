@@ -135,7 +135,7 @@ class Node:
         }
 
     def _wait(self, process: subprocess.Popen[bytes], deadline: float) -> None:
-        while not answers(f"{self.url}/readyz"):
+        while not (answers(f"{self.url}/readyz") and listens(self.grpc_port)):
             if process.poll() is not None:
                 raise NoServerError(
                     f"{self._command} ended with {process.returncode}; its log ends:\n{self.log()}"
@@ -165,6 +165,15 @@ def free_ports(count: int, host: str = Node.host) -> list[int]:
     for one in sockets:
         one.close()
     return ports
+
+
+def listens(port: int) -> bool:
+    """Tell whether anything takes connections at a port of this machine."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
 
 
 def answers(url: str) -> bool:

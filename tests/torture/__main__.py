@@ -16,6 +16,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -70,18 +71,25 @@ def main() -> int:
 
 
 def _runs(given: argparse.Namespace) -> dict[str, Callable[[Path], list[Outcome]]]:
-    seed = given.seed
+    seed, kills = given.seed, given.server_kills
     return {
         "kills": lambda work: [kill_ingests(work, given.kills, seed)],
         "disks": lambda work: break_disks(work, seed, given.damages),
         "sharing": lambda work: _share(work, given.seconds, seed),
         "servers": lambda work: [
-            _with_qdrant(servers.NAME, kill_server, work, given.server_kills, seed)
+            _with_qdrant(servers.NAME, partial(kill_server, preset=preset), made, kills, seed)
+            for preset in ("exact", "balanced")
+            for made in [_directory(work, preset)]
         ],
         "clusters": lambda work: [
             _with_qdrant(clusters.NAME, break_cluster, work, given.rounds, seed)
         ],
     }
+
+
+def _directory(work: Path, name: str) -> Path:
+    (work / name).mkdir()
+    return work / name
 
 
 def _share(work: Path, seconds: float, seed: int) -> list[Outcome]:
