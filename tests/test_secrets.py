@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from d2llm_vdb import Index, Student
 from d2llm_vdb.cli.app import app
+from d2llm_vdb.cli.reembed import tell_what_is_where
 from d2llm_vdb.cli.shared import Database, SearchedDatabase
 from d2llm_vdb.connection import Connection
 from d2llm_vdb.errors import D2LLMError
@@ -195,3 +196,10 @@ def _command_lines() -> set[bytes]:
         except OSError:  # it has ended
             continue
     return found
+
+
+def test_the_command_to_go_on_with_has_no_password(capsys: pytest.CaptureFixture[str]) -> None:
+    tell_what_is_where(Database(url=f"http://me:{KEY}@localhost:6333"), "new", "old")
+    told = capsys.readouterr().out
+    assert "d2llm search --url http://localhost:6333 --collection new" in told
+    assert KEY not in told

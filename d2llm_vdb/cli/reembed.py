@@ -124,8 +124,12 @@ def write_anew(source: Store, target: Index, *, as_json: bool, alias: str | None
 
 def tell_what_is_where(database: Database, into: str, left: str) -> None:
     """Tell how to use the new collection, and that the old one, at `left`, is there still."""
-    option = "--url" if database.db is None else "--db"
-    where = f"{option} {shlex.quote(database.location)}"
+    from d2llm_vdb.store.client import hide_credentials
+
+    option, place = "--db", database.location
+    if database.db is None:
+        option, place = "--url", hide_credentials(place)
+    where = f"{option} {shlex.quote(place)}"
     output.print(
         printable(f"use it:  d2llm search {where} --collection {shlex.quote(into)}"),
         soft_wrap=True,
