@@ -3,7 +3,7 @@
     make torture
     make torture TORTURE="kills disks --kills 20 --seed 7"
 
-About 40 minutes on two CPU cores; each way runs by itself where its name is given. Exit code 1
+Each way runs by itself where its name is given. Exit code 1
 where anything was not as promised. `--page docs/reliability.md` writes the figures of the last
 runs into that page, and does nothing else.
 """
