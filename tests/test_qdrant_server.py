@@ -11,9 +11,9 @@ import pytest
 import qdrant_server
 from qdrant_server import NamedServer, Node, NoServerError, Server, answers, any_server
 
-# Stands for Qdrant: serves /readyz where the environment says, and nothing else.
+# Stands for Qdrant: serves /readyz and listens at both ports that the environment names.
 READY = """
-import os
+import os, socket
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 class Handler(BaseHTTPRequestHandler):
@@ -22,8 +22,9 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
 assert "QDRANT__SERVICE__API_KEY" not in os.environ
-address = os.environ["QDRANT__SERVICE__HOST"], int(os.environ["QDRANT__SERVICE__HTTP_PORT"])
-HTTPServer(address, Handler).serve_forever()
+host = os.environ["QDRANT__SERVICE__HOST"]
+grpc = socket.create_server((host, int(os.environ["QDRANT__SERVICE__GRPC_PORT"])))
+HTTPServer((host, int(os.environ["QDRANT__SERVICE__HTTP_PORT"])), Handler).serve_forever()
 """
 BROKEN = "import sys; sys.exit('the storage is on fire')"
 SLEEPING = "import time; print('still loading', flush=True); time.sleep(60)"
