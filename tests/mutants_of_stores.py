@@ -15,6 +15,7 @@ from qdrant_client import models
 
 from d2llm_vdb import Index, Passage, add, copying, filters, index, paths, reembed
 from d2llm_vdb.add import Adder
+from d2llm_vdb.errors import StoreError
 from d2llm_vdb.ingest import pipeline
 from d2llm_vdb.store import (
     EdgeStore,
@@ -353,6 +354,28 @@ def flushed_count_not_forgotten() -> None:
 def writes_not_read_back() -> None:
     """New versions of passages are lost where the write-ahead log was."""
     swap(EdgeStore, "_check_written", lambda *_: None)
+
+
+@mutant("test_damage.py::test_a_deletion_that_is_passed_over_is_an_error")
+def deletions_not_counted() -> None:
+    """Passages stay that were deleted where the write-ahead log was lost."""
+    swap(EdgeStore, "_delete", lambda self, operation, _: self._shard.update(operation))
+
+
+@mutant(
+    "test_damage.py::test_a_write_that_is_passed_over_is_an_error_also_where_the_passages_swap"
+    "_their_contents",
+    "test_damage.py::test_a_write_that_stores_nothing_is_an_error",
+)
+def hashes_read_back_as_a_set() -> None:
+    """A passage that holds what another one was given, or is not there, passes as written."""
+
+    def check(self: EdgeStore, ids: Any, payloads: Any) -> None:
+        stored = {point.payload["content_hash"] for point in self.retrieve(ids, ["content_hash"])}
+        if not stored <= {payload["content_hash"] for payload in payloads}:
+            raise StoreError("others")
+
+    swap(EdgeStore, "_check_written", check)
 
 
 @mutant("test_damage.py::test_an_assertion_of_the_database_that_fails_is_a_plain_error")

@@ -6,7 +6,9 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 from test_store import SCHEMA, some_columns
 
 from d2llm_vdb.errors import DiskFullError, StoreError, StoreLockedError
+from d2llm_vdb.lazy import models
 from d2llm_vdb.store import Columns, EdgeStore, edge_faults
 from d2llm_vdb.store.edge_flushed import Flushed
 
@@ -96,10 +99,9 @@ def test_deleted_passages_are_not_missed(collection: Path) -> None:
     again.close()
 
 
-@pytest.mark.parametrize("write", ["upsert", "write_payloads"])
-def test_a_write_that_a_lost_log_makes_the_database_pass_over_is_an_error(
-    collection: Path, write: str
-) -> None:
+@pytest.fixture
+def logless(collection: Path) -> Iterator[EdgeStore]:
+    """A collection that lost its log in a kill, and passes over what is written to its passages."""
     store = EdgeStore.open(collection)
     for _ in range(20):
         store.upsert(written(40))
@@ -107,10 +109,75 @@ def test_a_write_that_a_lost_log_makes_the_database_pass_over_is_an_error(
     store._give_back()  # as by a kill
     shutil.rmtree(collection / "shard" / "wal")
     store = EdgeStore.open(collection)
+    yield store
+    store.close()
+
+
+@pytest.mark.parametrize("write", ["upsert", "write_payloads"])
+def test_a_write_that_a_lost_log_makes_the_database_pass_over_is_an_error(
+    logless: EdgeStore, write: str
+) -> None:
     new = written(40, "second")
     given = (new,) if write == "upsert" else (new.ids, new.payloads)
-    with pytest.raises(StoreError, match=r"older versions.*log was damaged.*reembed --into"):
-        getattr(store, write)(*given)
+    with pytest.raises(StoreError, match=r"\d+ of 40 .*log was damaged.*reembed --into"):
+        getattr(logless, write)(*given)
+
+
+def test_a_write_that_is_passed_over_is_an_error_also_where_the_passages_swap_their_contents(
+    logless: EdgeStore,
+) -> None:
+    old = written(40)
+    swapped = replace(old, ids=[*old.ids[1::-1], *old.ids[2:]])
+    with pytest.raises(StoreError, match="does not have 2 of 40 passages as they were written"):
+        logless.upsert(swapped)
+
+
+def test_a_deletion_that_is_passed_over_is_an_error(logless: EdgeStore) -> None:
+    some = models.HasIdCondition(has_id=["passage 1", "passage 2", "passage 3"])
+    for delete in (
+        lambda: logless.delete(["passage 1", "passage 2", "passage 3", "nobody"]),
+        lambda: logless.delete_where(models.Filter(must=[some])),
+    ):
+        with pytest.raises(StoreError, match=r"still has 3 passages .*log was damaged.*reembed"):
+            delete()
+
+
+def test_a_write_that_stores_nothing_is_an_error(
+    collection: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = EdgeStore.open(collection)
+    with monkeypatch.context() as broken:
+        broken.setattr(EdgeStore, "_upsert_points", lambda *_: None)
+        with pytest.raises(StoreError, match="does not have 20 of 60 passages"):
+            store.upsert(written(60))
+    store.close()
+
+
+def test_what_was_written_is_there_while_others_write_delete_and_optimise(
+    collection: Path,
+) -> None:
+    store = EdgeStore.open(collection)
+    over = threading.Event()
+
+    def write(version: str) -> None:
+        while not over.is_set():
+            store.upsert(written(40, version))
+
+    def delete() -> None:
+        while not over.is_set():
+            store.delete([f"passage {row}" for row in range(40)])
+
+    def optimise() -> None:
+        while not over.is_set():
+            store.optimize()
+
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(write, "a"), pool.submit(write, "b")]
+        running += [pool.submit(delete), pool.submit(optimise)]
+        wait(running, 1.5, FIRST_EXCEPTION)
+        over.set()
+    for each in running:
+        each.result()
     store.close()
 
 

@@ -138,20 +138,35 @@ class EdgeStore(Store):
         self._shard.update(edge.UpdateOperation.upsert_points(points))
 
     def _check_written(self, ids: Sequence[str], payloads: Sequence[Payload]) -> None:
-        """Read back that the passages hold what they were given.
+        """Read back that each passage has the hash it was given.
 
-        The database numbers its writes by the write-ahead log, and passes over one that is older
-        than what a point has. Where that log was lost, it begins again at one, and takes new
-        versions of passages without a word for older ones.
+        One that had it before is the same passage, with vectors of the same student. Nobody else
+        replaces or deletes in between: other threads wait for `_writing`, which is held from
+        before the write, and other processes for the directory.
         """
-        given = {payload.get("content_hash") for payload in payloads}
-        stored = self.retrieve(ids, ["content_hash"])
-        if not {point.payload.get("content_hash") for point in stored} <= given:
-            raise StoreError(
-                f"{self.location} keeps older versions of passages that were written just now: its "
-                f"write-ahead log was damaged or removed. Restore it from a backup, or write it "
-                f"anew from what it holds (d2llm reembed --into NAME)"
+        given = {
+            point_id(passage_id): payload.get("content_hash")
+            for passage_id, payload in zip(ids, payloads, strict=True)
+        }
+        records = self._run(self._shard.retrieve, list(given), ["content_hash"], [])
+        stored = {str(record.id): record.payload.get("content_hash") for record in records}
+        if others := given.items() - stored.items():
+            raise self._passed_over(
+                f"does not have {len(others):,} of {len(given):,} passages as they were written"
             )
+
+    def _passed_over(self, what: str) -> StoreError:
+        """Explain a write that the database answered and did not do.
+
+        It numbers writes by the write-ahead log, and passes over one that is older than what a
+        point has. Where that log was lost, it begins again at one, and takes new versions of
+        passages, and their deletion, without a word for older ones.
+        """
+        return StoreError(
+            f"{self.location} {what} just now: its write-ahead log was damaged or removed, and it "
+            f"keeps older versions. Restore it from a backup, or write it anew from what it holds "
+            f"(d2llm reembed --into NAME)"
+        )
 
     def query(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
         asked = [
@@ -187,16 +202,21 @@ class EdgeStore(Store):
 
     def delete(self, ids: Sequence[str]) -> None:
         points: list[int | UUID | str] = [point_id(each) for each in distinct_ids(ids)]
-        self._delete(edge.UpdateOperation.delete_points(points))
+        those = edge.Filter(must=[edge.HasIdCondition(set(points))])
+        self._delete(edge.UpdateOperation.delete_points(points), those)
 
     def delete_where(self, filter: models.Filter) -> None:
-        self._delete(edge.UpdateOperation.delete_points_by_filter(_filter(filter)))
+        those = _filter(filter)
+        self._delete(edge.UpdateOperation.delete_points_by_filter(those), those)
 
-    def _delete(self, operation: Any) -> None:
+    def _delete(self, operation: Any, those: Any) -> None:
         with self._writing:
             self._run(self._flushed.forget)
             self._run(self._shard.update, operation)
+            left = self._run(self._shard.count, edge.CountRequest(filter=those))
         self._wrote()
+        if left:
+            raise self._passed_over(f"still has {left:,} passages that were deleted")
 
     def count(self, filter: models.Filter | None = None) -> int:
         return int(self._run(self._shard.count, edge.CountRequest(filter=_filter(filter))))
