@@ -22,7 +22,7 @@ from d2llm_vdb.evaluate.bm25 import collection_bm25
 from d2llm_vdb.evaluate.rankers import StackedSegments, best_rows
 from d2llm_vdb.progress import OnProgress, Progress
 from d2llm_vdb.sparse import SparseRows
-from d2llm_vdb.store.recall import RRF_K
+from d2llm_vdb.store.recalling import RRF_K
 from d2llm_vdb.student.arrays import QueryVectors
 from d2llm_vdb.student.terms import UNREAD
 

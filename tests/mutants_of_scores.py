@@ -8,7 +8,7 @@ from typing import Any
 from mutation import mutant, swap
 
 from d2llm_vdb.search import steps
-from d2llm_vdb.store import recall
+from d2llm_vdb.store import recalling
 from d2llm_vdb.student import Student, calibration, late, pairs, segments, terms
 from d2llm_vdb.student.calibration import Calibration
 from d2llm_vdb.student.evidence import Evidence
@@ -73,13 +73,13 @@ def search_task_ignored() -> None:
 )
 def store_maxsim_of_one_row() -> None:
     """Stores are asked for the MaxSim of a query's first row alone."""
-    whole = recall._scoring
+    whole = recalling._scoring
 
     def first_rows(request: Any, *rest: Any) -> Any:
         maxsim = {name: [own[:1] for own in rows] for name, rows in request.maxsim.items()}
         return whole(replace(request, maxsim=maxsim), *rest)
 
-    swap(recall, "_scoring", first_rows)
+    swap(recalling, "_scoring", first_rows)
 
 
 @mutant("test_predict.py::test_a_pair_is_scored_as_a_search_scores_it[memory]")
@@ -157,12 +157,12 @@ def search_without_words() -> None:
 @mutant("test_recall.py::test_ranks_are_fused_as_computed_by_hand")
 def fusion_without_weights() -> None:
     """BM25's ranking weighs as much as the vectors', whatever was asked."""
-    whole = recall._Pool.fused.__func__
+    whole = recalling._Pool.fused.__func__
 
     def fused(cls: Any, request: Any, *rest: Any) -> Any:
         return whole(cls, replace(request, bm25_weight=1.0), *rest)
 
-    swap(recall._Pool, "fused", classmethod(fused))
+    swap(recalling._Pool, "fused", classmethod(fused))
 
 
 @mutant(

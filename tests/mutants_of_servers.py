@@ -14,7 +14,7 @@ from d2llm_vdb.ingest.ray_batches import NamesInFlight
 from d2llm_vdb.search import hits, steps
 from d2llm_vdb.serve import hosts
 from d2llm_vdb.serve.finder import Finder
-from d2llm_vdb.store import patience, recall, retries
+from d2llm_vdb.store import patience, recalling, retries
 from d2llm_vdb.store.server import ServerAddress
 
 TRICKS = "test_mcp.py::test_no_filter_of_a_call_leads_out_of_the_fixed_one"
@@ -171,10 +171,27 @@ def degraded_in_silence() -> None:
     swap(hits.Hit, "__init__", silent)
 
 
-@mutant("test_degraded.py::test_a_candidate_without_its_vectors_is_told_from_one_that_is_gone[iem]")
+@mutant(
+    "test_degraded.py::test_a_candidate_that_lacks_a_vector_is_an_error_that_names_it_or_recalls"
+    "_order[iem-False]",
+    "test_degraded.py::test_whatever_a_candidate_lacks_is_told_until_it_is_deleted_and_added_again"
+    "[recall]",
+)
 def missing_vectors_are_not_missed() -> None:
-    """A candidate without its vectors is left out, also where that should be told."""
-    swap(recall._Pool, "_lacks", lambda self, row, request: False)
+    """A candidate without its vectors is left out in silence."""
+    swap(recalling._Pool, "_lacking", lambda self, row, request: [])
+
+
+@mutant("test_degraded.py::test_a_candidate_that_is_gone_is_not_one_that_lacks_a_vector[False]")
+def deleted_candidates_lack_vectors() -> None:
+    """A passage that was deleted in the midst of a search makes it an error."""
+    swap(recalling._Pool, "name", lambda self, _: self._names.update(enumerate(self.ids)))
+
+
+@mutant("test_degraded.py::test_a_candidate_that_one_request_does_not_find_is_looked_for_again")
+def candidates_looked_for_once() -> None:
+    """A candidate that one request does not find is left out."""
+    swap(recalling, "_looking", lambda *_: [])
 
 
 @mutant("test_ingest_ray.py::test_workers_never_write_passages_of_the_same_name_at_once")

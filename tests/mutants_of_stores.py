@@ -25,10 +25,11 @@ from d2llm_vdb.store import (
     edge,
     edge_faults,
     edge_filters,
-    recall,
+    recalling,
 )
 from d2llm_vdb.store.batches import Batches
 from d2llm_vdb.store.edge_flushed import Flushed
+from d2llm_vdb.store.recall import PageRequest
 
 
 @mutant(
@@ -37,9 +38,9 @@ from d2llm_vdb.store.edge_flushed import Flushed
 )
 def filter_dropped_from_vectors() -> None:
     """Recall by vectors finds what the filter excludes."""
-    whole = recall._nearest
+    whole = recalling._nearest
     swap(
-        recall,
+        recalling,
         "_nearest",
         lambda request, **reads: whole(replace(request, filter=None), **reads),
     )
@@ -79,7 +80,7 @@ def scroll_of_one_page() -> None:
     """Scrolling ends with the first page."""
 
     def scroll(self: Any, *arguments: Any, **options: Any) -> Any:
-        return iter(self.scroll_page(recall.PageRequest(None, 256, *arguments, **options)).points)
+        return iter(self.scroll_page(PageRequest(None, 256, *arguments, **options)).points)
 
     swap(Store, "scroll", scroll)
 

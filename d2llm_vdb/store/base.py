@@ -33,8 +33,8 @@ from d2llm_vdb.store.recall import (
     Question,
     RecallRequest,
     Steps,
-    recalling,
 )
+from d2llm_vdb.store.recalling import recalling
 from d2llm_vdb.store.schema import INDEXED_FIELDS, LAYOUT_OPTIONS, FieldKind, Schema
 
 T = TypeVar("T")

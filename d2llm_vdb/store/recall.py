@@ -1,13 +1,8 @@
-"""Recall without its input and output: what to ask of a collection, and what the answers say.
-
-Candidates are found once, as ids and scores: by the recall vectors and, where there are terms, by
-BM25, both rankings fused here. A second request scores these ids alone by whatever else is asked
-for, and reads no more of them than that.
-"""
+"""What is asked of a collection, by a search and else, and what the answers say."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Protocol, TypeVar
@@ -15,16 +10,11 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from d2llm_vdb.errors import StoreError
 from d2llm_vdb.lazy import models
 from d2llm_vdb.sparse import SparseRows
 from d2llm_vdb.store.columns import Array, Payload
-from d2llm_vdb.store.schema import BM25, RECALL
 
 T = TypeVar("T")
-
-# Ranks are fused by 1 / (RRF_K + rank). Source: Cormack et al. (SIGIR 2009).
-RRF_K = 60
 
 # Indices and values of a sparse vector.
 SparseVector = tuple[NDArray[np.uint32], NDArray[np.float32]]
@@ -123,8 +113,8 @@ class RecallRequest:
             the BM25 scores; None recalls by the vectors alone.
         bm25_weight: of BM25's ranking in the fusion; that of the vectors is 1.
         exact: search every point in place of the index.
-        allow_degraded: where `with_vectors` or `maxsim` cannot be read, return the candidates
-            without both, and why.
+        allow_degraded: where `with_vectors` or `maxsim` cannot be read, or a candidate lacks one
+            of them, return the candidates without both, and why.
     """
 
     vectors: Array
@@ -182,197 +172,3 @@ class Candidates:
     fused: Array | None = None
     bm25: Array | None = None
     degraded: str | None = None
-
-
-def recalling(request: RecallRequest) -> Steps[list[Candidates]]:
-    """Find candidates, score them and read what is wanted of them, in one or two requests."""
-    if request.in_one:
-        asked = _nearest(request, fields=request.with_fields, vectors=request.with_vectors)
-        found = yield asked
-        pools = [_Pool.found(request, nearest) for nearest in found]
-        for pool, query, nearest in zip(pools, asked, found, strict=True):
-            pool.take(query, nearest)
-        return [pool.candidates(request) for pool in pools]
-    words = [
-        PointQuery(BM25, terms, request.limit, request.filter) for terms in request.terms or ()
-    ]
-    found = yield _nearest(request) + words
-    count = len(request.vectors)
-    pools = [
-        _Pool.fused(request, nearest, found[count + row] if words else None)
-        for row, nearest in enumerate(found[:count])
-    ]
-    try:
-        yield from _scored(request, pools)
-    except StoreError as error:
-        if not request.allow_degraded:
-            raise
-        yield from _scored(request.degraded, pools)
-        return [pool.candidates(request.degraded, str(error)) for pool in pools]
-    return [pool.candidates_or_degraded(request) for pool in pools]
-
-
-def _scored(request: RecallRequest, pools: Sequence[_Pool]) -> Steps[None]:
-    """Score the candidates of each query, and read what is wanted of them."""
-    legs = [
-        (pool, query) for row, pool in enumerate(pools) for query in _scoring(request, row, pool)
-    ]
-    answers = (yield [query for _, query in legs]) if legs else []
-    for (pool, query), points in zip(legs, answers, strict=True):
-        pool.take(query, points)
-
-
-def _nearest(request: RecallRequest, **reads: Any) -> list[PointQuery]:
-    return [
-        PointQuery(RECALL, vector, request.limit, request.filter, exact=request.exact, **reads)
-        for vector in request.vectors
-    ]
-
-
-def _scoring(request: RecallRequest, row: int, pool: _Pool) -> list[PointQuery]:
-    """Plan what scores and reads the candidates of one query."""
-    ids, limit = pool.ids, max(1, len(pool.ids))
-    legs = [PointQuery(name, rows[row], limit, among=ids) for name, rows in request.maxsim.items()]
-    if request.terms is not None and (unknown := pool.without_bm25()):
-        legs.append(PointQuery(BM25, request.terms[row], limit, among=unknown))
-    # What is asked for here tells what is still there, from what lacks a vector.
-    if request.reads or request.allow_degraded or pool.without_cosine():
-        legs.append(
-            PointQuery(
-                RECALL,
-                request.vectors[row],
-                limit,
-                among=ids,
-                vectors=request.with_vectors,
-                fields=request.with_fields,
-            )
-        )
-    return legs
-
-
-class _Pool:
-    """The candidates of one query, and what is known of each: float32 (n,), NaN where nothing is.
-
-    Args:
-        fused: ids and what they are ordered by, best first.
-        names: of all that they are scored by.
-    """
-
-    def __init__(self, fused: Mapping[Any, float], names: Iterable[str]) -> None:
-        self.ids = list(fused)
-        self.order = np.fromiter(fused.values(), np.float32, len(fused))
-        self._rows = {each: row for row, each in enumerate(self.ids)}
-        self._scores = {name: np.full(len(fused), np.nan, np.float32) for name in names}
-        self._read: list[Point | None] = [None] * len(fused)
-
-    @classmethod
-    def found(cls, request: RecallRequest, nearest: Sequence[Point]) -> _Pool:
-        """Return what the vectors alone found."""
-        pool = cls({point.id: point.score for point in nearest}, [RECALL, *request.maxsim])
-        pool._scores[RECALL] = pool.order
-        return pool
-
-    @classmethod
-    def fused(
-        cls, request: RecallRequest, nearest: Sequence[Point], by_bm25: Sequence[Point] | None
-    ) -> _Pool:
-        """Return the best of two rankings, or all of one.
-
-        Source: reciprocal rank fusion, Cormack et al. (SIGIR 2009), weighted.
-        """
-        if by_bm25 is None:
-            return cls.found(request, nearest)
-        cosines = {point.id: point.score for point in nearest}
-        bm25 = {point.id: point.score for point in by_bm25}
-        fused: dict[Any, float] = {}
-        for weight, ranked in ((1.0, cosines), (request.bm25_weight, bm25)):
-            for rank, each in enumerate(ranked, 1):
-                fused[each] = fused.get(each, 0.0) + weight / (RRF_K + rank)
-        # Of equal ones the vectors' come first, since they were put in first.
-        best = sorted(fused, key=fused.__getitem__, reverse=True)[: request.limit]
-        pool = cls({each: fused[each] for each in best}, [RECALL, BM25, *request.maxsim])
-        for name, known in ((RECALL, cosines), (BM25, bm25)):
-            values = [known.get(each, np.nan) for each in best]
-            pool._scores[name] = np.array(values, np.float32)
-        return pool
-
-    def without_bm25(self) -> list[Any]:
-        """Return the ids whose BM25 is not known yet."""
-        return [self.ids[row] for row in np.flatnonzero(np.isnan(self._scores[BM25]))]
-
-    def without_cosine(self) -> bool:
-        """Tell whether a cosine is not known yet."""
-        return bool(np.isnan(self._scores[RECALL]).any())
-
-    def take(self, query: PointQuery, points: Sequence[Point]) -> None:
-        """Note what a query of the second request answered."""
-        scores, rows = self._scores[query.using], self._rows
-        for point in points:
-            row = rows[point.id]
-            scores[row] = point.score
-            if query.using == RECALL:
-                self._read[row] = point
-
-    def candidates_or_degraded(self, request: RecallRequest) -> Candidates:
-        """Return the candidates, without what may fail to be read where one of them lacks it."""
-        lacking = sum(self._lacks(row, request) for row in range(len(self.ids)))
-        if not request.allow_degraded or not lacking:
-            return self.candidates(request)
-        names = ", ".join([*request.with_vectors, *request.maxsim])
-        return self.candidates(
-            request.degraded, f"{lacking} of {len(self.ids)} candidates lack one of {names}"
-        )
-
-    def _lacks(self, row: int, request: RecallRequest) -> bool:
-        """Tell whether a candidate is there, and a vector of it is not."""
-        point = self._read[row]
-        if point is None:  # deleted meanwhile
-            return False
-        vectors = (point.vector or {}) if request.with_vectors else {}
-        return any(name not in vectors for name in request.with_vectors) or any(
-            np.isnan(self._scores[name][row]) for name in request.maxsim
-        )
-
-    def candidates(self, request: RecallRequest, degraded: str | None = None) -> Candidates:
-        """Put together what is known; what was deleted between the requests is left out.
-
-        Args:
-            request: what was asked for.
-            degraded: why it is less than the caller wanted.
-        """
-        there = ~np.isnan([self._scores[name] for name in (RECALL, *request.maxsim)]).any(axis=0)
-        if request.reads:
-            there &= np.array([point is not None for point in self._read], bool)
-        rows = np.flatnonzero(there)
-        read = [point for row in rows.tolist() if (point := self._read[row]) is not None]
-        vectors = [point.vector for point in read] if request.with_vectors else []
-        words = self._scores.get(BM25)
-        return Candidates(
-            ids=[self.ids[row] for row in rows.tolist()],
-            scores=self._scores[RECALL][rows],
-            payloads=[point.payload or {} for point in read] if request.reads_payload else [],
-            vectors={
-                name: np.array([vector[name] for vector in vectors], np.float32)
-                for name in request.with_vectors
-            },
-            maxsim={name: self._scores[name][rows] for name in request.maxsim},
-            fused=None if words is None else self.order[rows],
-            bm25=None if words is None else np.nan_to_num(words[rows]),  # else no term in common
-            degraded=degraded,
-        )
-
-
-def reading(
-    vectors: Array, ids: Sequence[Sequence[Any]], fields: Sequence[str] | None = None
-) -> list[PointQuery]:
-    """Plan to read the payloads of each query's chosen points.
-
-    Args:
-        vectors: recall vectors of the queries, float32 (m, r).
-        ids: the database's, of each query's points.
-        fields: payload fields to read; None for all.
-    """
-    return [
-        PointQuery(RECALL, vector, max(1, len(own)), among=own, fields=fields)
-        for vector, own in zip(vectors, ids, strict=True)
-    ]
