@@ -30,7 +30,7 @@ class Costs:
         encoded: passages that a core encodes in a second, in float32; 2 to 3 times as many where
             the CPU is fast in bfloat16.
         written: passages that a core of the database writes and indexes in a second.
-        disk: bytes on disk.
+        disk: bytes on a server's disk.
         searched: bytes that every search reads: quantised vectors, graph, point ids.
         words: bytes of BM25's inverted index, of which a search reads the lists of its words.
         known: bytes of a document's id in the driver.
@@ -39,7 +39,7 @@ class Costs:
 
     encoded: float = 20.0
     written: float = 700.0
-    disk: int = 3_500
+    disk: int = 5_000
     searched: int = 104 + 110 + 29
     words: int = 540
     known: int = 114

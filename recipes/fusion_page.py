@@ -42,7 +42,8 @@ def page(
     read = ", ".join(f"{name} {number}" for name, number in versions().items())
     sections = [
         "# What a score adds up\n\nMade by `python recipes/fusion.py DATA --also NAME=DIR --work "
-        "WORK`; `DATA` holds the shared collections, `--also` adds others in BEIR layout. "
+        "WORK`; `DATA` holds the shared collections, `--also` adds others in BEIR layout, as "
+        "`recipes/unseen_sets.py` makes them. "
         f"The student has {shape.count} segments of {shape.piece_tokens} tokens at least.",
         f"Before any training, a student's logits are\n\n{formulas()}\n\n`cosine` is that of the "
         "recall vectors, `match` that of the best segment, `maxsim` the weighted MaxSim of token "

@@ -130,7 +130,9 @@ def page(found: dict[str, Pair], saw: dict[str, str]) -> str:
 Made by `python recipes/learning.py`. The student that ships beside the untrained one that its
 training started from, in the same modes: exact recall of the first hundred, BM25 counted in `iem`
 and `tokens`. One training, of seed 0. Development parts of MedQuAD, SNLI and STS-B, 200 other
-questions of SQuAD, and `deb` chose between its two last steps; nothing else here had a part in it.
+questions of SQuAD, and descriptions of Debian packages, others than these in part, chose between
+its two last steps; nothing else here had a part in it. `recipes/unseen_sets.py` makes `deb`,
+`manpages`, `perlfaq`, `chat` and `stsb_ir`, and tells what they are.
 
 nDCG@10:
 

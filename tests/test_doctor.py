@@ -309,6 +309,7 @@ def of_stub(stub: Stub, check: str, **options: Any) -> Finding:
         ("server", "Qdrant 1.20.0"),
         ("status", "green"),
         ("indexed", "0% of 0 recall vectors"),
+        ("rows", "none at 4 bits"),
         ("replicas", "1 active"),
         ("answers", "of 5 s it may take"),
         ("gRPC", "is not open, and REST is spoken"),
@@ -338,6 +339,16 @@ def test_what_a_server_says_is_wrong_with_a_collection_is_told(
     finding = of_stub(qdrant, "status")
     assert (finding.status, says in finding.found) == (status, True)
     assert finding.mend
+
+
+def test_rows_that_a_killed_server_would_mix_up_are_found(qdrant: Stub) -> None:
+    status, answer = described(replace(STUDENTLESS, segment_dim=4), INDEXED)
+    rows = {"size": 4, "distance": "Dot", "datatype": "turbo4"}
+    answer["config"]["params"] = {"vectors": {"segments": rows}}
+    qdrant.answers["GET /collections/c"] = (status, answer | {"points_count": 0})
+    found = of_stub(qdrant, "rows")
+    assert (found.status, found.found[:20]) == ("warning", "segments at 4 bits, ")
+    assert "d2llm reembed" in found.mend
 
 
 def test_replicas_that_are_dead_are_counted(qdrant: Stub) -> None:

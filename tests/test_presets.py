@@ -48,15 +48,22 @@ def test_a_server_is_told_the_preset_in_full(preset: PresetName) -> None:
     assert arguments["hnsw_config"].memory == wanted.graph
     assert segments.memory == wanted.rerank
     assert recall.datatype == wanted.recall_precision
-    assert segments.datatype == wanted.rows_precision
     if wanted.bits is None:
         assert recall.quantization_config is None
     else:
         assert recall.quantization_config.turbo.bits == f"bits{wanted.bits}"
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_rows_that_a_killed_server_would_mix_up_are_held_as_float16(preset: PresetName) -> None:
+    schema, options = replace(SCHEMA, token_dim=5), CollectionOptions(preset=preset)
+    call = requests.create_collection("c", schema, options, capabilities_of("1.20.0"))
+    vectors = call.arguments["vectors_config"]
+    assert {vectors[name].datatype for name in ("segments", "tokens")} == {"float16"}
+
+
 @pytest.mark.parametrize(
-    ("version", "quantization", "segments", "placed"),
+    ("version", "quantization", "precision", "placed"),
     [
         ("1.16.3", "binary", "float16", "on_disk"),
         ("1.18.0", "turbo", "float16", "on_disk"),
@@ -64,11 +71,11 @@ def test_a_server_is_told_the_preset_in_full(preset: PresetName) -> None:
     ],
 )
 def test_an_older_server_gets_the_nearest_it_knows(
-    version: str, quantization: str, segments: str, placed: str
+    version: str, quantization: str, precision: str, placed: str
 ) -> None:
     vectors = laid_out("balanced", version)["vectors_config"]
     assert getattr(vectors["recall"].quantization_config, quantization) is not None
-    assert vectors["segments"].datatype == segments
+    assert laid_out("small", version)["vectors_config"]["recall"].datatype == precision
     assert {name for name in ("on_disk", "memory") if getattr(vectors["recall"], name)} == {placed}
     fast = laid_out("fast", version)["vectors_config"]["recall"].quantization_config
     assert hasattr(fast, "scalar" if quantization == "binary" else "turbo")
@@ -110,7 +117,7 @@ def test_layouts_that_cannot_be_are_refused_before_anything_is_made(
 @pytest.mark.parametrize(
     ("preset", "version", "recall", "segments"),
     [
-        ("balanced", "1.20.0", "float16, TurboQuant at 2 bits", "turbo4"),
+        ("balanced", "1.20.0", "float16, TurboQuant at 2 bits", "float16 in place of turbo4"),
         ("fast", "1.19.0", "float16, TurboQuant at 4 bits", "float16"),
         ("exact", "1.16.3", "float16, not quantised", "float16"),
         (

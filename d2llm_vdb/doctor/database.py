@@ -71,6 +71,7 @@ def server(
     yield _version(capabilities)
     yield _status(health)
     yield _indexed(info)
+    yield _rows(info)
     yield _replicas(health)
     yield _answers(health, connection.timeout)
     if not connection.prefer_grpc:
@@ -113,6 +114,19 @@ def _indexed(info: StoreInfo) -> Finding:
     if info.points < MANY_PASSAGES or share >= INDEXED_SHARE:
         return Finding("indexed", "ok", what)
     return Finding("indexed", "warning", what, "wait until it is green; recall is slower till then")
+
+
+def _rows(info: StoreInfo) -> Finding:
+    """Look for rows at 4 bits, of which earlier versions of this library made collections."""
+    names = [name for name in info.schema.multivectors if info.held.get(name) == "turbo4"]
+    if not names:
+        return Finding("rows", "ok", "none at 4 bits")
+    return Finding(
+        "rows",
+        "warning",
+        f"{', '.join(names)} at 4 bits, of which a server that is killed mixes some up",
+        "write it anew, which encodes nothing: d2llm reembed --into NAME",
+    )
 
 
 def _replicas(health: Health) -> Finding:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from d2llm_vdb.lazy import names_of
 
 if TYPE_CHECKING:
-    from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
+    from d2llm_vdb.store.base import Store
     from d2llm_vdb.store.columns import Columns
     from d2llm_vdb.store.edge import EdgeStore
     from d2llm_vdb.store.memory import MemoryStore
     from d2llm_vdb.store.recall import Candidates, RecallRequest
     from d2llm_vdb.store.schema import CollectionOptions, Schema
     from d2llm_vdb.store.server import ServerStore
+    from d2llm_vdb.store.stored import Page, StoredPoint, StoreInfo
     from d2llm_vdb.store.tenant import TenantStore
 
 __all__ = [
@@ -43,13 +44,13 @@ __getattr__ = names_of(
         "Columns": "columns",
         "EdgeStore": "edge",
         "MemoryStore": "memory",
-        "Page": "base",
+        "Page": "stored",
         "RecallRequest": "recall",
         "Schema": "schema",
         "ServerStore": "server",
         "Store": "base",
-        "StoreInfo": "base",
-        "StoredPoint": "base",
+        "StoreInfo": "stored",
+        "StoredPoint": "stored",
         "TenantStore": "tenant",
     },
 )

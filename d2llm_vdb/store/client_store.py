@@ -13,7 +13,7 @@ from qdrant_client import QdrantClient, models
 
 from d2llm_vdb.errors import CollectionNotFoundError, StoreError
 from d2llm_vdb.store import batches, requests
-from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
+from d2llm_vdb.store.base import Store
 from d2llm_vdb.store.batches import Batches
 from d2llm_vdb.store.client import (
     WHERE_TO_LOOK,
@@ -30,6 +30,7 @@ from d2llm_vdb.store.schema import (
     index_kinds,
     missing_indexes,
 )
+from d2llm_vdb.store.stored import Page, StoredPoint, StoreInfo
 from d2llm_vdb.store.wire import GRPC
 
 T = TypeVar("T")

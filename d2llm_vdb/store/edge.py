@@ -15,7 +15,7 @@ import qdrant_edge as edge
 from d2llm_vdb.checks import MAX_COUNT
 from d2llm_vdb.errors import CollectionNotFoundError, StoreError
 from d2llm_vdb.lazy import models
-from d2llm_vdb.store.base import Page, Store, StoredPoint, StoreInfo
+from d2llm_vdb.store.base import Store
 from d2llm_vdb.store.columns import Columns, Payload, distinct_ids, point_id, stored_vectors
 from d2llm_vdb.store.edge_directory import (
     create_collection,
@@ -39,6 +39,7 @@ from d2llm_vdb.store.schema import (
     Schema,
     index_kinds,
 )
+from d2llm_vdb.store.stored import Page, StoredPoint, StoreInfo
 
 # Points written between two flushes: until then the write-ahead log keeps all of their vectors.
 FLUSH_POINTS = 2_000

@@ -6,8 +6,9 @@ from typing import Any
 
 import qdrant_edge as edge
 
+from d2llm_vdb.store.held import precisions
 from d2llm_vdb.store.presets import Placement, Precision, Preset
-from d2llm_vdb.store.schema import BM25, DOCUMENT_FIELD, RECALL, SEGMENTS, TOKENS, FieldKind, Schema
+from d2llm_vdb.store.schema import BM25, DOCUMENT_FIELD, RECALL, FieldKind, Schema
 
 # Points that are put together into one segment at most. Smaller ones are merged while there are
 # more than a few, which indexes all of their points again.
@@ -36,13 +37,12 @@ _MEMORY: dict[Placement, Any] = {
 def collection(schema: Schema, preset: Preset) -> edge.EdgeConfig:
     """Return the configuration of a new collection."""
     maxsim = edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
-    rows: dict[str, Precision] = {
-        SEGMENTS: preset.rows_precision,
-        TOKENS: preset.tokens_precision,
+    precision = precisions(schema, preset)
+    vectors = {
+        name: _unindexed(width, preset, precision[name]) for name, width in schema.vectors.items()
     }
-    vectors = {name: _unindexed(width, preset, "float16") for name, width in schema.vectors.items()}
     vectors |= {
-        name: _unindexed(width, preset, rows.get(name, "float16"), multivector_config=maxsim)
+        name: _unindexed(width, preset, precision[name], multivector_config=maxsim)
         for name, width in schema.multivectors.items()
     }
     vectors[RECALL] = edge.EdgeVectorParams(

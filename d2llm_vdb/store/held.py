@@ -9,8 +9,18 @@ from __future__ import annotations
 from typing import Any
 
 from d2llm_vdb.lazy import models
-from d2llm_vdb.store.presets import PRESETS, Preset
+from d2llm_vdb.store.presets import PRESETS, Precision, Preset
 from d2llm_vdb.store.schema import FIRST_LAYOUT, RECALL, SEGMENTS, TOKENS, Schema
+
+
+def precisions(schema: Schema, preset: Preset) -> dict[str, Precision]:
+    """Return how precisely a preset holds each dense vector of a collection."""
+    chosen = {
+        RECALL: preset.recall_precision,
+        SEGMENTS: preset.rows_precision,
+        TOKENS: preset.tokens_precision,
+    }
+    return {name: chosen.get(name, "float16") for name in (*schema.vectors, *schema.multivectors)}
 
 
 def as_asked(schema: Schema) -> dict[str, str]:
@@ -18,11 +28,8 @@ def as_asked(schema: Schema) -> dict[str, str]:
     if not schema.preset or schema.version == FIRST_LAYOUT:
         return {}
     preset = PRESETS[schema.preset]
-    names = [*schema.vectors, *schema.multivectors]
-    precisions = dict.fromkeys(names, "float16") | {RECALL: preset.recall_precision}
-    rows = {SEGMENTS: preset.rows_precision, TOKENS: preset.tokens_precision}
-    precisions |= {name: rows[name] for name in rows.keys() & precisions.keys()}
-    return precisions | {RECALL: f"{preset.recall_precision}, {_searched(preset)}"}
+    recall = f"{preset.recall_precision}, {_searched(preset)}"
+    return {**precisions(schema, preset), RECALL: recall}
 
 
 def _searched(preset: Preset) -> str:

@@ -10,7 +10,6 @@ from typing import TypeVar
 
 from qdrant_client import QdrantClient, models
 
-from d2llm_vdb.store.base import StoreInfo
 from d2llm_vdb.store.client import MEMORY
 from d2llm_vdb.store.client_store import ClientStore
 from d2llm_vdb.store.requests import Call
@@ -20,6 +19,7 @@ from d2llm_vdb.store.schema import (
     FieldKind,
     Schema,
 )
+from d2llm_vdb.store.stored import StoreInfo
 
 T = TypeVar("T")
 

@@ -13,7 +13,6 @@ from qdrant_client import models
 
 from d2llm_vdb.checks import MAX_COUNT
 from d2llm_vdb.store import layout
-from d2llm_vdb.store.base import Page, StoredPoint
 from d2llm_vdb.store.capabilities import Capabilities, capabilities_of
 from d2llm_vdb.store.columns import Columns, Payload, distinct_ids, point_id, stored_vectors
 from d2llm_vdb.store.conditions import database_filter
@@ -26,6 +25,7 @@ from d2llm_vdb.store.schema import (
     FieldKind,
     Schema,
 )
+from d2llm_vdb.store.stored import Page, StoredPoint
 from d2llm_vdb.store.wire import Wire
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from qdrant_client import AsyncQdrantClient, QdrantClient, models
 from d2llm_vdb.errors import InputError, StoreError
 from d2llm_vdb.store import grpc_queries, patience, requests
 from d2llm_vdb.store.aliases import Alias
-from d2llm_vdb.store.base import Store, StoreInfo
+from d2llm_vdb.store.base import Store
 from d2llm_vdb.store.client import (
     ClientKeywords,
     ClientOptions,
@@ -36,6 +36,7 @@ from d2llm_vdb.store.schema import (
     CollectionOptions,
     Schema,
 )
+from d2llm_vdb.store.stored import StoreInfo
 from d2llm_vdb.store.wire import GRPC, REST
 
 T = TypeVar("T")

@@ -78,7 +78,7 @@ def _runs(given: argparse.Namespace) -> dict[str, Callable[[Path], list[Outcome]
         "sharing": lambda work: _share(work, given.seconds, seed),
         "servers": lambda work: [
             _with_qdrant(servers.NAME, partial(kill_server, preset=preset), made, kills, seed)
-            for preset in ("exact", "balanced")
+            for preset in ("balanced", "small")
             for made in [_directory(work, preset)]
         ],
         "clusters": lambda work: [
