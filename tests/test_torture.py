@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from qdrant_server import NoServerError, any_server
 from torture.__main__ import FIGURES
+from torture.clusters import break_cluster
 from torture.disks import break_disks
 from torture.kills import kill_ingests
-from torture.outcome import BEGIN, END, Outcome, load, put_into_page, save
+from torture.outcome import BEGIN, END, Outcome, Way, load, put_into_page, save
 from torture.servers import kill_server
 from torture.sharing import share
 
@@ -56,6 +57,14 @@ def test_a_killed_server_loses_nothing_of_an_ingest(tmp_path: Path, qdrant: str)
     expect_all_as_promised([kill_server(tmp_path, 2, 0, qdrant)])
 
 
+def test_a_cluster_with_a_node_killed_loses_nothing_of_an_ingest(
+    tmp_path: Path, qdrant: str
+) -> None:
+    outcome = break_cluster(tmp_path, 1, 0, qdrant, short=True)
+    assert outcome.figures["nodes killed"] == 1
+    expect_all_as_promised([outcome])
+
+
 def test_the_page_has_the_figures_of_the_last_run(tmp_path: Path) -> None:
     page = Path(__file__).parent.parent / "docs" / "reliability.md"
     copy = tmp_path / "reliability.md"
@@ -67,12 +76,17 @@ def test_the_page_has_the_figures_of_the_last_run(tmp_path: Path) -> None:
 def test_figures_are_kept_and_written_between_the_marks_of_a_page(tmp_path: Path) -> None:
     figures, page = tmp_path / "torture.json", tmp_path / "page.md"
     page.write_text(f"# Title\n\n{BEGIN}\nold\n{END}\nafter\n")
-    save([Outcome("disks", {"kills": 1}), Outcome("kills", {"kills": 1})], figures)
-    save([Outcome("kills", {"kills": 1200}, ["one lost"])], figures)
+    of_disks, of_kills = Outcome("a disk", {"kills": 1}), Outcome("an ingest", {"kills": 1})
+    save(Way("disks", "1 file", 0.4, [of_disks]), figures)
+    save(Way("kills", "1 kill", 3.0, [of_kills, Outcome("another name", {"gone": 1})]), figures)
+    again = Outcome("an ingest", {"kills": 1200}, ["one lost"])
+    save(Way("kills", "1,200 kills", 61.6, [again]), figures)
     put_into_page(load(figures).values(), page)
     text = page.read_text()
-    assert "| disks | kills | 1 |" in text
-    assert "| kills | kills | 1,200 |\n|  | not as promised | 1 |" in text
+    assert "| `disks` | 1 file | 0 |\n| `kills` | 1,200 kills | 62 |\n" in text
+    assert "| a disk | kills | 1 |" in text
+    assert "| an ingest | kills | 1,200 |\n|  | not as promised | 1 |" in text
     assert "old" not in text
+    assert "another name" not in text
     assert text.startswith("# Title\n")
     assert text.endswith(f"{END}\nafter\n")

@@ -5,6 +5,7 @@ disks.py      full and read-only disks, damaged files, two processes on one dire
 servers.py    a server killed and started again under ingest and search
 clusters.py   three nodes, each killed, paused and cut off in turn
 sharing.py    threads and tasks that search while others write; two writers; a soak
+fuzz.py       readers, filters and ingests that get what nobody would write
 
-The suite runs each in a short form (`test_torture.py`).
+The suite runs each in a short form (`test_torture.py`, `test_fuzz.py`).
 """

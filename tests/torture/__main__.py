@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -26,14 +27,15 @@ from rich.console import Console
 from torture import clusters, servers
 from torture.clusters import break_cluster
 from torture.disks import break_disks
+from torture.fuzz import fuzz
 from torture.kills import kill_ingests
-from torture.outcome import Outcome, load, put_into_page, save, show
+from torture.outcome import Outcome, Way, load, put_into_page, save, show
 from torture.servers import kill_server
 from torture.sharing import TWO_INGESTS, share
 
 FIGURES = Path(__file__).with_name("figures.json")
 
-WAYS = ("kills", "disks", "sharing", "servers", "clusters")
+WAYS = ("kills", "disks", "sharing", "servers", "clusters", "fuzz")
 
 
 def main() -> int:
@@ -46,6 +48,8 @@ def main() -> int:
     add("--rounds", type=int, default=2, help="in which every node meets every fault")
     add("--damages", type=int, help="files damaged, drawn from all (default: all)")
     add("--seconds", type=float, default=600, help="of searching beside a writer, for each store")
+    add("--fuzz-seconds", type=float, default=600, help="of inputs that nobody would write")
+    add("--keep", type=Path, metavar="DIR", help="where such inputs go that failed")
     add("--seed", type=int, default=0)
     add("--figures", type=Path, default=FIGURES, help="file of what was counted")
     add("--page", type=Path, help="write the figures there are into this page, and do nothing")
@@ -63,27 +67,47 @@ def main() -> int:
         for way in given.ways or WAYS:
             work = Path(directory) / way
             work.mkdir()
-            outcomes = _runs(given)[way](work)
+            size, run = _runs(given)[way]
+            start = time.monotonic()
+            outcomes = run(work)
             show(outcomes, console)
-            save(outcomes, given.figures)
+            minutes = round((time.monotonic() - start) / 60, 1)
+            save(Way(way, f"{size}, seed {given.seed}", minutes, outcomes), given.figures)
             failed |= any(outcome.failures for outcome in outcomes)
     return int(failed)
 
 
-def _runs(given: argparse.Namespace) -> dict[str, Callable[[Path], list[Outcome]]]:
+def _runs(
+    given: argparse.Namespace,
+) -> dict[str, tuple[str, Callable[[Path], list[Outcome]]]]:
+    """Return how large each way is, and what runs it in a directory."""
     seed, kills = given.seed, given.server_kills
     return {
-        "kills": lambda work: [kill_ingests(work, given.kills, seed)],
-        "disks": lambda work: break_disks(work, seed, given.damages),
-        "sharing": lambda work: _share(work, given.seconds, seed),
-        "servers": lambda work: [
-            _with_qdrant(servers.NAME, partial(kill_server, preset=preset), made, kills, seed)
-            for preset in ("balanced", "small")
-            for made in [_directory(work, preset)]
-        ],
-        "clusters": lambda work: [
-            _with_qdrant(clusters.NAME, break_cluster, work, given.rounds, seed)
-        ],
+        "kills": (f"{given.kills} kills", lambda work: [kill_ingests(work, given.kills, seed)]),
+        "disks": (
+            "every file" if given.damages is None else f"{given.damages} files of each collection",
+            lambda work: break_disks(work, seed, given.damages),
+        ),
+        "sharing": (
+            f"{given.seconds:.0f} seconds for each store",
+            lambda work: _share(work, given.seconds, seed),
+        ),
+        "servers": (
+            f"{kills} kills for each preset",
+            lambda work: [
+                _with_qdrant(servers.NAME, partial(kill_server, preset=preset), made, kills, seed)
+                for preset in ("balanced", "small")
+                for made in [_directory(work, preset)]
+            ],
+        ),
+        "clusters": (
+            f"{given.rounds} rounds",
+            lambda work: [_with_qdrant(clusters.NAME, break_cluster, work, given.rounds, seed)],
+        ),
+        "fuzz": (
+            f"{given.fuzz_seconds:.0f} seconds",
+            lambda work: [fuzz(work, given.fuzz_seconds, seed, given.keep)],
+        ),
     }
 
 

@@ -94,7 +94,9 @@ def _pass_on(one: socket.socket, other: socket.socket) -> None:
 Act = Callable[[int], None]
 
 
-def break_cluster(work: Path, rounds: int, seed: int, executable: str) -> Outcome:
+def break_cluster(
+    work: Path, rounds: int, seed: int, executable: str, *, short: bool = False
+) -> Outcome:
     """Ingest into a cluster while each node is killed, paused and cut off in turn.
 
     What is promised: once the cluster has healed, every passage is there exactly once, read from
@@ -105,15 +107,16 @@ def break_cluster(work: Path, rounds: int, seed: int, executable: str) -> Outcom
         rounds: how often every node meets every fault.
         seed: of the moments.
         executable: of the server.
+        short: one node meets one fault, beside an ingest of fewer documents.
     """
     outcome = Outcome(NAME)
     outcome.figures |= {"faults": 0, "ingests started again by hand": 0}
     with ExitStack() as stack:
         nodes, gates = _cluster(stack, work, executable)
-        breaking = _Breaking(outcome, work, seed, nodes, gates)
+        breaking = _Breaking(outcome, work, seed, nodes, gates, short=short)
         expected = breaking.ingest_undisturbed()
         with searching(outcome, nodes, breaking.student, "undisturbed", expected) as broken:
-            for turn in range(rounds * NODES):
+            for turn in range(1 if short else rounds * NODES):
                 breaking.break_node(turn % NODES, f"turn-{turn}", broken)
     return outcome
 
@@ -122,7 +125,14 @@ class _Breaking:
     """The faults of one cluster."""
 
     def __init__(
-        self, outcome: Outcome, work: Path, seed: int, nodes: list[Node], gates: list[Gate]
+        self,
+        outcome: Outcome,
+        work: Path,
+        seed: int,
+        nodes: list[Node],
+        gates: list[Gate],
+        *,
+        short: bool,
     ) -> None:
         self._outcome = outcome
         self._work = work
@@ -136,12 +146,16 @@ class _Breaking:
             ),
             "cut off": (lambda n: gates[n].shut(), lambda n: gates[n].open()),
         }
-        self._corpus = make_corpus(work, DOCUMENTS, seed)
+        self._corpus = make_corpus(work, DOCUMENTS // 4 if short else DOCUMENTS, seed)
+        # What is ingested while a node meets each fault.
+        self._sources = {"killed": self._corpus.first}
+        if not short:
+            self._sources |= dict.fromkeys(("paused", "cut off"), self._corpus.second)
         self.student = Student.load(self._corpus.student, device="cpu")
 
     def ingest_undisturbed(self) -> Contents:
-        """Ingest both versions while all is whole; return what is to be there in the end."""
-        for source in (self._corpus.first, self._corpus.second):
+        """Ingest the same while all is whole; return what is to be there in the end."""
+        for source in dict.fromkeys(self._sources.values()):
             ingest(self._outcome, self._worker(0, source, "undisturbed"))
         self._expected = read(self._nodes[0], self.student, "undisturbed")
         self._outcome.figures["passages a collection"] = len(self._expected.payloads)
@@ -149,8 +163,7 @@ class _Breaking:
 
     def break_node(self, number: int, collection: str, broken: set[int]) -> None:
         """Ingest into one collection while a node meets every fault, and read it from all."""
-        for fault in self._faults:
-            source = self._corpus.first if fault == "killed" else self._corpus.second
+        for fault, source in self._sources.items():
             self._ingest_under_fault(fault, number, source, collection, broken)
         self._wait_until_level()
         for asked, node in enumerate(self._nodes):

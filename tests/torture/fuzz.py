@@ -1,22 +1,18 @@
-"""Feed readers, filters and whole ingests what nobody would write, for a while.
+"""Readers, filters and whole ingests that get what nobody would write, for a while.
 
-`python tests/torture/fuzz.py --seconds 60 --seed 1`. An input fails where anything but a document
-or a reject comes of it, it takes too long, or a record is neither stored nor rejected. What failed
-is written to `--keep`, and comes again by its seed.
+An input fails where anything but a document or a reject comes of it, it takes too long, or a record
+is neither stored nor rejected. What failed comes again by its seed.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import logging
 import random
-import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +26,7 @@ from d2llm_vdb.ingest import Fields, ingest
 from d2llm_vdb.ingest.documents import Document, Reject
 from d2llm_vdb.ingest.formats import READERS
 from d2llm_vdb.store.conditions import database_filter
+from torture.outcome import Outcome
 
 # Seconds that one small input may take.
 LONGEST = 20.0
@@ -216,34 +213,34 @@ def _check_ingest(index: Index, folder: Path) -> None:
     assert again.added.encoded == 0, "a second run encoded something"
 
 
-def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run for the time that is given; return what was tried and what failed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="where inputs that failed go")
-    given = parser.parse_args(arguments)
+def fuzz(work: Path, seconds: float, seed: int, keep: Path | None = None) -> Outcome:
+    """Feed readers, filters and ingests for a while.
+
+    What is promised: of every input come documents and rejects, or an error of our own; every
+    record of an ingest is stored or rejected; nothing takes long.
+
+    Args:
+        work: an empty directory.
+        seconds: how long.
+        seed: of what is drawn.
+        keep: folder for inputs that failed; None keeps none.
+    """
+    outcome = Outcome("readers, filters and ingests get what nobody would write")
+    fuzzer = Fuzzer(seed, keep)
+    folder = work / "docs"
+    folder.mkdir()
     logging.disable(logging.WARNING)  # of what is read as text, thousands of times
-    fuzzer = Fuzzer(given.seed, given.keep)
-    start = time.monotonic()
-    with tempfile.TemporaryDirectory() as place, Index.open(":memory:") as index:
-        folder = Path(place) / "docs"
-        folder.mkdir()
-        while time.monotonic() - start < given.seconds:
-            for _ in range(40):
-                fuzzer.reader()
-                fuzzer.filter()
-            fuzzer.run(index, folder)
-    logging.disable(logging.NOTSET)
-    return {
-        "seed": given.seed,
-        "seconds": round(time.monotonic() - start, 1),
-        "tried": dict(fuzzer.tried),
-        "failures": fuzzer.failures,
-    }
-
-
-if __name__ == "__main__":
-    figures = main()
-    sys.stdout.write(json.dumps(figures, indent=2) + "\n")
-    sys.exit(1 if figures["failures"] else 0)
+    try:
+        with Index.open(":memory:") as index:
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                for _ in range(40):
+                    fuzzer.reader()
+                    fuzzer.filter()
+                fuzzer.run(index, folder)
+    finally:
+        logging.disable(logging.NOTSET)
+    for name, times in sorted(fuzzer.tried.items()):
+        outcome.count(f"inputs of the {name}" if name.startswith("reader") else f"{name}s", times)
+    outcome.failures += fuzzer.failures
+    return outcome

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -47,6 +47,23 @@ class Outcome:
             self.failures.append(failure)
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to break things, as it was run last.
+
+    Args:
+        name: as it is called on the command line.
+        size: how much was broken.
+        minutes: that it took.
+        outcomes: what came of it.
+    """
+
+    name: str
+    size: str
+    minutes: float
+    outcomes: list[Outcome]
+
+
 def show(outcomes: Iterable[Outcome], console: Console) -> None:
     """Print the figures as a table, and the failures below it."""
     table = Table("what was broken", "what was counted", "", show_lines=False)
@@ -63,37 +80,43 @@ def show(outcomes: Iterable[Outcome], console: Console) -> None:
         console.print(failure, style="red", markup=False, soft_wrap=True)
 
 
-def save(outcomes: Iterable[Outcome], path: Path) -> None:
-    """Write the figures, with those of ways that were not run this time as they were."""
+def save(way: Way, path: Path) -> None:
+    """Write what came of a way in the place of what its last run came to; others stay."""
     known = load(path) if path.exists() else {}
-    known |= {outcome.name: outcome for outcome in outcomes}
+    known[way.name] = way
     versions = {name: version(name) for name in ("qdrant-edge-py", "qdrant-client", "torch")}
     values = {
         "python": platform.python_version(),
         "versions": versions,
-        "outcomes": [asdict(outcome) for outcome in known.values()],
+        "ways": [asdict(each) for each in known.values()],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def load(path: Path) -> dict[str, Outcome]:
-    """Read the figures that were written."""
+def load(path: Path) -> dict[str, Way]:
+    """Read what was written, by the names of the ways."""
     values = json.loads(path.read_text(encoding="utf-8"))
-    return {each["name"]: Outcome(**each) for each in values["outcomes"]}
+    ways = [Way(**each) for each in values["ways"]]
+    return {
+        way.name: replace(way, outcomes=[Outcome(**each) for each in way.outcomes])  # type: ignore[arg-type]
+        for way in ways
+    }
 
 
-def put_into_page(outcomes: Iterable[Outcome], page: Path) -> None:
+def put_into_page(ways: Iterable[Way], page: Path) -> None:
     """Write the figures into a page, between its two marks."""
     text = page.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n{_markdown(outcomes)}{END}{after}", encoding="utf-8")
+    page.write_text(f"{before}{BEGIN}\n{_markdown(list(ways))}{END}{after}", encoding="utf-8")
 
 
-def _markdown(outcomes: Iterable[Outcome]) -> str:
-    lines = ["", "| what was broken | what was counted | |", "|---|---|---:|"]
-    for outcome in outcomes:
+def _markdown(ways: Sequence[Way]) -> str:
+    lines = ["", "| way | size | minutes |", "|---|---|---:|"]
+    lines += [f"| `{way.name}` | {way.size} | {way.minutes:.0f} |" for way in ways]
+    lines += ["", "| what was broken | what was counted | |", "|---|---|---:|"]
+    for outcome in (each for way in ways for each in way.outcomes):
         name = outcome.name
         figures: dict[str, Figure] = dict(outcome.figures)
         if outcome.skipped is not None:
