@@ -94,6 +94,18 @@ def test_an_ingest_through_faults_ends_as_one_without(
             assert difference <= 0.2 * np.linalg.norm(vector), (each, name)
 
 
+def test_a_store_opens_as_soon_as_its_server_is_back_beside_one_that_waits_for_it(
+    line: Line,
+) -> None:
+    waiting = line.store(SCHEMA, retry_seconds=1.5)
+    line.proxy.vanish()
+    with pytest.raises(StoreError, match="no answer from Qdrant"):
+        waiting.count()
+    line.proxy.come_back()
+    line.store().close()
+    waiting.close()
+
+
 def test_a_server_that_vanishes_in_mid_ingest_is_waited_for(
     line: Line, student: Student, few: list[Passage], caplog: pytest.LogCaptureFixture
 ) -> None:

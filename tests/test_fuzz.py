@@ -23,6 +23,13 @@ def test_readers_and_filters_take_whatever_they_are_given() -> None:
     assert fuzz.SEEDS.keys() == READERS.keys()
 
 
+def test_readers_filters_and_ingests_are_fuzzed_for_a_while_and_counted(tmp_path: Path) -> None:
+    outcome = fuzz.fuzz(tmp_path, seconds=0.1, seed=3)
+    assert outcome.failures == []
+    assert outcome.figures["filters"] >= 40
+    assert outcome.figures["ingests"] >= 1
+
+
 def raising(*_: Any) -> Any:
     raise KeyError("surprise")
 

@@ -47,8 +47,10 @@ UNCOMPRESSED_GRPC = {"grpc.compression_enabled_algorithms_bitset": 1}
 UNCOMPRESSED_REST = {"accept-encoding": "identity"}
 
 # gRPC connects again in its own time, by default up to two minutes after the last attempt, and
-# fails every call until then. A server that is back should be found within seconds.
+# fails every call until then. A server that is back should be found within seconds; and at once by
+# a client that is new, which would share the connection and the waiting of others of the process.
 RECONNECTING_GRPC = {
+    "grpc.use_local_subchannel_pool": 1,
     "grpc.initial_reconnect_backoff_ms": 200,
     "grpc.min_reconnect_backoff_ms": 1_000,
     "grpc.max_reconnect_backoff_ms": 2_000,
