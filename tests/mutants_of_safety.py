@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -169,13 +170,12 @@ def errors_told_by_their_words() -> None:
 )
 def uploads_below_nothing() -> None:
     """What is uploaded in another thread is told as if nobody had asked for it."""
-    from d2llm_vdb import add
 
     class Outside:
         def run(self, work: Any, *arguments: Any) -> Any:
             return work(*arguments)
 
-    swap(add.contextvars, "copy_context", Outside)
+    swap(contextvars, "copy_context", Outside)
 
 
 @mutant("test_telemetry.py::test_a_search_is_a_span_over_its_stages")

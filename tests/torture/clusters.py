@@ -146,7 +146,7 @@ class _Breaking:
             ),
             "cut off": (lambda n: gates[n].shut(), lambda n: gates[n].open()),
         }
-        self._corpus = make_corpus(work, DOCUMENTS // 4 if short else DOCUMENTS, seed)
+        self._corpus = make_corpus(work, DOCUMENTS // 2 if short else DOCUMENTS, seed)
         # What is ingested while a node meets each fault.
         self._sources = {"killed": self._corpus.first}
         if not short:
