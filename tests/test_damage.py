@@ -190,7 +190,7 @@ def test_an_assertion_of_the_database_that_fails_is_a_plain_error(
         EdgeStore.open(killed)
 
 
-@pytest.mark.parametrize("write", ["open", "create", "upsert", "write_payloads"])
+@pytest.mark.parametrize("write", ["open", "create", "upsert", "write_payloads", "optimize"])
 def test_nothing_is_written_where_the_disk_has_too_little_room(
     collection: Path, write: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +201,7 @@ def test_nothing_is_written_where_the_disk_has_too_little_room(
         "create": lambda: EdgeStore.open(collection.with_name("new"), SCHEMA),
         "upsert": lambda: store.upsert(new),
         "write_payloads": lambda: store.write_payloads(new.ids, new.payloads),
+        "optimize": lambda: store.optimize(),
     }
     usage = shutil.disk_usage(collection)
     with monkeypatch.context() as nearly_full:

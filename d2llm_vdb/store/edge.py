@@ -231,6 +231,7 @@ class EdgeStore(Store):
             self._run(index_payload, self._shard, fields, self.location)
 
     def optimize(self) -> None:
+        check_room(self._directory, WRITE_BYTES, "put passages together")
         with self._optimizing:
             self._flush()
             self._run(self._shard.optimize)

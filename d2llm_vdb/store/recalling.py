@@ -257,8 +257,10 @@ class _Pool:
     def _lacking(self, row: int, request: RecallRequest) -> list[str]:
         """Return the vectors that a candidate lacks, which is there."""
         scored = [name for name in (RECALL, *request.maxsim) if np.isnan(self._scores[name][row])]
-        read = self._vectors[row] or {}
-        return scored + [name for name in request.with_vectors if name not in read]
+        read = self._vectors[row]
+        if read is None and scored:  # the others come with the recall vector, and are not known
+            return scored
+        return scored + [name for name in request.with_vectors if name not in (read or {})]
 
     def candidates(self, request: RecallRequest, degraded: str | None = None) -> Candidates:
         """Put together what is known; what was deleted between the requests is left out.
