@@ -71,9 +71,9 @@ def shown(words: tuple[Word, ...]) -> list[str]:
     ],
 )
 def test_the_parts_add_up_to_the_logit_that_the_search_used(
-    index: Index, options: dict[str, str], names: list[str]
+    filled: Index, options: dict[str, str], names: list[str]
 ) -> None:
-    for place, hit in enumerate(index.search(QUESTION, k=3, **options).hits, 1):
+    for place, hit in enumerate(filled.search(QUESTION, k=3, **options).hits, 1):
         explanation = hit.explain()
         assert [part.name for part in explanation.parts] == names
         assert explanation.logit == sum(part.value * part.weight for part in explanation.parts)
