@@ -8,6 +8,7 @@ behind it. All of them run in one directory, empty at first, each command in a p
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import os
 import re
@@ -52,10 +53,15 @@ def main() -> None:
     os.environ.update(ENVIRONMENT)
     # `python` is this one.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    from d2llm_vdb.cli import terminal
     from d2llm_vdb.student import backbone
 
-    # Bfloat16, which some machines compute in, gives other third digits.
-    with patch.object(backbone, "bfloat16_is_faster", return_value=False):
+    with (
+        # Bfloat16, which some machines compute in, gives other third digits.
+        patch.object(backbone, "bfloat16_is_faster", return_value=False),
+        # A slow run would tell how far it is.
+        patch.object(terminal, "SECONDS_BETWEEN_LINES", math.inf),
+    ):
         _warm_up()
         out.write_text(rewritten(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
