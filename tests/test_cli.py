@@ -65,6 +65,28 @@ def test_tables_for_people(corpus: Path, in_tmp: Path) -> None:
     assert "default" in d2llm("info", "--db", "db").stdout
 
 
+def test_an_ingest_ends_with_its_time_and_the_counts_that_are_not_zero(in_tmp: Path) -> None:
+    lines = '{"id": "a", "text": "Pears are ripe."}\n{"id": "b", "text": ""}'
+    first = d2llm("ingest", "-", "--db", "db", input=lines).stdout
+    assert re.match(r"ingested into db/d2llm in [\d.]+ s, [\d,]+ tokens a second\n", first)
+    rows = {name: int(value) for name, value in re.findall(r"│ (\D+?) +│ +(\d+) │", first)}
+    assert rows == {"documents": 2, "passages": 1, "encoded": 1, "tokens": 7, "rejected": 1}
+    again = d2llm("ingest", "-", "--db", "db", input=lines).stdout
+    assert re.search(r"│ encoded +│ 0 │", again)  # what costs time is told, though it is none
+    assert "tokens" not in again
+
+
+def test_a_hit_is_shown_with_its_metadata_and_what_is_around_it(in_tmp: Path) -> None:
+    record = {"id": "a", "text": "First one.\n\nSecond two.\n\nThird three.", "it's": 'a "kind"'}
+    d2llm(
+        "ingest", "-", "--db", "db", "--chunk-tokens", 6, "--overlap", 0, input=json.dumps(record)
+    )
+    shown = d2llm("search", "Second two", "--db", "db", "-k", 1, "--neighbours", 1).stdout
+    lines = [line.split("│")[-2].strip() for line in shown.splitlines() if line.startswith("│")]
+    texts = ["First one.", "Second two.", "Third three."]
+    assert lines == ["a#1", *texts, json.dumps({"it's": 'a "kind"'})]
+
+
 @pytest.fixture
 def small_db(in_tmp: Path) -> str:
     lines = (
@@ -139,7 +161,7 @@ def test_standard_input_and_rejects(in_tmp: Path) -> None:
     counts = json.loads(result.stdout)
     assert (counts["encoded"], counts["rejected"]) == (2, 3)
     assert "3 rejected" in result.stderr
-    assert "the first, in -: not JSON" in result.stderr
+    assert "the first, in -:2: not JSON" in result.stderr
     rejects = [json.loads(line) for line in Path("d2llm-rejects.jsonl").read_text().splitlines()]
     assert sorted(reject["line"] for reject in rejects) == [2, 3, 4]
 

@@ -49,7 +49,7 @@ async def test_ids_and_documents_are_deleted_and_a_filter_narrows_both(index: In
 
 @pytest.mark.parametrize("given", [{}, {"filter": {}}, {"filter": None}, {"filter": {"must": []}}])
 def test_leaving_everything_out_never_deletes_everything(filled: Index, given: Any) -> None:
-    with pytest.raises(InputError, match=r"all would be meant; say which, or .*delete_where"):
+    with pytest.raises(InputError, match=r"leaves any passage out; give ids, .*delete_where"):
         filled.delete(**given)
     assert filled.count() == 40
 

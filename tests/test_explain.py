@@ -243,6 +243,11 @@ def test_a_hit_leaves_its_search_behind_where_it_is_pickled_or_copied_deeply(
         made.explain()
 
 
+def test_an_explanation_is_shown_by_its_hit_place_and_score(small: Index) -> None:
+    explanation = small.search("rotate a key").hits[0].explain()
+    assert repr(explanation) == f"Explanation('keys', rank=1, score={explanation.score:.4g})"
+
+
 def test_results_and_explanations_are_ready_for_json(small: Index) -> None:
     result = small.search("rotate a key", rerank="tokens")
     for hit in json.loads(json.dumps(result.to_dict()))["hits"]:
