@@ -14,7 +14,7 @@ API_MODULES := index collection search.options search.hits passages filters arch
 STUDENT := d2llm_vdb/students/minilm
 INTEGRATIONS := integrations/langchain-d2llm integrations/llama-index-retrievers-d2llm
 
-.PHONY: help install demo test lint types unit mutants format docs student ablations results \
+.PHONY: help install demo test lint types unit mutants format tour docs student ablations results \
 	decoder torture clean
 .DEFAULT_GOAL := help
 
@@ -24,6 +24,7 @@ help:
 	@echo "make mutants  break the code in many ways, and see that tests fail (MUTANTS=names, JOBS=1)"
 	@echo "make torture  break processes, disks and servers, and see that nothing is lost (TORTURE=options)"
 	@echo "make format   put the code into its form"
+	@echo "make tour     run the commands of docs/tour.md, and write below them what they print"
 	@echo "make docs     build the API reference as HTML, in $(API)"
 	@echo "make student  train the default student again (DATA=collections, WORK=what is kept)"
 	@echo "make results  measure it, and write docs/results.md (make ablations: their table)"
@@ -81,6 +82,9 @@ docs: install
 		$(foreach module,$(API_MODULES),d2llm_vdb.$(module)) d2llm_vdb langchain_d2llm \
 		llama_index.retrievers.d2llm
 	@echo "Open $(API)/index.html"
+
+tour: install
+	$(BIN)/python recipes/tour.py
 
 student: install
 	$(BIN)/python recipes/default_student.py $(DATA) --work $(WORK) --out $(STUDENT)

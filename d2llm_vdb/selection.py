@@ -36,8 +36,8 @@ def selection(
     bounds = chosen is not None and any(part for _, part in chosen)
     if not named and not bounds:
         raise InputError(
-            "neither ids, documents nor a filter that leaves any passage out is given, and all "
-            "would be meant; say which, or delete everything by delete_where({}) (--all)"
+            "nothing that is given leaves any passage out; give ids, documents or a filter, or "
+            "delete everything by delete_where({}) (--all)"
         )
     must: list[models.Condition] = [models.Filter(should=named)] if named else []
     if chosen is not None:

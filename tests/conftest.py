@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import subprocess
-import sys
+import shutil
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from fault_proxy import WAYS, FaultProxy, Line
+from forks import Command
 from qdrant_server import NoServerError, Server, any_server
 from stub_server import LocalQdrant, Stub
 from tiny_sets import DOCUMENTS, QUERIES, write_qrels, write_rows
@@ -39,6 +41,16 @@ OpenStore = Callable[[Schema], Store]
 NO_SERVER = pytest.StashKey[str]()
 
 STORES = ("edge", "memory", "server over REST", "server over gRPC")
+
+MEMORY, MEMORY_BYTES = Path("/dev/shm"), 4 * 2**30
+
+
+def pytest_configure() -> None:
+    """Keep temporary files in memory, where there is room: a disk is waited for at each write."""
+    if "TMPDIR" in os.environ or not os.access(MEMORY, os.W_OK):
+        return
+    if shutil.disk_usage(MEMORY).free >= MEMORY_BYTES:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)  # processes that are started too
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -177,15 +189,15 @@ def encoded(student: Student, passages: list[Passage]) -> Columns:
     )
 
 
-@pytest.fixture(params=STORES)
-def index(
-    request: pytest.FixtureRequest, tmp_path: Path, student: Student, encoded: Columns
+@contextmanager
+def forty_passages(
+    request: pytest.FixtureRequest, directory: Path, student: Student, encoded: Columns
 ) -> Iterator[Index]:
-    """The first forty passages indexed with token states, in a store of each kind."""
+    """The first forty passages indexed with token states, in a store of the requested kind."""
     location: str = ":memory:"
     options: dict[str, Any] = {"preset": "exact"}  # scores are compared with computed ones
     if request.param == "edge":
-        location = str(tmp_path / "db")
+        location = str(directory / "db")
     elif "server" in request.param:
         server = request.getfixturevalue("server")
         location = server.url
@@ -194,6 +206,29 @@ def index(
     name = f"test-{uuid.uuid4().hex[:12]}"
     with Index.open(location, student, collection=name, tokens="raw", **options) as opened:
         opened.store.upsert(encoded)
+        yield opened
+        if "server" in request.param:
+            opened.drop()
+
+
+@pytest.fixture(params=STORES)
+def index(
+    request: pytest.FixtureRequest, tmp_path: Path, student: Student, encoded: Columns
+) -> Iterator[Index]:
+    """Forty passages of the test's own."""
+    with forty_passages(request, tmp_path, student, encoded) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module", params=STORES)
+def filled(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    student: Student,
+    encoded: Columns,
+) -> Iterator[Index]:
+    """Forty passages that all tests of a module read."""
+    with forty_passages(request, tmp_path_factory.mktemp("filled"), student, encoded) as opened:
         yield opened
 
 
@@ -215,9 +250,9 @@ def log_odds(probability: Any) -> Any:
 
 @pytest.fixture
 def corpus(tmp_path: Path, texts: list[str]) -> Path:
-    """The texts as records."""
+    """The first twenty texts as records."""
     path = tmp_path / "corpus.jsonl"
-    rows = [{"_id": f"t{row}", "text": text, "row": row} for row, text in enumerate(texts)]
+    rows = [{"_id": f"t{row}", "text": text, "row": row} for row, text in enumerate(texts[:20])]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -282,14 +317,8 @@ def side_by_side(work: Callable[[int], None], count: int = 4) -> None:
 @contextmanager
 def started(command: str, *arguments: object) -> Iterator[str]:
     """Run a command that serves HTTP, in a process of its own; yields the URL that it tells."""
-    given = [sys.executable, "-m", "d2llm_vdb", command, *map(str, arguments)]
-    with subprocess.Popen(given, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        try:
-            line = process.stderr.readline()
-            url = re.search(r"http://[^;\s]+", line)
-            assert url, line + process.stderr.read()
-            yield url[0]
-        finally:
-            process.terminate()
-            process.wait()
+    with Command(command, *arguments, seconds=600) as process:
+        line = process.stderr.readline()
+        url = re.search(r"http://[^;\s]+", line)
+        assert url, line
+        yield url[0]

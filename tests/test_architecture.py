@@ -53,7 +53,16 @@ ALLOWED = {
     "copying": {"store"},
     "reembed": {"errors", "add", "copying", "index", "student", "store"},  # the index by its type
     "archive": {"errors", "checks", "connection", "copying", "sparse", "store"},
-    "doctor": {"errors", "lazy", "connection", "opening", "passages", "student", "store"},
+    "doctor": {
+        "errors",
+        "lazy",
+        "connection",
+        "opening",
+        "passages",
+        "student",
+        "store",
+        "wording",
+    },
     "compact": {"errors", "checks", "student", "store"},
     "connection": {"errors", "checks", "store"},
     "opening": {"errors", "checks", "connection", "paths", "search", "student", "store"},

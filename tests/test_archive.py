@@ -447,7 +447,7 @@ def test_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     counts = json.loads(done.stdout)
     assert (counts["passages"], counts["written"]) == (21, 21)
     again = d2llm("import", "docs.zip", "--db", "new", "-c", "docs")
-    assert "0 passages written into 'docs', 21 were there before" in again.stdout
+    assert "0 passages written into the collection 'docs', 21 were there before" in again.stdout
     cut_off(Path("docs.zip"))
     broken = d2llm("import", "docs.zip", "--db", "other")
     assert broken.exit_code == 1

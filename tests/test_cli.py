@@ -12,10 +12,11 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pytest
+from forks import Command
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
@@ -30,12 +31,12 @@ def d2llm(*arguments: object, input: str | None = None) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments], input=input)
 
 
-def test_ingest_search_and_info_as_json(corpus: Path, in_tmp: Path, texts: list[str]) -> None:
+def test_ingest_search_and_info_as_json(corpus: Path, in_tmp: Path) -> None:
     first = d2llm("ingest", corpus, "--db", "db", "--tokens", "raw", "--json")
     assert first.exit_code == 0, first.stderr
     counts = json.loads(first.stdout)
-    assert counts["documents"] == len(texts)
-    assert counts["passages"] == counts["encoded"] >= len(texts)
+    assert counts["documents"] == 20
+    assert counts["passages"] == counts["encoded"] >= 20
     names = ("unchanged", "replaced", "deleted", "rejected")
     assert [counts[name] for name in names] == [0, 0, 0, 0]
     assert counts["seconds"] > 0
@@ -64,6 +65,28 @@ def test_tables_for_people(corpus: Path, in_tmp: Path) -> None:
     assert "default" in d2llm("info", "--db", "db").stdout
 
 
+def test_an_ingest_ends_with_its_time_and_the_counts_that_are_not_zero(in_tmp: Path) -> None:
+    lines = '{"id": "a", "text": "Pears are ripe."}\n{"id": "b", "text": ""}'
+    first = d2llm("ingest", "-", "--db", "db", input=lines).stdout
+    assert re.match(r"ingested into db/d2llm in [\d.]+ s, [\d,]+ tokens a second\n", first)
+    rows = {name: int(value) for name, value in re.findall(r"│ (\D+?) +│ +(\d+) │", first)}
+    assert rows == {"documents": 2, "passages": 1, "encoded": 1, "tokens": 7, "rejected": 1}
+    again = d2llm("ingest", "-", "--db", "db", input=lines).stdout
+    assert re.search(r"│ encoded +│ 0 │", again)  # what costs time is told, though it is none
+    assert "tokens" not in again
+
+
+def test_a_hit_is_shown_with_its_metadata_and_what_is_around_it(in_tmp: Path) -> None:
+    record = {"id": "a", "text": "First one.\n\nSecond two.\n\nThird three.", "it's": 'a "kind"'}
+    d2llm(
+        "ingest", "-", "--db", "db", "--chunk-tokens", 6, "--overlap", 0, input=json.dumps(record)
+    )
+    shown = d2llm("search", "Second two", "--db", "db", "-k", 1, "--neighbours", 1).stdout
+    lines = [line.split("│")[-2].strip() for line in shown.splitlines() if line.startswith("│")]
+    texts = ["First one.", "Second two.", "Third three."]
+    assert lines == ["a#1", *texts, json.dumps({"it's": 'a "kind"'})]
+
+
 @pytest.fixture
 def small_db(in_tmp: Path) -> str:
     lines = (
@@ -74,40 +97,35 @@ def small_db(in_tmp: Path) -> str:
 
 
 def test_piped_queries_are_answered_to_the_last_whatever_one_of_them_does(small_db: str) -> None:
-    command = [sys.executable, "-m", "d2llm_vdb", "search", "--db", small_db, "--json"]
-    asked = subprocess.run(
-        command, input=b"fruit\n\n \n\xff\nsecurity\n", capture_output=True, check=False
-    )
-    results = [json.loads(line) for line in asked.stdout.splitlines()]
+    with Command("search", "--db", small_db, "--json") as asked:
+        printed, said = asked.communicate("fruit\n\n \n\udcff\nsecurity\n")
+        assert asked.wait() == 2
+    results = [json.loads(line) for line in printed.splitlines()]
     assert [result["hits"][0]["id"] for result in results] == ["pear", "key"]
-    assert b"not valid Unicode" in asked.stderr
-    assert asked.returncode == 2
+    assert "not valid Unicode" in said
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("leave", ["Ctrl-D", "Ctrl-C", "a blank line"])
 def test_a_person_is_prompted_beside_piped_results_and_leaves_without_a_trace(
     small_db: str, leave: str
 ) -> None:
     terminal, theirs = os.openpty()
-    command = [sys.executable, "-m", "d2llm_vdb", "search", "--db", small_db, "--json"]
-    with subprocess.Popen(
-        command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
+    with Command("search", "--db", small_db, "--json", stdin=theirs) as process:
         os.write(terminal, b"fruit\n")
         answer = process.stdout.readline()
-        time.sleep(1)  # for the second prompt
+        prompts = [process.stderr.read(len("query> ")) for _ in range(2)]
         if leave == "Ctrl-C":
+            time.sleep(0.5)  # input() passes over what comes while it begins
             process.send_signal(signal.SIGINT)
         else:
             os.write(terminal, b"\x04" if leave == "Ctrl-D" else b"\n")
-        rest, said = process.communicate(timeout=60)
+        rest, said = process.communicate()
+        assert process.wait() == 0
     os.close(terminal)
     os.close(theirs)
     assert json.loads(answer)["query"] == "fruit"
-    assert (process.returncode, rest) == (0, b"")
-    assert said.decode().split() == ["query>", "query>"]
+    assert prompts == ["query> ", "query> "]
+    assert (rest, said.strip()) == ("", "")
 
 
 @pytest.mark.parametrize("command", [["search"], ["explain", "--json"]])
@@ -143,7 +161,7 @@ def test_standard_input_and_rejects(in_tmp: Path) -> None:
     counts = json.loads(result.stdout)
     assert (counts["encoded"], counts["rejected"]) == (2, 3)
     assert "3 rejected" in result.stderr
-    assert "the first, in -: not JSON" in result.stderr
+    assert "the first, in -:2: not JSON" in result.stderr
     rejects = [json.loads(line) for line in Path("d2llm-rejects.jsonl").read_text().splitlines()]
     assert sorted(reject["line"] for reject in rejects) == [2, 3, 4]
 
@@ -272,10 +290,9 @@ def test_help_names_the_exit_codes_and_keeps_what_stands_in_brackets(command: st
         assert "Record field with the text (default: text, content, page_content or body)" in shown
 
 
-def test_a_locked_database_is_said_to_be(corpus: Path, in_tmp: Path) -> None:
-    d2llm("ingest", corpus, "--db", "db")
-    with Index.open("db"):
-        result = d2llm("search", "x", "--db", "db")
+def test_a_locked_database_is_said_to_be(small_db: str) -> None:
+    with Index.open(small_db):
+        result = d2llm("search", "x", "--db", small_db)
     assert result.exit_code == 1
     assert "already open" in result.stderr
 
@@ -294,18 +311,16 @@ def test_an_api_key_is_not_shown(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     "command",
     [
-        ["d2llm_vdb.ingest", "-", "-v", "--db", "db"],
-        ["d2llm_vdb", "ingest", "-", "-v", "--db", "db"],
-        ["d2llm_vdb", "-v", "ingest", "-", "--db", "db"],
+        ["ingest", "-", "-v", "--db", "db"],
+        ["-v", "ingest", "-", "--db", "db"],
     ],
 )
 def test_verbose_logs_from_wherever_it_is_given(command: list[str], in_tmp: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", *command], input='{"text": "good"}', capture_output=True, text=True,
-        check=True,
-    )  # fmt: skip
-    assert "INFO:d2llm_vdb" in run.stderr
-    assert "student default on cpu" in run.stderr
+    with Command(*command) as ingest:
+        _, said = ingest.communicate('{"text": "good"}')
+        assert ingest.wait() == 0
+    assert "INFO:d2llm_vdb" in said
+    assert "student default on cpu" in said
 
 
 def test_output_that_cannot_hold_a_character_or_is_closed_early_ends_no_command(
@@ -357,20 +372,15 @@ def stopped_half_way(
     db: str, rows: Iterable[dict[str, str]], how: signal.Signals, windows: int
 ) -> int:
     """Ingest records without an end, stop once windows are encoded, return the exit code."""
-    command = [sys.executable, "-m", "d2llm_vdb.ingest", "-", "--db", db]
-    command += ["--preset", "exact"]  # what is stored is compared
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdin is not None
-        assert process.stderr is not None
+    # What is stored is compared.
+    with Command("ingest", "-", "--db", db, "--preset", "exact") as process:
 
-        def feed(pipe: IO[str]) -> None:
-            with suppress(BrokenPipeError), pipe:
+        def feed() -> None:
+            with suppress(BrokenPipeError), process.stdin:
                 for row in rows:
-                    pipe.write(json.dumps(row) + "\n")
+                    process.stdin.write(json.dumps(row) + "\n")
 
-        feeding = threading.Thread(target=feed, args=(process.stdin,))
+        feeding = threading.Thread(target=feed)
         feeding.start()
         counts = set()
         for line in process.stderr:
@@ -379,7 +389,7 @@ def stopped_half_way(
                 break
         process.send_signal(how)
         process.stderr.read()
-        code = process.wait(timeout=60)
+        code = process.wait()
         feeding.join()
     return code
 

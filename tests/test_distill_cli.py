@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -23,12 +24,12 @@ def d2llm(*arguments: object) -> Result:
 def topics(tmp_path_factory: pytest.TempPathFactory, passages: list[Passage]) -> Path:
     """Topics of the language reference as a retrieval set with a split to train on and a dev."""
     path = tmp_path_factory.mktemp("sets") / "topics"
-    write_rows(path / "corpus.jsonl", [{"_id": one.id, "text": one.text} for one in passages])
+    some = passages[:30]
+    write_rows(path / "corpus.jsonl", [{"_id": one.id, "text": one.text[:300]} for one in some])
     write_rows(
-        path / "queries.jsonl",
-        [{"_id": one.id, "text": f"what is {one.id}?"} for one in passages],
+        path / "queries.jsonl", [{"_id": one.id, "text": f"what is {one.id}?"} for one in some]
     )
-    for split, some in (("train", passages[:30]), ("dev", passages[30:50])):
+    for split, some in (("train", passages[:12]), ("dev", passages[12:30])):
         write_qrels(path / "qrels" / f"{split}.tsv", [(one.id, one.id, 1) for one in some])
     return path
 
@@ -55,21 +56,21 @@ def test_a_fine_tuned_llm_is_distilled_into_a_student_that_searches(
     llm = save_causal_lm(tmp_path / "llm", texts)
     tuned = d2llm(
         "teach", topics, pairs, "--teacher", llm, "--out", tmp_path / "teacher", "--negatives", 2,
-        "--passages", 40, "--teacher-tokens", 400,
+        "--passages", 20, "--teacher-tokens", 400,
     )  # fmt: skip
     assert tuned.exit_code == 0, tuned.stderr
-    assert json.loads((tmp_path / "teacher" / "teach.json").read_text())["pairs"] == 94
+    assert json.loads((tmp_path / "teacher" / "teach.json").read_text())["pairs"] == 40
 
     settings = {"negatives": 2, "batch_queries": 4, "evaluate_steps": 2, "mining_depth": 10}
     (tmp_path / "config.json").write_text(json.dumps(settings))
     arguments = (
         "distill", topics, pairs, "--dev", topics, "--dev", pairs, "--teacher",
         tmp_path / "teacher", "--teacher-tokens", 400, "--config", tmp_path / "config.json",
-        "--steps", 4, "--passages", 40, "--dev-passages", 30, "--out", tmp_path / "student",
+        "--steps", 4, "--passages", 20, "--dev-passages", 30, "--out", tmp_path / "student",
     )  # fmt: skip
     refused = d2llm(*arguments)
     assert refused.exit_code == 2
-    assert "topics: student 0." in refused.stderr
+    assert re.search(r"topics: student [01]\.\d", refused.stderr)
     assert "trust_teacher" in refused.stderr
     (tmp_path / "config.json").write_text(json.dumps(settings | {"trust_teacher": True}))
     distilled = d2llm(*arguments)
@@ -77,7 +78,7 @@ def test_a_fine_tuned_llm_is_distilled_into_a_student_that_searches(
     assert "topics iem_ndcg@10" in distilled.stdout
     record = json.loads((tmp_path / "student" / RECORD_FILE).read_text())
     assert record["config"]["steps"] == 4
-    assert record["sets"] == {"topics": 30, "pairs": 2}
+    assert record["sets"] == {"topics": 12, "pairs": 2}
     assert (tmp_path / "student.work" / "losses.png").exists()
     assert not list((tmp_path / "student").glob("training*/"))
 

@@ -15,11 +15,12 @@ from test_store import SCHEMA, some_columns
 
 from d2llm_vdb.errors import (
     CollectionNotFoundError,
+    InputError,
     SchemaMismatchError,
     StoreError,
     StoreLockedError,
 )
-from d2llm_vdb.store import EdgeStore, edge, edge_directory
+from d2llm_vdb.store import EdgeStore, Schema, edge, edge_directory
 
 
 def test_an_embedded_collection_survives_being_closed(tmp_path: Path) -> None:
@@ -50,6 +51,14 @@ os.kill(os.getpid(), signal.SIGKILL)
     store = EdgeStore.open(tmp_path / "c")
     assert store.count() == 500
     store.close()
+
+
+@pytest.mark.parametrize("create", [None, SCHEMA])
+def test_a_collections_own_directory_is_no_database(tmp_path: Path, create: Schema | None) -> None:
+    EdgeStore.open(tmp_path / "c", SCHEMA).close()
+    with pytest.raises(InputError, match=f"open .* {tmp_path}, and name the collection: c$"):
+        EdgeStore.open(tmp_path / "c" / "d2llm", create)
+    assert not (tmp_path / "c" / "d2llm").exists()
 
 
 @pytest.mark.parametrize("killed_before", ["index_payload", "Path.rename"])

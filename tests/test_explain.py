@@ -71,9 +71,9 @@ def shown(words: tuple[Word, ...]) -> list[str]:
     ],
 )
 def test_the_parts_add_up_to_the_logit_that_the_search_used(
-    index: Index, options: dict[str, str], names: list[str]
+    filled: Index, options: dict[str, str], names: list[str]
 ) -> None:
-    for place, hit in enumerate(index.search(QUESTION, k=3, **options).hits, 1):
+    for place, hit in enumerate(filled.search(QUESTION, k=3, **options).hits, 1):
         explanation = hit.explain()
         assert [part.name for part in explanation.parts] == names
         assert explanation.logit == sum(part.value * part.weight for part in explanation.parts)
@@ -241,6 +241,11 @@ def test_a_hit_leaves_its_search_behind_where_it_is_pickled_or_copied_deeply(
     made = Hit("x", "text", {}, 0.5, 0.5, 1, "x", 0)
     with pytest.raises(InputError, match="'x' has left"):
         made.explain()
+
+
+def test_an_explanation_is_shown_by_its_hit_place_and_score(small: Index) -> None:
+    explanation = small.search("rotate a key").hits[0].explain()
+    assert repr(explanation) == f"Explanation('keys', rank=1, score={explanation.score:.4g})"
 
 
 def test_results_and_explanations_are_ready_for_json(small: Index) -> None:

@@ -23,7 +23,9 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str]) -> 
     """Stand in a folder of its own, where a folder and a table are."""
     monkeypatch.chdir(tmp_path)
     Path("docs").mkdir()
-    Path("docs", "guide.md").write_text("\n\n".join(f"# {text[:20]}\n\n{text}" for text in texts))
+    Path("docs", "guide.md").write_text(
+        "\n\n".join(f"# {text[:20]}\n\n{text}" for text in texts[:12])
+    )
     Path("docs", "picture.png").write_bytes(b"")
     rows = ["name;body;year", "a;a first text;2019", "b;;2020", "c;a third text;2021"]
     Path("notes.csv").write_text("\n".join(rows))

@@ -18,18 +18,18 @@ def d2llm(*arguments: object) -> Result:
 def test_a_student_is_made_from_sample_texts(corpus: Path, in_tmp: Path, texts: list[str]) -> None:
     with corpus.open("a") as file:
         file.write('{"text": "\\ud800"}\nnot json\n')
-    init = ("init", "mine", "--samples", corpus, "--recall-dim", 48, "--query-prompt", "q: ")
+    init = ("init", "mine", "--samples", corpus, "--recall-dim", 12, "--query-prompt", "q: ")
     made = d2llm(*init)
     assert made.exit_code == 0, made.stderr
-    assert f"48 dimensions fitted to {len(texts)} sample texts" in made.stdout
-    Path("book.txt").write_text("\n\n".join(texts))
-    of_a_book = d2llm("init", "of-a-book", "--samples", "book.txt", "--recall-dim", 16)
+    assert "12 dimensions fitted to 20 sample texts" in made.stdout
+    Path("book.txt").write_text("\n\n".join(texts[:40]))
+    of_a_book = d2llm("init", "of-a-book", "--samples", "book.txt", "--recall-dim", 8)
     [fitted] = re.findall(r"fitted to (\d+) sample texts", of_a_book.stdout)
-    assert int(fitted) > len(texts) / 3
+    assert int(fitted) > 40 / 3
     assert "samples without text that can be used: 2" in made.stderr
     assert d2llm("ingest", corpus, "--db", "db", "--student", "mine").exit_code == 3
     told = json.loads(d2llm("info", "--db", "db", "--json").stdout)
-    assert told["schema"]["recall_dim"] == 48
+    assert told["schema"]["recall_dim"] == 12
     assert told["schema"]["student"] == str(in_tmp / "mine")
     assert d2llm(*init).exit_code == 2
     assert d2llm(*init, "--force").exit_code == 0

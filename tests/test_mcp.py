@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from conftest import started
+from forks import Command
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.types import CallToolResult
@@ -246,30 +246,22 @@ def messages(*calls: tuple[str, dict[str, Any]]) -> str:
     return "".join(json.dumps({"jsonrpc": "2.0", **each}) + "\n" for each in sent)
 
 
-@contextmanager
-def spoken_to(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+def spoken_to(*arguments: object) -> Command:
     """A server over standard input and output, and its pipes."""
-    command = [sys.executable, "-m", "d2llm_vdb", "-v", "mcp", *map(str, arguments)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    return Command("-v", "mcp", *arguments)
 
 
 @pytest.mark.slow
 def test_standard_output_carries_the_protocol_alone(db: Path) -> None:
     with spoken_to("--db", db, "--tenant", "own") as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
         process.stdin.write(messages(("search", {"query": QUESTION})))
         process.stdin.flush()
         answers = [json.loads(process.stdout.readline()) for _ in range(2)]
-        rest, said = process.communicate(timeout=60)
+        rest, said = process.communicate()
+        code = process.wait()
     assert [answer["id"] for answer in answers] == [0, 1]
     assert answers[1]["result"]["structuredContent"]["passages"][0]["id"] == "keys"
-    assert (process.returncode, rest) == (0, "")
+    assert (code, rest) == (0, "")
     assert "student default" in said
 
 
@@ -279,13 +271,11 @@ def test_a_signal_ends_a_server_that_waits_for_input_and_what_was_ingested_stays
 ) -> None:
     texts = [{"id": "pear", "text": "Pears are ripe in autumn."}]
     with spoken_to("--db", tmp_path / "db", "--allow-ingest") as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
         process.stdin.write(messages(("ingest", {"texts": texts})))
         process.stdin.flush()
         answers = [json.loads(process.stdout.readline()) for _ in range(2)]
-        process.terminate()
-        assert process.wait(timeout=10) == -signal.SIGTERM
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == -signal.SIGTERM
     assert answers[1]["result"]["structuredContent"]["written"] == 1
     with Index.open(tmp_path / "db", student, create=False) as index:
         assert [hit.id for hit in index.search("ripe").hits] == ["pear"]

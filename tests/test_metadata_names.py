@@ -28,8 +28,8 @@ NAMES = [
 ]
 
 
-@pytest.fixture
-def shop(index: Index) -> Index:
+@pytest.fixture(scope="module")
+def shop(filled: Index) -> Index:
     """Passages beside the forty there are, which have none of the names."""
     metadata: list[dict[str, Any]] = [
         dict.fromkeys(NAMES, 5) | {"at": {"unit price": 7}},
@@ -38,11 +38,11 @@ def shop(index: Index) -> Index:
         dict.fromkeys(NAMES),
         {"a": {"b": 5}, "list": [{"price": 1}, {"price": 5}]},
     ]
-    index.add(
+    filled.add(
         Passage(f"s{row}", f"An item of the shop, number {row}.", one)
         for row, one in enumerate(metadata)
     )
-    return index
+    return filled
 
 
 def found(index: Index, filter: Any) -> set[str]:

@@ -16,11 +16,11 @@ from d2llm_vdb.student.pairs import pair_scores
 QUESTIONS = ["How do I define a class?", "What does the assert statement do?"]
 
 
-@pytest.mark.parametrize("index", ["memory"], indirect=True)
-def test_a_pair_is_scored_as_a_search_scores_it(student: Student, index: Index) -> None:
+@pytest.mark.parametrize("filled", ["memory"], indirect=True)
+def test_a_pair_is_scored_as_a_search_scores_it(student: Student, filled: Index) -> None:
     options: list[dict[str, Any]] = [{}, {"task": "symmetric"}, {"rerank": "tokens"}]
     for chosen in options:
-        hits = index.search(QUESTIONS[0], k=8, hybrid=0, **chosen).hits
+        hits = filled.search(QUESTIONS[0], k=8, hybrid=0, **chosen).hits
         scores = student.predict([(QUESTIONS[0], hit.text) for hit in hits], **chosen)
         assert scores.dtype == np.float64
         np.testing.assert_allclose(scores, [hit.score for hit in hits], rtol=2e-3, atol=1e-6)

@@ -56,7 +56,8 @@ def test_records_without_an_id_are_named_by_file_and_line() -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b'{"text": "unfinished', "not JSON"),
+        (b'{"text": "unfinished', r"not JSON: Unterminated string .* \(character 10\)$"),
+        (b'{"text": "unclosed"', r"not JSON: Expecting ',' .* \(character 20\)$"),
         (b"[1, 2]", "record is list"),
         (b'"text"', "record is str"),
         (b'{"body_text": "x"}', r"no text field among \['body_text'\]; name it with --text-field"),

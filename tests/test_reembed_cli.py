@@ -81,7 +81,7 @@ def test_a_collection_of_the_first_layout_is_converted_by_one_command(
     assert "written into db/new" in made.stdout
     assert "from token states" in made.stdout
     assert "use it:  d2llm search --db db --collection new" in made.stdout
-    assert "db/d2llm is still there, unchanged" in made.stdout
+    assert "d2llm drop --db db --collection d2llm" in made.stdout
     assert (in_tmp / "db" / "d2llm" / "d2llm.json").exists()
     told = json.loads(d2llm("info", "--db", "db", "-c", "new", "--json").stdout)
     assert told["points"] == len(encoded)

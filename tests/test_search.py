@@ -21,6 +21,12 @@ from d2llm_vdb.student.evidence import Evidence
 QUESTION = "what does an assert statement do?"
 
 
+@pytest.fixture
+def index(filled: Index) -> Index:
+    """What no test here writes to."""
+    return filled
+
+
 @pytest.mark.parametrize("rerank", ["none", "iem", "tokens"])
 def test_search_finds_the_passage_that_answers(index: Index, rerank: str) -> None:
     result = index.search(QUESTION, k=5, rerank=rerank)

@@ -16,6 +16,12 @@ from d2llm_vdb.search.ordering import by_marginal_relevance, by_score, comparabl
 QUESTION = "How do I catch an exception?"
 
 
+@pytest.fixture
+def index(filled: Index) -> Index:
+    """What no test here writes to."""
+    return filled
+
+
 def hit_ids(result: SearchResult) -> list[str]:
     return [hit.id for hit in result.hits]
 

@@ -60,13 +60,13 @@ def test_impossible_shapes_are_refused(shape: dict[str, int]) -> None:
 
 
 def test_the_database_computes_the_match_of_the_stored_segments(
-    index: Index, student: Student, passages: list[Passage]
+    filled: Index, student: Student, passages: list[Passage]
 ) -> None:
     query = passages[3].text.split(".")[0]
     [vectors] = student.encode_queries([query])
     assert vectors.segments is not None
-    result = index.search(query, k=20, recall_k=20, hybrid=0)
-    stored = index.store.retrieve([hit.id for hit in result.hits], vectors=["recall", "segments"])
+    result = filled.search(query, k=20, recall_k=20, hybrid=0)
+    stored = filled.store.retrieve([hit.id for hit in result.hits], vectors=["recall", "segments"])
     points = {point.payload["id"]: point.vectors for point in stored}
     for hit in result.hits:
         own = points[hit.id]

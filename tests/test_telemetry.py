@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from forks import Command
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -192,9 +193,9 @@ def test_a_search_is_logged_with_its_counts_and_without_its_words(
 
 
 def test_what_a_command_says_on_standard_error_is_json_where_that_is_asked_for(
-    tmp_path: Path,
+    in_tmp: Path,
 ) -> None:
-    told, records = _said(["--log-json", "-v", "ingest", "-", "--db", "db"], tmp_path, 3)
+    told, records = _said(["--log-json", "-v", "ingest", "-", "--db", "db"], 3)
     assert "passages" in told
     [ingested] = [each for each in records if "documents" in each]
     assert ingested.items() >= {"collection": "d2llm", "encoded": 1, "level": "INFO"}.items()
@@ -212,21 +213,18 @@ def test_records_are_json_in_whichever_order_the_flags_stand(calls: str) -> None
     assert (record["message"], record["passages"]) == ("one\ntwo", 1)
 
 
-def test_errors_and_wrong_usage_are_json_too(tmp_path: Path) -> None:
+def test_errors_and_wrong_usage_are_json_too(in_tmp: Path) -> None:
     for command, code in ((["search", "x", "--db", "none"], 1), (["serch"], 2)):
-        _, records = _said(["--log-json", *command], tmp_path, code)
+        _, records = _said(["--log-json", *command], code)
         assert records[-1]["level"] == "ERROR"
         assert records[-1]["message"].startswith(("error: no collection", "Error: No such command"))
 
 
-def _said(command: list[str], where: Path, code: int) -> tuple[str, list[dict]]:
-    rows = '{"text": "good"}\nbad'
-    run = subprocess.run(
-        [sys.executable, "-m", "d2llm_vdb", *command], input=rows, capture_output=True, text=True,
-        cwd=where, check=False,
-    )  # fmt: skip
-    assert run.returncode == code, run.stderr
-    return run.stdout, [json.loads(line) for line in run.stderr.splitlines()]
+def _said(command: list[str], code: int) -> tuple[str, list[dict]]:
+    with Command(*command) as process:
+        printed, said = process.communicate('{"text": "good"}\nbad')
+        assert process.wait() == code, said
+    return printed, [json.loads(line) for line in said.splitlines()]
 
 
 def test_where_nobody_listens_nothing_is_imported_and_a_span_costs_next_to_nothing() -> None:

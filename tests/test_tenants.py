@@ -81,9 +81,9 @@ def test_the_whole_index_sees_every_tenant(index: Index, both: tuple[Index, Inde
 
 
 @pytest.mark.parametrize("name", ["", "  ", 7])
-def test_a_tenant_needs_a_name(index: Index, name: object) -> None:
+def test_a_tenant_needs_a_name(filled: Index, name: object) -> None:
     with pytest.raises(InputError, match=r"tenant=.* must be a name"):
-        index.for_tenant(name)  # type: ignore[arg-type]
+        filled.for_tenant(name)  # type: ignore[arg-type]
 
 
 def test_a_tenants_index_is_no_way_to_another(both: tuple[Index, Index]) -> None:

@@ -11,6 +11,7 @@ from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.shared import Database
 from d2llm_vdb.cli.terminal import confirm, failing_clearly, output, printable, waiting
+from d2llm_vdb.wording import counted
 
 if TYPE_CHECKING:
     from d2llm_vdb.store import Store
@@ -50,11 +51,11 @@ def drop(
     It says how many passages that is and asks. Refused where an alias means it.
     """
     with closing(_open(database)) as store:
-        told, held = store.location, store.count()
+        told, held = store.location, counted(store.count(), "passage")
         if not yes:
-            confirm(f"delete {told} and its {held:,} passages?", "nothing deleted")
+            confirm(f"delete {told} and its {held}?", "nothing deleted")
         store.drop()
-    output.print(printable(f"{told} deleted, with {held:,} passages"), soft_wrap=True)
+    output.print(printable(f"{told} deleted, with {held}"), soft_wrap=True)
 
 
 def _open(database: Database) -> Store:

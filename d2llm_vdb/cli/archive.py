@@ -19,6 +19,7 @@ from d2llm_vdb.cli.terminal import (
     printable,
     waiting,
 )
+from d2llm_vdb.wording import counted
 
 if TYPE_CHECKING:
     from d2llm_vdb.archive import ArchiveReport
@@ -62,7 +63,8 @@ def export(
     if as_json:
         print_json({"passages": report.passages, "bytes": size, "seconds": seconds})
     else:
-        _tell(f"{report.passages:,} passages written into {out}, {size / 2**20:,.1f} MiB")
+        passages = counted(report.passages, "passage")
+        _tell(f"{passages} written into {out}, {size / 2**20:,.1f} MiB")
 
 
 @with_groups
@@ -107,7 +109,8 @@ def import_(
     else:
         there = report.passages - report.written
         before = f", {there:,} were there before" if there else ""
-        _tell(f"{report.written:,} passages written into {database.collection!r}{before}")
+        passages = counted(report.written, "passage")
+        _tell(f"{passages} written into the collection {database.collection!r}{before}")
 
 
 def _tracking(starting: str, done: str) -> Any:

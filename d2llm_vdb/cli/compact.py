@@ -86,7 +86,7 @@ def compact(
             ) as target,
         ):
             write_anew(index.store, target, as_json=False)
-    tell_what_is_where(database, into, index.store.location)
+    tell_what_is_where(database, into, index.store.collection)
 
 
 def _check_new(connection: Any, into: str) -> None:

@@ -235,7 +235,8 @@ def ingest(
         where = printable(str(rejects))
         errors.print(f"{report.rejected:,} rejected, with reasons, in {where}", soft_wrap=True)
         if (first := rejects_file.first) is not None:
-            told = f"the first, in {first.source}: {first.reason}"
+            place = first.source if first.line is None else f"{first.source}:{first.line}"
+            told = f"the first, in {place}: {first.reason}"
             errors.print(printable(told), soft_wrap=True)
         raise typer.Exit(EXIT_REJECTS)
 

@@ -15,6 +15,8 @@ from d2llm_vdb.cli.terminal import every_few_seconds, output, printable
 from d2llm_vdb.ingest.pipeline import IngestReport, OnIngested
 from d2llm_vdb.wording import counted
 
+ALWAYS_SHOWN = ("documents", "passages", "encoded")
+
 
 @contextmanager
 def track(console: Console) -> Iterator[OnIngested]:
@@ -85,12 +87,14 @@ def _line(report: IngestReport) -> str:
 
 
 def show_summary(report: IngestReport, location: str) -> None:
-    """Print the counts of a finished ingest as a table."""
+    """Print how long an ingest took, and its counts; most of those that are 0 are left out."""
     table = Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")
     for name, value in report.to_dict().items():
-        name = name.replace("_per_second", " a second")
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:,.1f}")
-    output.print(printable(f"ingested into {location}"), soft_wrap=True)
+        if isinstance(value, int) and (value or name in ALWAYS_SHOWN):
+            table.add_row(name.replace("_", " "), f"{value:,}")
+    speed = f", {report.tokens_per_second:,.0f} tokens a second" if report.added.tokens else ""
+    told = f"ingested into {location} in {report.seconds:,.1f} s{speed}"
+    output.print(printable(told), soft_wrap=True)
     output.print(table)

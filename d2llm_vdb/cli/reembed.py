@@ -81,7 +81,7 @@ def reembed(
         )
         with target:
             write_anew(source, target, alias=alias, as_json=as_json)
-        left = source.location
+        left = source.collection
     if not as_json:
         tell_what_is_where(database, alias or into, left)
 
@@ -123,7 +123,7 @@ def write_anew(source: Store, target: Index, *, as_json: bool, alias: str | None
 
 
 def tell_what_is_where(database: Database, into: str, left: str) -> None:
-    """Tell how to use the new collection, and that the old one, at `left`, is there still."""
+    """Tell how to use the new collection, and how to delete the old one, which is left."""
     from d2llm_vdb.store.client import hide_credentials
 
     option, place = "--db", database.location
@@ -135,6 +135,9 @@ def tell_what_is_where(database: Database, into: str, left: str) -> None:
         soft_wrap=True,
     )
     output.print(
-        printable(f"{left} is still there, unchanged; delete it when nobody uses it"),
+        printable(
+            f"{left!r} is still there, unchanged; when nobody uses it:  "
+            f"d2llm drop {where} --collection {shlex.quote(left)}"
+        ),
         soft_wrap=True,
     )

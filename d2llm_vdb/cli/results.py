@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from operator import itemgetter
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from d2llm_vdb.store.capabilities import LAYOUT_FEATURES, capabilities_of
 from d2llm_vdb.store.schema import IEM, LAYOUT_OPTIONS, RECALL, SEGMENTS, TOKENS
 
 if TYPE_CHECKING:
-    from d2llm_vdb.search import SearchResult
+    from d2llm_vdb.search import Hit, SearchResult
     from d2llm_vdb.store import StoreInfo
     from d2llm_vdb.store.census import Census
     from d2llm_vdb.student import Student
@@ -52,9 +53,20 @@ def _hits(result: SearchResult) -> Table:
             f"{hit.score:.3f}",
             f"{hit.recall_score:.3f}",
             f"#{hit.recall_rank}",
-            Text.assemble((one_line(hit.id), "cyan"), "\n", excerpt(hit.text)),
+            _passage(hit),
         )
     return table
+
+
+def _passage(hit: Hit) -> Text:
+    """Return what is shown of a passage: its id, text and metadata, and what is around it."""
+    lines = [Text(one_line(hit.id), "cyan")]
+    lines += [Text(excerpt(text), "dim") for text in hit.before]
+    lines.append(Text(excerpt(hit.text)))
+    lines += [Text(excerpt(text), "dim") for text in hit.after]
+    if hit.metadata:
+        lines.append(Text(excerpt(json.dumps(hit.metadata, ensure_ascii=False)), "dim"))
+    return Text("\n").join(lines)
 
 
 def one_line(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from packaging.requirements import Requirement
 
 from d2llm_vdb.doctor.finding import Finding
+from d2llm_vdb.wording import counted
 
 if TYPE_CHECKING:
     from d2llm_vdb.student import Student
@@ -24,7 +25,9 @@ def computing(student: Student) -> Finding:
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
     number = str(backbone.model.dtype).removeprefix("torch.")
-    what = f"{number} on {backbone.device}, {threads} threads for {cores} cores"
+    what = (
+        f"{number} on {backbone.device}, {counted(threads, 'thread')} for {counted(cores, 'core')}"
+    )
     if threads <= cores:
         return Finding("computing", "ok", what)
     return Finding(

@@ -16,7 +16,7 @@ from d2llm_vdb.errors import (
     StoreLockedError,
     StoreUnavailableError,
 )
-from d2llm_vdb.opening import load_student
+from d2llm_vdb.opening import load_student, student_name
 from d2llm_vdb.store import Schema, Store
 from d2llm_vdb.store.schema import FIRST_LAYOUT
 
@@ -87,7 +87,7 @@ def load(
         return None, Finding(
             "student", "wrong", str(error), "name where it lies now: --student DIR"
         )
-    return student, Finding("student", "ok", str(student.path or "given"))
+    return student, Finding("student", "ok", student_name(student) or "given")
 
 
 def fingerprint(student: Student, schema: Schema, place: Place) -> Finding:

@@ -16,6 +16,7 @@ from d2llm_vdb.passages import Passage
 from d2llm_vdb.store import Schema, Store, StoredPoint
 from d2llm_vdb.store.recall import PageRequest
 from d2llm_vdb.store.schema import BM25, RECALL, TENANT_FIELD
+from d2llm_vdb.wording import counted
 
 if TYPE_CHECKING:
     from d2llm_vdb.student import Student
@@ -47,7 +48,7 @@ def vectors(points: Sequence[StoredPoint], schema: Schema, place: Place) -> Find
             if name not in point.vectors:
                 lacking[name].append(_id(point))
     if not lacking:
-        return Finding("vectors", "ok", f"all are there, of {len(points):,} passages")
+        return Finding("vectors", "ok", f"all are there, of {counted(len(points), 'passage')}")
     return _broken(
         "vectors",
         "; ".join(
@@ -108,7 +109,8 @@ def same_vectors(points: Sequence[StoredPoint], student: Student) -> Finding:
     [fresh] = student.encode_passages([point.payload["text"] for point in some])
     stored = np.stack([point.vectors[RECALL] for point in some])
     least = float((fresh.recall * stored).sum(axis=1).min())  # both are of unit length
-    what = f"{len(some)} passages encoded again: least cosine with what is stored {least:.3f}"
+    encoded = counted(len(some), "passage")
+    what = f"{encoded} encoded again: least cosine with what is stored {least:.3f}"
     if least > ALIKE:
         return Finding("encoding", "ok", what)
     return Finding(
@@ -132,7 +134,8 @@ def documents(points: Sequence[StoredPoint], store: Store) -> Finding:
         parts[point.payload.get(TENANT_FIELD), point.payload["doc_id"]].append(point.payload)
     found = list(_of_documents(parts))
     if not found:
-        return Finding("documents", "ok", f"{len(parts)} have each passage once, of one source")
+        whole = counted(len(parts), "document")
+        return Finding("documents", "ok", f"{whole} with each passage once, of one source")
     return Finding(
         "documents",
         "warning",

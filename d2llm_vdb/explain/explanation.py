@@ -132,7 +132,7 @@ class Part:
         return self.value * self.weight
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Explanation:
     """Why one passage was found, and placed where it is.
 
@@ -162,6 +162,9 @@ class Explanation:
     parts: tuple[Part, ...]
     alignment: tuple[Alignment, ...]
     segments: tuple[Segment, ...]
+
+    def __repr__(self) -> str:
+        return f"Explanation({self.id!r}, rank={self.rank}, score={self.score:.4g})"
 
     @property
     def logit(self) -> float | None:

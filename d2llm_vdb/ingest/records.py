@@ -142,15 +142,22 @@ def read_jsonl(stream: IO[bytes], source: str, fields: Fields) -> Records:
         if not data.strip():
             continue
         try:
-            record = json.loads(data.decode("utf-8-sig" if line == 1 else "utf-8"))
+            record = json.loads(data.rstrip(b"\r\n").decode("utf-8-sig" if line == 1 else "utf-8"))
             found = fields.read(record, source, line)
         except UnicodeDecodeError as error:
             yield Reject(source, f"not UTF-8 at byte {error.start}; convert the file", line)
         except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
             known_id = fields.id_of_broken(data.decode("utf-8-sig"))
-            yield Reject(source, f"not JSON: {error}", line, known_id)
+            yield Reject(source, f"not JSON: {_in_one_line(error)}", line, known_id)
         else:
             yield found
+
+
+def _in_one_line(error: Exception) -> str:
+    """Tell what is wrong with a line, without the number that JSON counts lines by itself."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} (character {error.pos + 1})"
+    return str(error)
 
 
 def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:

@@ -189,5 +189,6 @@ def _check_group(field: object) -> None:
     named = isinstance(field, str) and field.removeprefix(f"{METADATA}.") not in ("", field)
     if not named and field not in GROUP_FIELDS:
         raise InputError(
-            f"group_by={field!r} must be one of {', '.join(GROUP_FIELDS)}, or {METADATA}.NAME"
+            f"group_by={field!r} must be one of {', '.join(GROUP_FIELDS)}, or {METADATA}.NAME for "
+            f"a field of the metadata"
         )

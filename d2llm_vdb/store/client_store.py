@@ -82,7 +82,7 @@ class ClientStore(Store):
             if create is None:
                 raise CollectionNotFoundError(
                     f"no collection {self._collection!r} at {self.location}; ingest something "
-                    f"into it first, or name another with collection="
+                    f"into it first, or name another with collection= (--collection)"
                 )
             try:
                 self._call(
@@ -101,7 +101,7 @@ class ClientStore(Store):
         if stored is None:
             raise StoreError(
                 f"collection {self._collection!r} at {self.location} was not made by d2llm-vdb; "
-                f"name another with collection="
+                f"name another with collection= (--collection)"
             )
         return Schema.from_dict(stored, self.location, any_layout=any_layout)
 

@@ -13,11 +13,12 @@ from uuid import UUID
 import qdrant_edge as edge
 
 from d2llm_vdb.checks import MAX_COUNT
-from d2llm_vdb.errors import CollectionNotFoundError, StoreError
+from d2llm_vdb.errors import CollectionNotFoundError, InputError, StoreError
 from d2llm_vdb.lazy import models
 from d2llm_vdb.store.base import Store
 from d2llm_vdb.store.columns import Columns, Payload, distinct_ids, point_id, stored_vectors
 from d2llm_vdb.store.edge_directory import (
+    SCHEMA_FILE,
     create_collection,
     index_payload,
     indexes_of,
@@ -78,12 +79,19 @@ class EdgeStore(Store):
 
         Raises:
             CollectionNotFoundError: there is none and `create` is None.
+            InputError: it would lie inside another collection.
             StoreLockedError: another process has it open.
             DiskFullError: its disk has too little room.
             StoreError: it is damaged, or cannot be made there.
         """
         schema = read_schema(directory, any_layout=any_layout)
         if schema is None:
+            database = directory.parent
+            if (database / SCHEMA_FILE).is_file():
+                raise InputError(
+                    f"{database} is a collection; open the directory that it is in, "
+                    f"{database.parent}, and name the collection: {database.name}"
+                )
             if create is None:
                 raise CollectionNotFoundError(
                     f"no collection in {directory}"

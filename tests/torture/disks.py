@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from forks import processes
+
 from d2llm_vdb.errors import StoreError
 from d2llm_vdb.store import EdgeStore
 from torture.corpus import Contents, Corpus, contents, make_corpus
 from torture.outcome import Outcome
-from torture.worker import Worker, processes
+from torture.worker import Worker
 
 DOCUMENTS = 120
 

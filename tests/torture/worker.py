@@ -1,13 +1,11 @@
 """A `d2llm ingest` in a process of its own, which tells what it is about to do and has done.
 
-Each process is a fork of one that has imported everything and run nothing, so that a hundred of
-them take minutes. What runs in it is the command itself.
+A hundred of them take minutes, being forks; what runs in them is the command itself.
 """
 
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import os
 import resource
 import signal
@@ -19,17 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(
-    [
-        "d2llm_vdb.cli.app",
-        "d2llm_vdb.ingest.sources",
-        "d2llm_vdb.student.student",
-        "d2llm_vdb.store.edge",
-        "d2llm_vdb.store.server",
-        "transformers.models.llama.modeling_llama",
-    ]
-)
+from forks import processes
 
 # As many as make everything happen often in a small collection.
 FLUSH_POINTS, OPTIMIZE_POINTS, WINDOW_BATCHES, INDEXING_KILOBYTES = 120, 240, 1, 20
