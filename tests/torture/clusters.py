@@ -107,7 +107,7 @@ def break_cluster(
         rounds: how often every node meets every fault.
         seed: of the moments.
         executable: of the server.
-        short: one node meets one fault, beside an ingest of fewer documents.
+        short: one node meets one fault, for a second, beside an ingest of fewer documents.
     """
     outcome = Outcome(NAME)
     outcome.figures |= {"faults": 0, "ingests started again by hand": 0}
@@ -147,6 +147,7 @@ class _Breaking:
             "cut off": (lambda n: gates[n].shut(), lambda n: gates[n].open()),
         }
         self._corpus = make_corpus(work, DOCUMENTS // 2 if short else DOCUMENTS, seed)
+        self._away_seconds = 1.0 if short else AWAY_SECONDS
         # What is ingested while a node meets each fault.
         self._sources = {"killed": self._corpus.first}
         if not short:
@@ -199,7 +200,7 @@ class _Breaking:
         do(number)
         self._outcome.count("faults")
         self._outcome.count(f"nodes {fault}")
-        time.sleep(AWAY_SECONDS)
+        time.sleep(self._away_seconds)
         undo(number)
         self._wait_until_level()
 
