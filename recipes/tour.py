@@ -30,7 +30,7 @@ BLOCK = re.compile(
 
 # What differs from run to run or from machine to machine; `…` is written in its place.
 VARYING = re.compile(
-    r"\b[\d,]+(?:\.\d+)?(?= (?:ms|s|MiB|GiB|tokens a second)\b)"  # times and sizes
+    r"\b[\d,]+(?:\.\d+)?(?= (?:ms|s|MiB|GiB|passages and|tokens a second)\b)"  # times and sizes
     r'|(?<=_ms": )[\d.]+'
     r"|\b\d+\.\d+\.\d+[\w.+]*"  # versions
     r"|(?<= )\d+ threads? for \d+ cores?"

@@ -68,6 +68,13 @@ def test_a_page_is_read_in_the_encoding_that_it_declares(encoding: str, head: st
     assert (document.title, document.text) == ("題", "日本語のテキスト")
 
 
+@pytest.mark.parametrize("first", ["main", "article", "section", "header", "my-element"])
+def test_a_page_without_tags_of_head_and_body_is_read_from_its_first_element(first: str) -> None:
+    page = f"<!doctype html><meta charset=utf-8><title>Name</title><{first}><p>One.</p></{first}>"
+    assert text(page) == "One."
+    assert text(f"{page}<p>Two.") == "One.\n\nTwo."
+
+
 def test_nesting_at_any_depth_is_read() -> None:
     assert text("<div>" * 20_000 + "deep") == "deep"
 

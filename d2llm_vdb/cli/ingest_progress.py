@@ -94,7 +94,11 @@ def show_summary(report: IngestReport, location: str) -> None:
     for name, value in report.to_dict().items():
         if isinstance(value, int) and (value or name in ALWAYS_SHOWN):
             table.add_row(name.replace("_", " "), f"{value:,}")
-    speed = f", {report.tokens_per_second:,.0f} tokens a second" if report.added.tokens else ""
-    told = f"ingested into {location} in {report.seconds:,.1f} s{speed}"
+    told = f"ingested into {location} in {report.seconds:,.1f} s"
+    if report.passages_per_second:
+        told += (
+            f", {report.passages_per_second:,.1f} passages and "
+            f"{report.tokens_per_second:,.0f} tokens a second"
+        )
     output.print(printable(told), soft_wrap=True)
     output.print(table)

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from bs4 import BeautifulSoup, Tag
     from bs4.element import PageElement
 
+# Not `head`: where a page leaves its tags out, lxml puts elements of HTML 5 into it.
 LEFT_OUT = frozenset(
-    "button canvas head iframe input nav noscript object rp rt script select style svg template "
-    "textarea".split()
+    "button canvas iframe input nav noscript object rp rt script select style svg template "
+    "textarea title".split()
 )
 
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
