@@ -63,7 +63,7 @@ types: install
 
 # Two workers of one thread each: more threads wait for each other where both cores are busy.
 unit: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 mutants: install
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py --jobs $(JOBS) $(MUTANTS)

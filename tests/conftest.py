@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 import threading
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -51,6 +52,13 @@ def pytest_configure() -> None:
         return
     if shutil.disk_usage(MEMORY).free >= MEMORY_BYTES:
         os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)  # processes that are started too
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with slow tests first: at the end, no worker is to wait for one of them."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -118,6 +126,12 @@ def stub() -> Iterator[Stub]:
     stub.close()
 
 
+def forget(server: Server, collection: str) -> None:
+    """Delete a collection, if it is there: a server holds all that it has ready."""
+    request = urllib.request.Request(f"{server.url}/collections/{collection}", method="DELETE")
+    urllib.request.urlopen(request, timeout=60).close()
+
+
 @pytest.fixture(scope="session")
 def in_process() -> Iterator[LocalQdrant]:
     server = LocalQdrant()
@@ -137,7 +151,10 @@ def line(request: pytest.FixtureRequest) -> Iterator[Line]:
     with ExitStack() as stack:
         proxy = FaultProxy(port, http2=grpc)
         stack.callback(proxy.vanish)
-        yield Line(proxy, f"test-{uuid.uuid4().hex[:12]}")
+        line = Line(proxy, f"test-{uuid.uuid4().hex[:12]}")
+        yield line
+        if "in process" not in request.param:
+            forget(server, line.collection)
 
 
 @pytest.fixture(params=STORES)
@@ -171,6 +188,8 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenS
     yield open_one
     for store in opened:
         store.close()
+    if server is not None and opened:
+        forget(server, name)
 
 
 @pytest.fixture(scope="session")
@@ -207,8 +226,8 @@ def forty_passages(
     with Index.open(location, student, collection=name, tokens="raw", **options) as opened:
         opened.store.upsert(encoded)
         yield opened
-        if "server" in request.param:
-            opened.drop()
+    if "server" in request.param:
+        forget(server, name)
 
 
 @pytest.fixture(params=STORES)

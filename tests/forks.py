@@ -10,11 +10,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TextIO
+
+from d2llm_vdb.cli import main
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(
@@ -37,12 +39,17 @@ class Command:
 
     Args:
         arguments: of the command.
+        entry: what runs it.
         stdin: file that it reads, in the place of a pipe.
         seconds: after which it is killed.
     """
 
     def __init__(
-        self, *arguments: object, stdin: int | None = None, seconds: float = LONGEST_SECONDS
+        self,
+        *arguments: object,
+        entry: Callable[[], None] = main,
+        stdin: int | None = None,
+        seconds: float = LONGEST_SECONDS,
     ) -> None:
         given, self.stdin = _pipe("w")
         printed, self.stdout = _pipe("r")
@@ -52,7 +59,7 @@ class Command:
         ends = (given, printed, said)
         words = [str(argument) for argument in arguments]
         self._process = processes.Process(
-            target=_run, args=(ends, words, Path.cwd(), dict(os.environ))
+            target=_run, args=(ends, words, Path.cwd(), dict(os.environ), entry)
         )
         self._process.start()
         for end in ends:
@@ -98,7 +105,11 @@ def _pipe(mode: str) -> tuple[Connection, TextIO]:
 
 
 def _run(
-    ends: tuple[Connection, ...], arguments: list[str], directory: Path, environ: Mapping[str, str]
+    ends: tuple[Connection, ...],
+    arguments: list[str],
+    directory: Path,
+    environ: Mapping[str, str],
+    entry: Callable[[], None] = main,
 ) -> None:
     """Run the command in this process."""
     for stream, end in enumerate(ends):
@@ -111,7 +122,5 @@ def _run(
     os.environ.clear()
     os.environ.update(environ)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    from d2llm_vdb.cli import main
-
     sys.argv = ["d2llm", *arguments]
-    main()
+    entry()

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from typer.testing import CliRunner, Result
 
 import d2llm_vdb
 from d2llm_vdb import Index, Student
+from d2llm_vdb.cli import main, module_main
 from d2llm_vdb.cli.app import app
 from d2llm_vdb.cli.other_words import OTHER_WORDS
 from d2llm_vdb.store import EdgeStore
@@ -311,14 +313,17 @@ def test_an_api_key_is_not_shown(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    "command",
+    ("entry", "command"),
     [
-        ["ingest", "-", "-v", "--db", "db"],
-        ["-v", "ingest", "-", "--db", "db"],
+        (partial(module_main, "ingest"), ["-", "-v", "--db", "db"]),
+        (main, ["ingest", "-", "-v", "--db", "db"]),
+        (main, ["-v", "ingest", "-", "--db", "db"]),
     ],
 )
-def test_verbose_logs_from_wherever_it_is_given(command: list[str], in_tmp: Path) -> None:
-    with Command(*command) as ingest:
+def test_verbose_logs_from_wherever_it_is_given(
+    entry: Callable[[], None], command: list[str], in_tmp: Path
+) -> None:
+    with Command(*command, entry=entry) as ingest:
         _, said = ingest.communicate('{"text": "good"}')
         assert ingest.wait() == 0
     assert "INFO:d2llm_vdb" in said
@@ -333,9 +338,7 @@ def test_output_that_cannot_hold_a_character_or_is_closed_early_ends_no_command(
     ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
     table = subprocess.run(command, env=ascii_only, capture_output=True, text=True, check=True)
     assert "p?ron" in table.stdout
-    found = subprocess.run(
-        [*command, "--json"], env=ascii_only, capture_output=True, text=True, check=True
-    )
+    found = CliRunner(charset="ascii").invoke(app, [*command[3:], "--json"])
     assert json.loads(found.stdout)["hits"][0]["text"] == "päron → 梨"
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
