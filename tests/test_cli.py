@@ -418,7 +418,8 @@ def test_killed_and_restarted_it_ends_as_if_never_killed(in_tmp: Path, texts: li
     assert set(resumed) == {row["id"] for row in rows}
     for key, vectors in fresh.items():
         for name, vector in vectors.items():
-            np.testing.assert_allclose(resumed[key][name], vector, atol=2e-3, rtol=2e-3)
+            # Bfloat16, where a machine computes in it, rounds by the texts beside one.
+            np.testing.assert_allclose(resumed[key][name], vector, atol=1e-2, err_msg=name)
 
 
 @pytest.mark.slow
