@@ -13,7 +13,7 @@ from langchain_d2llm import D2LLMRetriever, D2LLMVectorStore
 from qdrant_client import QdrantClient, models
 
 from d2llm_vdb import Index, Passage, SearchOptions, Student
-from d2llm_vdb.errors import InputError
+from d2llm_vdb.errors import InputError, StoreError
 from d2llm_vdb.store.columns import point_id
 
 LAMBDA = "What does a lambda expression create?"
@@ -237,10 +237,13 @@ async def test_documents_that_could_not_be_reranked_say_so(student: Student) -> 
         for documents in (retriever.invoke(LAMBDA), await retriever.ainvoke(LAMBDA)):
             assert {each.id for each in documents} == {"whole", "part"}
             for each in documents:
-                assert "1 of 2 candidates lack one of " in each.metadata["degraded"]
-        [document] = D2LLMRetriever(index).invoke(LAMBDA)
-        assert "degraded" not in document.metadata
+                assert "1 of 2 candidates have no segments" in each.metadata["degraded"]
         with pytest.raises(InputError, match="fused ranking"):
             D2LLMVectorStore(index).similarity_search_with_relevance_scores(
                 LAMBDA, allow_degraded=True
             )
+        with pytest.raises(StoreError, match="have no segments: 'part'"):
+            D2LLMRetriever(index).invoke(LAMBDA)
+        index.delete(["part"])
+        [document] = D2LLMRetriever(index).invoke(LAMBDA)
+        assert "degraded" not in document.metadata

@@ -13,7 +13,7 @@ from llama_index.retrievers.d2llm import D2LLMRetriever, D2LLMVectorStore, qdran
 from qdrant_client import QdrantClient, models
 
 from d2llm_vdb import Index, Passage, Student
-from d2llm_vdb.errors import InputError
+from d2llm_vdb.errors import InputError, StoreError
 from d2llm_vdb.store.columns import point_id
 
 LAMBDA = "What does a lambda expression create?"
@@ -250,6 +250,9 @@ async def test_nodes_that_could_not_be_reranked_say_so(student: Student) -> None
             assert nodes is not None
             assert {each.node_id for each in nodes} == {"whole", "part"}
             for each in nodes:
-                assert "1 of 2 candidates lack one of " in each.metadata["degraded"]
+                assert "1 of 2 candidates have no segments" in each.metadata["degraded"]
+        with pytest.raises(StoreError, match="have no segments: 'part'"):
+            D2LLMRetriever(index).retrieve(LAMBDA)
+        index.delete(["part"])
         [node] = D2LLMRetriever(index).retrieve(LAMBDA)
         assert "degraded" not in node.metadata
