@@ -19,7 +19,7 @@ from student_sets import DEV, SEED, Wanted, dev_set, training_sets, untrained
 from teacher import fine_tuned
 
 from d2llm_vdb import Student
-from d2llm_vdb.cli.steps import track_steps
+from d2llm_vdb.cli.step_progress import track_steps
 from d2llm_vdb.cli.terminal import errors
 from d2llm_vdb.distill import DistillConfig, LossWeights, distill
 

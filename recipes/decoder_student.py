@@ -24,7 +24,7 @@ from decoder_sets import TRAINED
 from decoder_study import Study
 from decoder_tasks import Task, needed, start_workers, work_off, write_json
 
-from d2llm_vdb.cli.steps import track_steps
+from d2llm_vdb.cli.step_progress import track_steps
 from d2llm_vdb.cli.terminal import errors
 
 SEEDS = (0, 1, 2)

@@ -30,7 +30,7 @@ from titles import titles
 
 from d2llm_vdb import Student
 from d2llm_vdb.cli.distill import show_training
-from d2llm_vdb.cli.steps import track_steps
+from d2llm_vdb.cli.step_progress import track_steps
 from d2llm_vdb.cli.terminal import errors
 from d2llm_vdb.distill import DistillConfig, LossWeights, distill, save_losses_plot
 from d2llm_vdb.distill.dev import calibrate

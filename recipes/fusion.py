@@ -21,7 +21,7 @@ from fusion_scores import MODES, chosen, ranked
 from fusion_sets import sources
 
 from d2llm_vdb import Student
-from d2llm_vdb.cli.steps import track_steps
+from d2llm_vdb.cli.step_progress import track_steps
 from d2llm_vdb.cli.terminal import errors
 
 

@@ -22,7 +22,7 @@ from results_page import table
 from student_sets import untrained
 
 from d2llm_vdb import Student
-from d2llm_vdb.cli.steps import track_steps
+from d2llm_vdb.cli.step_progress import track_steps
 from d2llm_vdb.cli.terminal import errors
 from d2llm_vdb.distill.model import DistillationModel
 from d2llm_vdb.distill.preparation import dev_set

@@ -19,7 +19,7 @@ from results_page import MODES, PAIR_MODES, RERANKING, page, part
 from results_sets import CHINESE, ENGLISH, PAIRS, QUERIES_BESIDE_TEACHER, Measured
 
 from d2llm_vdb import Student
-from d2llm_vdb.cli.steps import track_steps
+from d2llm_vdb.cli.step_progress import track_steps
 from d2llm_vdb.cli.terminal import errors
 from d2llm_vdb.evaluate import Report, RetrievalSet, SetFacts, evaluate, load_set, save_plot
 from d2llm_vdb.progress import OnProgress

@@ -20,7 +20,7 @@ from d2llm_vdb.distill import distiller
 from d2llm_vdb.distill.config import DistillConfig, LossWeights
 from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.distill.distiller import Distilled, distill
-from d2llm_vdb.distill.plot import save_losses_plot
+from d2llm_vdb.distill.losses_plot import save_losses_plot
 from d2llm_vdb.distill.preparation import training_set
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.sets import RetrievalSet

@@ -10,8 +10,8 @@ from matplotlib.text import Annotation, Text
 
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.modes import MODES
-from d2llm_vdb.evaluate.plot import draw, save_plot
 from d2llm_vdb.evaluate.report import Report, SetFacts
+from d2llm_vdb.evaluate.results_plot import draw, save_plot
 
 
 def test_a_plot_names_every_mode(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.loading import check_free, load_student
-from d2llm_vdb.cli.steps import track_steps
+from d2llm_vdb.cli.step_progress import track_steps
 from d2llm_vdb.cli.terminal import errors, failing_clearly, output, printable, waiting
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import typer
 
 from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.loading import load_student
-from d2llm_vdb.cli.steps import track_steps
+from d2llm_vdb.cli.step_progress import track_steps
 from d2llm_vdb.cli.terminal import errors, failing_clearly, waiting
 from d2llm_vdb.errors import InputError
 
@@ -68,7 +68,7 @@ def evaluate(
     """
     with waiting("starting"):
         from d2llm_vdb.cli.evaluation import show_report
-        from d2llm_vdb.evaluate.plot import check_plot, save_plot
+        from d2llm_vdb.evaluate.results_plot import check_plot, save_plot
         from d2llm_vdb.evaluate.runner import evaluate as run
         from d2llm_vdb.evaluate.sets import RetrievalSet, distinct_names, load_set
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from d2llm_vdb.distill.data import TrainingSet
     from d2llm_vdb.distill.distiller import Distilled, distill
     from d2llm_vdb.distill.fine_tuning import TeachConfig, teach
-    from d2llm_vdb.distill.plot import save_losses_plot
+    from d2llm_vdb.distill.losses_plot import save_losses_plot
     from d2llm_vdb.distill.preparation import training_set, with_negatives
 
 __all__ = [
@@ -57,7 +57,7 @@ __getattr__ = names_of(
         "TeachConfig": "fine_tuning",
         "TrainingSet": "data",
         "distill": "distiller",
-        "save_losses_plot": "plot",
+        "save_losses_plot": "losses_plot",
         "teach": "fine_tuning",
         "training_set": "preparation",
         "with_negatives": "preparation",

@@ -24,8 +24,8 @@ from d2llm_vdb.lazy import names_of
 
 if TYPE_CHECKING:
     from d2llm_vdb.evaluate.metrics import retrieval_metrics
-    from d2llm_vdb.evaluate.plot import save_plot
     from d2llm_vdb.evaluate.report import Report, SetFacts
+    from d2llm_vdb.evaluate.results_plot import save_plot
     from d2llm_vdb.evaluate.runner import evaluate
     from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet, load_set
 
@@ -50,6 +50,6 @@ __getattr__ = names_of(
         "evaluate": "runner",
         "load_set": "sets",
         "retrieval_metrics": "metrics",
-        "save_plot": "plot",
+        "save_plot": "results_plot",
     },
 )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.evaluate.files import Row, rows
+from d2llm_vdb.evaluate.set_files import Row, rows
 from d2llm_vdb.evaluate.splits import choose, sample
 from d2llm_vdb.wording import counted
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.evaluate.files import Row, find_all, judgements, rows
+from d2llm_vdb.evaluate.set_files import Row, find_all, judgements, rows
 from d2llm_vdb.evaluate.splits import choose, sample
 from d2llm_vdb.wording import counted
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from d2llm_vdb.checks import check_whole_number
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.evaluate.files import find, find_all
 from d2llm_vdb.evaluate.pair_set import PairSet, read_pair_set
 from d2llm_vdb.evaluate.retrieval_set import RetrievalSet, read_retrieval_set
+from d2llm_vdb.evaluate.set_files import find, find_all
 from d2llm_vdb.evaluate.splits import DEFAULT_SPLITS
 
 __all__ = ["PairSet", "RetrievalSet", "distinct_names", "load_set"]

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from d2llm_vdb.store.columns import Columns
     from d2llm_vdb.store.edge import EdgeStore
     from d2llm_vdb.store.memory import MemoryStore
+    from d2llm_vdb.store.points import Page, StoredPoint, StoreInfo
     from d2llm_vdb.store.recall import Candidates, RecallRequest
     from d2llm_vdb.store.schema import CollectionOptions, Schema
     from d2llm_vdb.store.server import ServerStore
-    from d2llm_vdb.store.stored import Page, StoredPoint, StoreInfo
     from d2llm_vdb.store.tenant import TenantStore
 
 __all__ = [
@@ -44,13 +44,13 @@ __getattr__ = names_of(
         "Columns": "columns",
         "EdgeStore": "edge",
         "MemoryStore": "memory",
-        "Page": "stored",
+        "Page": "points",
         "RecallRequest": "recall",
         "Schema": "schema",
         "ServerStore": "server",
         "Store": "base",
-        "StoreInfo": "stored",
-        "StoredPoint": "stored",
+        "StoreInfo": "points",
+        "StoredPoint": "points",
         "TenantStore": "tenant",
     },
 )

@@ -23,6 +23,7 @@ from d2llm_vdb.store.aliases import Alias
 from d2llm_vdb.store.capabilities import EMBEDDED, Capabilities
 from d2llm_vdb.store.columns import Columns, Payload
 from d2llm_vdb.store.health import Health
+from d2llm_vdb.store.points import Page, StoredPoint, StoreInfo
 from d2llm_vdb.store.recall import (
     Candidates,
     Fact,
@@ -35,7 +36,6 @@ from d2llm_vdb.store.recall import (
 )
 from d2llm_vdb.store.recalling import recalling
 from d2llm_vdb.store.schema import INDEXED_FIELDS, FieldKind, Schema
-from d2llm_vdb.store.stored import Page, StoredPoint, StoreInfo
 
 T = TypeVar("T")
 

@@ -20,6 +20,7 @@ from d2llm_vdb.store.client import (
 )
 from d2llm_vdb.store.columns import Columns, Payload
 from d2llm_vdb.store.faults import translated
+from d2llm_vdb.store.points import Page, StoredPoint, StoreInfo
 from d2llm_vdb.store.recall import PageRequest, Point, PointQuery
 from d2llm_vdb.store.requests import METADATA_KEY, Call
 from d2llm_vdb.store.schema import (
@@ -30,7 +31,6 @@ from d2llm_vdb.store.schema import (
     index_kinds,
     missing_indexes,
 )
-from d2llm_vdb.store.stored import Page, StoredPoint, StoreInfo
 from d2llm_vdb.store.wire import GRPC
 
 T = TypeVar("T")

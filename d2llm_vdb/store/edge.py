@@ -30,6 +30,7 @@ from d2llm_vdb.store.edge_faults import WRITE_BYTES, check_room, explaining
 from d2llm_vdb.store.edge_flushed import Flushed
 from d2llm_vdb.store.edge_layout import SEGMENT_POINTS
 from d2llm_vdb.store.edge_lock import DirectoryLock
+from d2llm_vdb.store.points import Page, StoredPoint, StoreInfo
 from d2llm_vdb.store.recall import PageRequest, Point, PointQuery, SparseVector
 from d2llm_vdb.store.schema import (
     BM25,
@@ -40,7 +41,6 @@ from d2llm_vdb.store.schema import (
     Schema,
     index_kinds,
 )
-from d2llm_vdb.store.stored import Page, StoredPoint, StoreInfo
 
 # Points written between two flushes: until then the write-ahead log keeps all of their vectors.
 FLUSH_POINTS = 2_000

@@ -12,6 +12,7 @@ from qdrant_client import QdrantClient, models
 
 from d2llm_vdb.store.client import MEMORY
 from d2llm_vdb.store.client_store import ClientStore
+from d2llm_vdb.store.points import StoreInfo
 from d2llm_vdb.store.requests import Call
 from d2llm_vdb.store.schema import (
     INDEXED_FIELDS,
@@ -19,7 +20,6 @@ from d2llm_vdb.store.schema import (
     FieldKind,
     Schema,
 )
-from d2llm_vdb.store.stored import StoreInfo
 
 T = TypeVar("T")
 

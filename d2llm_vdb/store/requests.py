@@ -16,6 +16,7 @@ from d2llm_vdb.store import layout
 from d2llm_vdb.store.capabilities import Capabilities, capabilities_of
 from d2llm_vdb.store.columns import Columns, Payload, distinct_ids, point_id, stored_vectors
 from d2llm_vdb.store.conditions import database_filter
+from d2llm_vdb.store.points import Page, StoredPoint
 from d2llm_vdb.store.presets import PRESETS
 from d2llm_vdb.store.recall import PageRequest, Point, PointQuery
 from d2llm_vdb.store.schema import (
@@ -25,7 +26,6 @@ from d2llm_vdb.store.schema import (
     FieldKind,
     Schema,
 )
-from d2llm_vdb.store.stored import Page, StoredPoint
 from d2llm_vdb.store.wire import Wire
 
 T = TypeVar("T")

@@ -28,6 +28,7 @@ from d2llm_vdb.store.health import Health
 from d2llm_vdb.store.held import as_reported
 from d2llm_vdb.store.loop_thread import LoopThread
 from d2llm_vdb.store.patience import Patience
+from d2llm_vdb.store.points import StoreInfo
 from d2llm_vdb.store.recall import Point, PointQuery
 from d2llm_vdb.store.requests import Call
 from d2llm_vdb.store.retries import Retries
@@ -36,7 +37,6 @@ from d2llm_vdb.store.schema import (
     CollectionOptions,
     Schema,
 )
-from d2llm_vdb.store.stored import StoreInfo
 from d2llm_vdb.store.wire import GRPC, REST
 
 T = TypeVar("T")

@@ -15,9 +15,9 @@ from d2llm_vdb.lazy import models
 from d2llm_vdb.store.base import Store
 from d2llm_vdb.store.columns import POINT_NAMESPACE, Columns, Payload, distinct_ids
 from d2llm_vdb.store.conditions import with_ids
+from d2llm_vdb.store.points import Page, StoredPoint, StoreInfo
 from d2llm_vdb.store.recall import PageRequest, Point, PointQuery
 from d2llm_vdb.store.schema import INDEXED_FIELDS, TENANT_FIELD, FieldKind
-from d2llm_vdb.store.stored import Page, StoredPoint, StoreInfo
 
 
 class TenantStore(Store):
