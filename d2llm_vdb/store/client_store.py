@@ -15,9 +15,7 @@ from d2llm_vdb.errors import CollectionNotFoundError, StoreError
 from d2llm_vdb.store import batches, requests
 from d2llm_vdb.store.base import Store
 from d2llm_vdb.store.batches import Batches
-from d2llm_vdb.store.client import (
-    WHERE_TO_LOOK,
-)
+from d2llm_vdb.store.client import WHERE_TO_LOOK
 from d2llm_vdb.store.columns import Columns, Payload
 from d2llm_vdb.store.faults import translated
 from d2llm_vdb.store.points import Page, StoredPoint, StoreInfo
