@@ -281,8 +281,9 @@ def test_blue_and_green_on_the_command_line(
     where = ("--url", server.url, "--grpc-port", server.grpc_port)
     switch = ("reembed", *where, "-c", names["alias"], "--into", names["new"],
               "--student", "better", "--alias", names["alias"])  # fmt: skip
-    refused = d2llm("drop", *where, "-c", names["alias"], "--yes")
+    refused = d2llm("drop", *where, "-c", names["alias"], input="y\n")
     assert refused.exit_code == 1
+    assert "delete" not in refused.stderr  # it is not asked first
     assert f"is what the alias {names['alias']!r} means" in refused.stderr
     made = d2llm(*switch)
     assert made.exit_code == 0, made.stderr

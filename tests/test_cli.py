@@ -294,6 +294,15 @@ def test_help_names_the_exit_codes_and_keeps_what_stands_in_brackets(command: st
         assert "Record field with the text (default: text, content, page_content or body)" in shown
 
 
+def test_the_list_of_commands_says_of_each_what_it_does_to_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    commands = d2llm("--help").stdout.partition("Commands:")[2].partition("Exit codes")[0]
+    assert len(commands.splitlines()) > 15
+    assert "..." not in commands
+
+
 def test_a_locked_database_is_said_to_be(small_db: str) -> None:
     with Index.open(small_db):
         result = d2llm("search", "x", "--db", small_db)

@@ -213,7 +213,7 @@ def test_every_way_into_a_store_is_a_tenants_own() -> None:
 
     whole = {"optimize", "aoptimize", "close", "aclose", "size", "asize", "index_payload"}
     # Of the collection, and nothing of what is in it.
-    whole |= {"health", "alias", "check_alias", "point_alias", "drop"}
+    whole |= {"health", "alias", "check_alias", "point_alias", "drop", "check_drop"}
     inherited = {
         "run",
         "arun",

@@ -27,9 +27,9 @@ def alias(
     database: Database,
     _verbose: flags.Verbose = False,
 ) -> None:
-    """Let a name mean a collection of a server from this moment on, whatever it meant before.
+    """Let a name mean a collection of a server from this moment on.
 
-    What is open stays open on the collection that the name meant: open it again to follow.
+    Whatever it meant before. What is open stays open on that collection: open it again to follow.
     """
     with closing(_open(database)) as store:
         before = store.point_alias(name)
@@ -46,11 +46,13 @@ def drop(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
     _verbose: flags.Verbose = False,
 ) -> None:
-    """Delete a collection itself, such as one that d2llm reembed has not finished.
+    """Delete a collection itself.
 
-    It says how many passages that is and asks. Refused where an alias means it.
+    Such as one that d2llm reembed has not finished. It says how many passages that is and asks.
+    Refused where an alias means it.
     """
     with closing(_open(database)) as store:
+        store.check_drop()
         told, held = store.location, counted(store.count(), "passage")
         if not yes:
             confirm(f"delete {told} and its {held}?", "nothing deleted")

@@ -40,7 +40,7 @@ def export(
     as_json: flags.Json = False,
     _verbose: flags.Verbose = False,
 ) -> None:
-    """Write a collection into a file, to keep it or to move it to another database.
+    """Write a collection into a file, to keep or to move it.
 
     The file has texts, metadata, all vectors as they are stored, and what the collection was made
     for. The student is not in it, and is not needed.
@@ -81,10 +81,10 @@ def import_(
     as_json: flags.Json = False,
     _verbose: flags.Verbose = False,
 ) -> None:
-    """Write an exported collection into a database, as it was or with another layout.
+    """Write an exported collection into a database.
 
-    The file is checked before anything is written. Nothing is encoded. Safe to run again: it goes
-    on where it was.
+    As it was, or with another layout. The file is checked before anything is written. Nothing is
+    encoded. Safe to run again: it goes on where it was.
     """
     location = database.location
     with waiting("starting"):

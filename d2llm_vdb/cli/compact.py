@@ -50,7 +50,7 @@ def compact(
     force: flags.Force = False,
     _verbose: flags.Verbose = False,
 ) -> None:
-    """Make a collection's recall vectors compact, fitted to what it holds.
+    """Make recall vectors compact, fitted to what a collection holds.
 
     Writes a student that differs by these vectors alone, and the collection anew for it, without
     encoding anything. Refused where too little would be found.

@@ -65,7 +65,7 @@ def convert(
     force: flags.Force = False,
     _verbose: flags.Verbose = False,
 ) -> None:
-    """Make a student of the weights that the D2LLM, C2LLM or CGE code saved."""
+    """Make a student of weights of the D2LLM, C2LLM or CGE code."""
     check_free(out, force)
     beside = out.resolve().with_name(f"{out.resolve().name}-backbone")
     with waiting("starting"):

@@ -126,8 +126,9 @@ def distill(
     ] = False,
     _verbose: flags.Verbose = False,
 ) -> None:
-    """Distil a teacher into a student: PMA, IEM, late interaction and recall vector.
+    """Distil a teacher into a student.
 
+    PMA, IEM, late interaction and recall vector learn, and LoRA adapters where a config says so.
     Hard negatives are mined, the teacher's judgements cached, and the best step on the dev sets
     is kept. Run again after a kill, it goes on from its last checkpoint.
     """
@@ -211,10 +212,10 @@ def teach(
     seed: Seed = 0,
     _verbose: flags.Verbose = False,
 ) -> None:
-    """Fine-tune a teacher on labelled pairs, since small ones are weak without.
+    """Fine-tune a teacher on labelled pairs.
 
-    The labels of retrieval sets are completed by hard negatives. Run again after a kill, it goes
-    on from its last checkpoint.
+    Small ones are weak without. The labels of retrieval sets are completed by hard negatives. Run
+    again after a kill, it goes on from its last checkpoint.
     """
     with waiting("starting"):
         from d2llm_vdb.distill import DistillConfig, TeachConfig, with_negatives

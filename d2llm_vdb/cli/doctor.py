@@ -37,7 +37,7 @@ def doctor(
     as_json: flags.Json = False,
     _verbose: flags.Verbose = False,
 ) -> None:
-    """Check a database and its student, and say what is wrong and how to mend it.
+    """Check a database and its student, and say how to mend them.
 
     Some passages are read, and a few encoded again. Nothing is written. The exit code is 1 where
     something is wrong; a warning is about what works and could be better.

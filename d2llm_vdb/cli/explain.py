@@ -31,7 +31,10 @@ def explain(
     as_json: flags.Json = False,
     _verbose: flags.Verbose = False,
 ) -> None:
-    """Show why a passage was found: which words count, which segment, and what they add up to."""
+    """Show why a passage was found.
+
+    Which words count, which segment, and what they add up to.
+    """
     location = database.location
     if html is not None and not html.parent.is_dir():
         raise typer.BadParameter(f"there is no directory {html.parent}", param_hint="--html")

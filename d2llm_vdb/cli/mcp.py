@@ -43,7 +43,7 @@ def mcp(
     allow_remote: serving.AllowRemote = False,
     _verbose: flags.Verbose = False,
 ) -> None:
-    """Serve a collection to language models: the tools search and explain, over MCP.
+    """Serve the tools search and explain to language models, over MCP.
 
     Over standard input and output, as a client that starts it expects, or over HTTP. What
     --filter and --tenant say holds for every call.

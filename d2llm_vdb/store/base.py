@@ -131,6 +131,13 @@ class Store(ABC):
     def info(self) -> StoreInfo:
         """Describe the collection."""
 
+    def check_drop(self) -> None:  # noqa: B027 - most stores have nothing to check
+        """Check that the collection can be deleted.
+
+        Raises:
+            StoreError: an alias means it.
+        """
+
     @abstractmethod
     def drop(self) -> None:
         """Delete the collection itself, with all that it holds, and close.

@@ -205,13 +205,16 @@ class ClientStore(Store):
     async def ainfo(self) -> StoreInfo:
         return self._info(await self._acall(requests.read_collection(self._collection)))
 
-    def drop(self) -> None:
+    def check_drop(self) -> None:
         meaning = [name for name, own in self._aliases().items() if own == self._collection]
         if meaning:
             raise StoreError(
                 f"{self.location} is what the alias {meaning[0]!r} means; point that to another "
                 f"collection first (d2llm alias {meaning[0]} --collection NAME)"
             )
+
+    def drop(self) -> None:
+        self.check_drop()
         self._call(requests.drop_collection(self._collection))
         self.close()
 
