@@ -104,7 +104,7 @@ def test_mined_negatives_are_hard_new_and_the_same_for_a_seed(
         without.setattr(student, "encode_passages", nothing_to_encode)
         other = mine(topics, student, count=3, depth=10, work=tmp_path, seed=1)
     assert other.candidates != mined.candidates
-    assert sum(told) == len(topics.passages)
+    assert sum(told) == len(topics.passages) + len(topics.queries)
     assert len(list(tmp_path.iterdir())) == 1
     few = topics.sample(3, seed=0).with_passages(12, seed=0)
     alone, beside = (mine(few, student, count=3, depth=10, work=one) for one in (None, tmp_path))

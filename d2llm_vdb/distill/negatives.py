@@ -10,11 +10,14 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from d2llm_vdb.batching import batched
 from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.errors import MissingExtraError
 from d2llm_vdb.passages import Passage
 from d2llm_vdb.progress import OnCount
 from d2llm_vdb.student import Student
+
+SEARCHED_TOGETHER = 512
 
 
 def mine(
@@ -41,7 +44,7 @@ def mine(
         seed: of the draw.
         work: directory that keeps the index, so that mining the same passages again encodes
             nothing; None makes it in a temporary one.
-        on_progress: told how many passages were encoded since the last call.
+        on_progress: told how many passages were encoded, or queries searched, since the last call.
 
     Returns:
         The set with candidates and labels (0) added at the end; queries keep their order.
@@ -90,8 +93,13 @@ def _recalled(
     ):
         index.add(passages, on_progress=lambda so_far: report(so_far.encoded + so_far.unchanged))
         index.optimize()
-        found = index.search_many(training_set.queries, depth, rerank="none")
-    return [[int(hit.id) for hit in result.hits] for result in found]
+        rankings: list[list[int]] = []
+        for queries in batched(training_set.queries, SEARCHED_TOGETHER):  # all hits are much memory
+            results = index.search_many(queries, depth, rerank="none")
+            rankings += [[int(hit.id) for hit in result.hits] for result in results]
+            if on_progress:
+                on_progress(len(queries))
+    return rankings
 
 
 def _name(training_set: TrainingSet, student: Student) -> str:

@@ -82,6 +82,7 @@ def with_negatives(
     """
     if config.negatives == 0 or (data.task == "symmetric" and not judged):
         return data
+    total = len(data.passages) + len(data.queries)
     return mine(
         data,
         student,
@@ -89,7 +90,7 @@ def with_negatives(
         depth=config.mining_depth,
         seed=config.seed,
         work=work / MINING_DIR,
-        on_progress=_Counter(on_progress, data.name, "mining negatives", len(data.passages)),
+        on_progress=_Counter(on_progress, data.name, "mining negatives", total),
     )
 
 
