@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from mutation import mutant, swap
+from torch import nn
 from transformers import EarlyStoppingCallback, Trainer
 
 from d2llm_vdb.distill import distiller, fine_tuning, model, training
@@ -78,6 +79,12 @@ def loaded_adapters_asleep() -> None:
 def checkpointing_ignored() -> None:
     """The backbone keeps its inner states, whatever is asked."""
     swap(model, "checkpoint", lambda run, use_reentrant, **inputs: run(**inputs))
+
+
+@mutant("test_distill.py::test_without_dropout_a_backbone_that_learns_gives_the_same_states_again")
+def dropout_all_the_same() -> None:
+    """The backbone drops out activations, whatever is asked."""
+    swap(model.DistillationModel, "train", nn.Module.train)
 
 
 @mutant(LEARNS)

@@ -21,7 +21,9 @@ from d2llm_vdb.distill.config import DistillConfig, LossWeights
 from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.distill.distiller import Distilled, distill
 from d2llm_vdb.distill.losses_plot import save_losses_plot
+from d2llm_vdb.distill.model import DistillationModel
 from d2llm_vdb.distill.preparation import training_set
+from d2llm_vdb.distill.states import TokenIds
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.sets import RetrievalSet
 from d2llm_vdb.progress import Progress
@@ -347,6 +349,21 @@ def test_gradient_checkpointing_computes_states_twice_and_learns_the_same(
     assert calls[1] >= calls[0] + config.steps
     for name, weight in heads[0].items():
         assert torch.allclose(weight, heads[1][name], atol=1e-5), name
+
+
+def test_without_dropout_a_backbone_that_learns_gives_the_same_states_again(
+    student: Student, texts: list[str], tmp_path: Path
+) -> None:
+    own = fresh(student)
+    read = TokenIds.of(texts[:4], own.backbone, tmp_path, max_tokens=64).batch(range(4))
+    states = {}
+    for dropout in (True, False):
+        config = replace(LABELS, lora_rank=16, dropout=dropout)
+        model = DistillationModel(own.heads, config, own.backbone.model).train()
+        assert model.heads.training
+        states[dropout] = [model.encode(read).states for _ in range(2)]
+    assert torch.equal(*states[False])
+    assert not torch.allclose(*states[True], atol=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,13 @@ class DistillationModel(nn.Module):
 
     def tie_weights(self) -> None:
         """Do nothing: the Trainer asks for it after loading, and no weights are tied."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Let the backbone drop out activations only where the configuration wants it."""
+        super().train(mode)
+        if self.backbone is not None and not self.settings.dropout:
+            self.backbone.eval()
+        return self
 
     def forward(
         self, queries: TextBatch, passages: TextBatch, lists: Lists, task: Task
