@@ -95,11 +95,12 @@ def train(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return the measures before and after."""
     with track_steps(errors) as on_progress:
+        teacher = fine_tuned(data, start, work / "teacher", on_progress)
         distilled = distill(
             start,
             training_sets(data, DISTILLED),
             [dev_set(data, name) for name in DEV],
-            teacher=fine_tuned(data, start, work / "teacher", on_progress),
+            teacher=None if config.label_weight == 1 else teacher,
             work=work / "distillation",
             config=replace(config, steps=STEPS, patience=STEPS),
             on_progress=on_progress,

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from d2llm_vdb import Student
 from d2llm_vdb.evaluate import RetrievalSet
 from d2llm_vdb.evaluate.bm25 import collection_bm25
-from d2llm_vdb.evaluate.rankers import StackedSegments, best_rows
+from d2llm_vdb.evaluate.exact import best_rows
+from d2llm_vdb.evaluate.rankers import StackedSegments
 from d2llm_vdb.progress import OnProgress, Progress
 from d2llm_vdb.sparse import SparseRows
 from d2llm_vdb.store.recalling import RRF_K

@@ -84,13 +84,12 @@ def states_of_other_prompts() -> None:
 
 
 @mutant(MINED)
-def mining_index_of_other_passages() -> None:
-    """Negatives are mined from an index of other passages."""
+def mining_vectors_of_other_passages() -> None:
+    """Negatives are mined by the vectors of other passages."""
     swap(negatives, "_name", lambda *_: "mined")
 
 
 @mutant(
-    MINED,
     "test_evaluate.py::test_kept_indexes_are_used_again_and_not_for_other_documents",
     "test_mteb.py::test_what_lies_there_is_used_again_and_not_for_other_documents",
 )

@@ -104,8 +104,16 @@ def negatives_at_random() -> None:
     def anything(training_set: Any, *_: Any) -> list[list[int]]:
         return [list(range(len(training_set.passages)))] * len(training_set)
 
-    swap(negatives, "_recalled", anything)
-    swap(negatives, "_bm25", anything)
+    swap(negatives, "_nearest", anything)
+    swap(negatives, "_sharing_words", anything)
+
+
+@mutant(
+    "test_training_data.py::test_a_query_that_is_a_passage_itself_is_never_its_own_negative",
+)
+def queries_are_their_own_negatives() -> None:
+    """It is forgotten which queries are passages themselves."""
+    swap(TrainingSet, "row_of_itself", lambda self, row: None)
 
 
 @mutant("test_training_data.py::test_negatives_that_the_teacher_takes_for_positives_are_dropped")

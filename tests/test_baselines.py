@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoTokenizer
 from d2llm_vdb import Student
 from d2llm_vdb.evaluate.bare import BareBackbone, BareCorpus
 from d2llm_vdb.evaluate.baselines import BM25Ranker, CosineRanker, MaxSimRanker
-from d2llm_vdb.evaluate.rankers import best_rows
+from d2llm_vdb.evaluate.exact import best_rows
 from d2llm_vdb.student.backbone import locate
 
 

@@ -182,6 +182,9 @@ def test_lora_adapters_are_saved_loaded_and_part_of_the_fingerprint(
         encode(again, texts[:4]).recall, encode(changed, texts[:4]).recall, atol=1e-6
     )
     assert not np.allclose(encode(again, texts[:4]).recall, encode(plain, texts[:4]).recall)
+    settings = path / "student" / "adapter" / "adapter_config.json"
+    settings.write_text(settings.read_text().replace('"lora_alpha": 4', '"lora_alpha": 2'))
+    assert Student.load(path / "student").fingerprint != changed.fingerprint  # of half the update
 
 
 def test_adapters_are_made_merged_and_loaded_without_a_warning(

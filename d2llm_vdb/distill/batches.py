@@ -145,7 +145,7 @@ def gather(scored: ScoredSet, rows: list[int], besides: InBatchScores | None = N
     data, offsets = scored.data, scored.offsets
     lists = [data.candidates[row] for row in rows]
     passages = sorted({passage for own in lists for passage in own})
-    place_of = {passage: place for place, passage in enumerate(passages)}
+    place_of: dict[int | None, int] = {passage: place for place, passage in enumerate(passages)}
     shape = (len(rows), max(map(len, lists)))
     places = torch.zeros(shape, dtype=torch.long)
     source = torch.zeros(shape, dtype=torch.long)
@@ -159,6 +159,8 @@ def gather(scored: ScoredSet, rows: list[int], besides: InBatchScores | None = N
         mask[place, :length] = True
         positive[place, :length] = torch.tensor(data.labels[row]) >= POSITIVE
         in_batch[place, places[place, :length]] = False
+        if (itself := place_of.get(data.row_of_itself(row))) is not None:
+            in_batch[place, itself] = False
     in_batch_scored, in_batch_probability = in_batch, torch.zeros(in_batch.shape)
     if besides is not None:
         others = torch.tensor([place_of[row] for row in besides.passages.tolist()]).long()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from d2llm_vdb.errors import InputError
@@ -27,6 +27,8 @@ class TrainingSet:
         labels: for each candidate how well it matches, from 0 to 1.
         mined: for each query how many of its last candidates were mined, so that nobody has said
             that they do not match; empty before mining.
+        itself: for each query its row among the passages, where it is one of them, and None where
+            not; empty where none is. Nothing is learnt from a query and itself.
     """
 
     name: str
@@ -36,6 +38,7 @@ class TrainingSet:
     candidates: list[list[int]]
     labels: list[list[float]]
     mined: list[int] = field(default_factory=list)
+    itself: list[int | None] = field(default_factory=list)
 
     @classmethod
     def from_retrieval(
@@ -44,6 +47,7 @@ class TrainingSet:
         corpus: Mapping[str, str],
         queries: Mapping[str, str],
         qrels: Mapping[str, Mapping[str, int]],
+        in_corpus: Container[str] = (),
     ) -> TrainingSet:
         """Make a set of questions and the passages that answer them.
 
@@ -52,6 +56,7 @@ class TrainingSet:
             corpus: texts by document id.
             queries: texts by query id.
             qrels: for each query id the relevance of document ids; above 0 is a positive.
+            in_corpus: queries that are themselves documents, under the same id.
 
         Raises:
             InputError: a query has no positive, or an id is unknown.
@@ -76,6 +81,7 @@ class TrainingSet:
             list(corpus.values()),
             candidates,
             [[1.0] * len(rows) for rows in candidates],
+            itself=[row_of.get(key) if key in in_corpus else None for key in qrels],
         )
 
     @classmethod
@@ -133,6 +139,7 @@ class TrainingSet:
             self,
             passages=[self.passages[row] for row in kept],
             candidates=[[place_of[row] for row in rows] for rows in self.candidates],
+            itself=[None if row is None else place_of.get(row) for row in self.itself],
         )
 
     def select(self, rows: Sequence[int]) -> TrainingSet:
@@ -143,7 +150,12 @@ class TrainingSet:
             candidates=[self.candidates[row] for row in rows],
             labels=[self.labels[row] for row in rows],
             mined=[self.mined[row] for row in rows] if self.mined else [],
+            itself=[self.itself[row] for row in rows] if self.itself else [],
         )
+
+    def row_of_itself(self, row: int) -> int | None:
+        """Return where the query of a row is among the passages, if it is one of them."""
+        return self.itself[row] if self.itself else None
 
     def positives(self, row: int) -> list[int]:
         """Return the passages that match the query of a row."""

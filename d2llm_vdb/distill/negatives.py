@@ -1,23 +1,27 @@
-"""Hard negatives: passages that look right to the index or share words, and are not labelled so."""
+"""Hard negatives: passages near a query, or that share words with it, and are not labelled so."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import random
-import tempfile
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from d2llm_vdb.batching import batched
 from d2llm_vdb.distill.data import TrainingSet
-from d2llm_vdb.errors import MissingExtraError
-from d2llm_vdb.passages import Passage
+from d2llm_vdb.evaluate.bm25 import BM25
+from d2llm_vdb.evaluate.exact import best_rows
 from d2llm_vdb.progress import OnCount
 from d2llm_vdb.student import Student
+from d2llm_vdb.student.arrays import Float32
 
-SEARCHED_TOGETHER = 512
+WINDOW_TEXTS = 1024
+# Compared with all passages at once: 256 MB of a million.
+QUERIES_TOGETHER = 64
 
 
 def mine(
@@ -32,9 +36,9 @@ def mine(
 ) -> TrainingSet:
     """Add hard negatives to every query of a set.
 
-    They are drawn from what the student's own recall finds and from what BM25 finds, half of each
-    where both have enough. Drawing from a depth, not taking the top, leaves out some passages
-    that match and were never labelled; the rest of those is the teacher's to find.
+    They are drawn from what is nearest by the student's recall vectors and from what BM25 finds,
+    half of each where both have enough. Drawing from a depth, not taking the top, leaves out some
+    passages that match and were never labelled; the rest of those is the teacher's to find.
 
     Args:
         training_set: with its positives, and labelled negatives if there are any.
@@ -42,19 +46,22 @@ def mine(
         count: negatives to add to a query.
         depth: how far down each ranking they may come from.
         seed: of the draw.
-        work: directory that keeps the index, so that mining the same passages again encodes
-            nothing; None makes it in a temporary one.
+        work: directory that keeps the passages' vectors, so that mining the same ones again encodes
+            nothing but queries; None keeps none.
         on_progress: told how many passages were encoded, or queries searched, since the last call.
 
     Returns:
         The set with candidates and labels (0) added at the end; queries keep their order.
+
+    Raises:
+        MissingExtraError: bm25s is not installed.
     """
-    own = _recalled(training_set, student, depth, work, on_progress)
-    lexical = _bm25(training_set, depth)
+    own = _nearest(training_set, student, depth, work, on_progress)
+    lexical = _sharing_words(training_set, depth)
     draw = random.Random(seed)
     candidates, labels, mined = [], [], []
     for row, (near, wordy) in enumerate(zip(own, lexical, strict=True)):
-        known = set(training_set.candidates[row])
+        known = {*training_set.candidates[row], training_set.row_of_itself(row)}
         added = _draw(near, known, count - count // 2, draw)
         added += _draw(wordy, known | set(added), count - len(added), draw)
         added += _draw(near, known | set(added), count - len(added), draw)
@@ -64,63 +71,69 @@ def mine(
     return replace(training_set, candidates=candidates, labels=labels, mined=mined)
 
 
-def _draw(ranking: Sequence[int], known: set[int], count: int, draw: random.Random) -> list[int]:
+def _draw(
+    ranking: Sequence[int], known: set[int | None], count: int, draw: random.Random
+) -> list[int]:
     free = [row for row in ranking if row not in known]
     return draw.sample(free, min(count, len(free)))
 
 
-def _recalled(
+def _nearest(
     training_set: TrainingSet,
     student: Student,
     depth: int,
     work: Path | None,
     on_progress: OnCount | None,
 ) -> list[list[int]]:
-    done = 0
-
-    def report(encoded: int) -> None:
-        nonlocal done
+    """Return the passages nearest to each query, nearest first."""
+    passages = _vectors(training_set, student, work, on_progress)
+    rankings: list[list[int]] = []
+    for queries in batched(training_set.queries, QUERIES_TOGETHER):
+        cosines = student.encode_query(queries) @ passages.T
+        rankings += [best_rows(own, depth).tolist() for own in cosines]
         if on_progress:
-            on_progress(encoded - done)
-        done = encoded
-
-    from d2llm_vdb.index import Index
-
-    passages = (Passage(str(row), text) for row, text in enumerate(training_set.passages))
-    with (
-        nullcontext(work) if work else tempfile.TemporaryDirectory() as directory,
-        Index.open(directory, student, collection=_name(training_set, student)) as index,
-    ):
-        index.add(passages, on_progress=lambda so_far: report(so_far.encoded + so_far.unchanged))
-        index.optimize()
-        rankings: list[list[int]] = []
-        for queries in batched(training_set.queries, SEARCHED_TOGETHER):  # all hits are much memory
-            results = index.search_many(queries, depth, rerank="none")
-            rankings += [[int(hit.id) for hit in result.hits] for result in results]
-            if on_progress:
-                on_progress(len(queries))
+            on_progress(len(queries))
     return rankings
 
 
+def _vectors(
+    training_set: TrainingSet, student: Student, work: Path | None, on_progress: OnCount | None
+) -> Float32:
+    """Return the passages' recall vectors, float32 (n, r), as `work` has them if it does."""
+    path = None if work is None else work / f"{_name(training_set, student)}.npy"
+    if path is not None and path.exists():
+        if on_progress:
+            on_progress(len(training_set.passages))
+        kept: Float32 = np.load(path)
+        return kept
+    windows = []
+    for texts in batched(training_set.passages, WINDOW_TEXTS):
+        windows.append(student.encode_document(texts))
+        if on_progress:
+            on_progress(len(texts))
+    vectors = np.concatenate(windows)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{os.getpid()}.unfinished.npy")
+        np.save(unfinished, vectors)
+        unfinished.rename(path)
+    return vectors
+
+
 def _name(training_set: TrainingSet, student: Student) -> str:
-    """Name the collection of these passages and this student."""
+    """Name the vectors of these passages and this student."""
     digest = hashlib.blake2b(student.fingerprint.encode(), digest_size=8)
     for text in training_set.passages:
         digest.update(hashlib.blake2b(text.encode(), digest_size=8).digest())
     return digest.hexdigest()
 
 
-def _bm25(training_set: TrainingSet, depth: int) -> list[list[int]]:
-    try:
-        import bm25s
-    except ImportError as error:
-        raise MissingExtraError("bm25s", "distill", "mining negatives by BM25") from error
-    retriever = bm25s.BM25()
-    retriever.index(bm25s.tokenize(training_set.passages, show_progress=False), show_progress=False)
-    rows, _ = retriever.retrieve(
-        bm25s.tokenize(training_set.queries, show_progress=False),
-        k=min(depth, len(training_set.passages)),
-        show_progress=False,
-    )
-    ranked: list[list[int]] = rows.tolist()
-    return ranked
+def _sharing_words(training_set: TrainingSet, depth: int) -> list[list[int]]:
+    """Return the best passages of each query by BM25, none of them without a common word."""
+    bm25 = BM25(training_set.passages)
+    rankings: list[list[int]] = []
+    for query in training_set.queries:
+        scores = bm25.scores(query)
+        rows = best_rows(scores, depth)
+        rankings.append(rows[scores[rows] > 0].tolist())
+    return rankings

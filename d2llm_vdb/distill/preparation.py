@@ -48,7 +48,9 @@ def training_set(data: RetrievalSet | PairSet) -> TrainingSet:
         InputError: there is nothing to tell matches from others by.
     """
     if isinstance(data, RetrievalSet):
-        return TrainingSet.from_retrieval(data.name, data.documents, data.queries, data.qrels)
+        return TrainingSet.from_retrieval(
+            data.name, data.documents, data.queries, data.qrels, data.in_corpus
+        )
     if data.scores is not None:
         lowest = data.scores.min()
         labels = (data.scores - lowest) / max(float(data.scores.max() - lowest), 1e-9)
@@ -75,7 +77,7 @@ def with_negatives(
         data: with its positives.
         student: whose recall finds them.
         config: how many, from which depth, and the seed that draws them.
-        work: directory that keeps the index for another time.
+        work: directory that keeps the passages' vectors for another time.
         on_progress: told after every step.
         judged: a teacher will score them. Sentence pairs are mined only then: what is near to a
             sentence often means the same, and nobody said so.
@@ -108,7 +110,7 @@ def prepare(
         sets: what is learnt from, each with its teacher; None learns from the labels alone.
         student: who learns.
         cache: of the teacher's scores.
-        work: directory of mining indexes and token states, used again if they are there.
+        work: directory of recall vectors and token states, used again if they are there.
         config: of the training.
         on_progress: told after every step.
     """

@@ -69,7 +69,7 @@ def score_in_batch(
         scored: the set.
         batches: rows of the queries of each.
         teacher, cache, on_progress: as `score_candidates` takes them.
-        config: how many passages a query, and the seed that draws them.
+        config: how many passages a query, the seed that draws them, and how much the labels count.
     """
     draw = random.Random(config.seed)
     drawn = [list(_others(scored.data, rows, config.asked_in_batch, draw)) for rows in batches]
@@ -79,6 +79,7 @@ def score_in_batch(
         for place, passage in own
     ]
     scores = cache.score(teacher, pairs, scored.data.task, on_progress).probability
+    scores = (1 - config.label_weight) * scores  # their label is 0
     in_batch = []
     for own in drawn:
         places = np.array(own, np.int64).reshape(-1, 2)
@@ -91,8 +92,8 @@ def _others(
     data: TrainingSet, rows: list[int], count: int, draw: random.Random
 ) -> Iterator[tuple[int, int]]:
     """Yield queries of a batch, by place, and passages that are candidates of another one only."""
-    lists = [set(data.candidates[row]) for row in rows]
-    passages = sorted(set().union(*lists))
+    lists = [{*data.candidates[row], data.row_of_itself(row)} for row in rows]
+    passages = sorted({passage for row in rows for passage in data.candidates[row]})
     for place, own in enumerate(lists):
         free = [passage for passage in passages if passage not in own]
         for passage in draw.sample(free, min(count, len(free))):

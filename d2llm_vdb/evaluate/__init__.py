@@ -5,6 +5,7 @@
     metrics     nDCG, MRR, recall, MAP; accuracy, AP; Spearman
     modes       what can be compared
     corpus      the index of a corpus
+    exact       the rows of the largest scores
     rankers     the student's modes, through an index
     bare        the student's backbone without heads and adapter, which baselines read
     baselines   cosine, MaxSim, BM25, cross-encoder

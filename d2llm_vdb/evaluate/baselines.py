@@ -9,13 +9,11 @@ from numpy.typing import NDArray
 
 from d2llm_vdb.evaluate.bare import BareCorpus, BareStates
 from d2llm_vdb.evaluate.bm25 import BM25
-from d2llm_vdb.evaluate.rankers import DEPTH, Ranking, best_rows, names
+from d2llm_vdb.evaluate.exact import best_rows
+from d2llm_vdb.evaluate.rankers import DEPTH, Ranking, names
 from d2llm_vdb.search.steps import Stopwatch
 from d2llm_vdb.student.arrays import Float32
 from d2llm_vdb.teacher import Teacher
-
-# Anserini's and BEIR's parameters.
-K1, B = 0.9, 0.4
 
 
 class CosineRanker:
@@ -92,7 +90,7 @@ class BM25Ranker:
     def __init__(self, documents: Mapping[str, str]) -> None:
         self._ids = list(documents)
         self._rows: dict[str | None, int] = {key: row for row, key in enumerate(self._ids)}
-        self._bm25 = BM25(list(documents.values()), K1, B)
+        self._bm25 = BM25(list(documents.values()))
 
     def rank(self, query: str, leave_out: str | None) -> Ranking:
         """Score every document."""

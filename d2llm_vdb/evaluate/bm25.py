@@ -21,7 +21,7 @@ class BM25:
 
     Args:
         documents: n texts.
-        k1, b: parameters.
+        k1, b: parameters; without, those of Anserini and BEIR.
 
     Raises:
         MissingExtraError: bm25s is not installed.
@@ -29,7 +29,7 @@ class BM25:
     Source: Robertson and Zaragoza (2009), equation 3.15.
     """
 
-    def __init__(self, documents: Sequence[str], k1: float, b: float) -> None:
+    def __init__(self, documents: Sequence[str], k1: float = 0.9, b: float = 0.4) -> None:
         self._bm25s = require("bm25s", "bm25s", "BM25")
         self._count = len(documents)
         words = self._words(documents)

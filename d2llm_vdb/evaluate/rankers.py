@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qdrant_client import models
 
+from d2llm_vdb.evaluate.exact import best_rows
 from d2llm_vdb.index import Index
 from d2llm_vdb.search import Timings
 from d2llm_vdb.search.options import Rerank
@@ -145,28 +146,6 @@ class StackedSegments:
         """Return the match of every passage with a query's row, float32 (n,)."""
         best: Float32 = np.maximum.reduceat(self._rows @ query, self._starts)
         return best
-
-
-def best_rows(
-    scores: NDArray[np.floating], count: int, leave_out: int | None = None
-) -> NDArray[np.intp]:
-    """Return the rows of the largest scores, largest first, equal ones in their order.
-
-    Args:
-        scores: (n,).
-        count: rows to return at most.
-        leave_out: a row that is never returned.
-    """
-    if leave_out is not None:
-        scores = scores.copy()
-        scores[leave_out] = -np.inf
-        count = min(count, len(scores) - 1)
-    if count < len(scores):
-        candidates = np.sort(np.argpartition(-scores, count)[:count])
-    else:
-        candidates = np.arange(len(scores))
-    order: NDArray[np.intp] = candidates[np.argsort(-scores[candidates], kind="stable")]
-    return order
 
 
 def names(ids: Sequence[str], rows: NDArray[np.intp]) -> list[str]:

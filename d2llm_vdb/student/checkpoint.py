@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -214,7 +215,17 @@ def backbone_digest(backbone: Backbone) -> hashlib.blake2b:
         for name, weight in sorted(adapter_weights(backbone.model).items()):
             digest.update(f"{ADAPTER_DIR}.{name}".encode())
             digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+        if scales := _scales(backbone.model):
+            digest.update(json.dumps(scales, sort_keys=True).encode())
     return digest
+
+
+def _scales(model: PeftModel) -> dict[str, dict[str, float]]:
+    """Return what adapters' updates are multiplied by, by layer, where that is not 1."""
+    layers = {
+        name: layer.scaling for name, layer in model.named_modules() if isinstance(layer, LoraLayer)
+    }
+    return {name: own for name, own in layers.items() if set(own.values()) != {1}}
 
 
 def add_lora(
