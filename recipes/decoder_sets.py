@@ -75,15 +75,12 @@ def reported_pairs(data: Path, one: Reported, limit: int | None = None) -> PairS
 
 
 def mined_set(data: Path, name: str, work: Path, on_progress: OnProgress) -> TrainingSet:
-    """Return a training set with hard negatives, mined once by the default student.
-
-    Only mining needs the database: where the files in `work` are there already, nothing does.
-    """
+    """Return a training set with hard negatives, mined once by the default student."""
     path = work / "mined" / f"{name}.json.gz"
     if not path.exists():
         given, wanted = training_set(train_pairs(data, name)), TRAINED[name]
         given = given if wanted is None else given.sample(wanted, SEED)
-        done, total = 0, len(given.passages)
+        done, total = 0, len(given.passages) + len(given.queries)
 
         def tell(count: int) -> None:
             nonlocal done

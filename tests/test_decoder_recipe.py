@@ -119,7 +119,7 @@ def test_a_page_is_written_of_what_there_is(arguments: list[str], tmp_path: Path
     assert "| teacher, untuned |  |" in page
 
 
-def test_nothing_but_mining_needs_the_database() -> None:
+def test_nothing_needs_the_database() -> None:
     blocked = "import sys\nsys.modules.update(dict.fromkeys(['qdrant_client', 'qdrant_edge']))\n"
     code = f"{blocked}import decoder_student\nassert 'd2llm_vdb.index' not in sys.modules"
     path = os.pathsep.join([str(ROOT), str(ROOT / "recipes")])
