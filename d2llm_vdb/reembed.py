@@ -18,7 +18,7 @@ from d2llm_vdb.copying import by_tenant, carry_indexes, not_in, pages
 from d2llm_vdb.errors import InputError, StoreError
 from d2llm_vdb.store import Columns, Store, StoredPoint
 from d2llm_vdb.store.recall import PageRequest
-from d2llm_vdb.store.schema import FIRST_LAYOUT, SEGMENTS, TOKENS, Schema
+from d2llm_vdb.store.schema import FIRST_LAYOUT, SEGMENTS, TENANT_FIELD, TOKENS, Schema
 from d2llm_vdb.student import PassageVectors, Student
 from d2llm_vdb.student.embeddings import unit
 from d2llm_vdb.student.stored import from_embeddings, from_tokens, parts
@@ -76,7 +76,8 @@ def reembed(
         on_progress: told the report so far, after every page.
 
     Raises:
-        InputError: both are the same collection, or the alias cannot be moved.
+        InputError: both are the same collection, the target is one tenant's part and the source
+            holds others' passages, or the alias cannot be moved.
         StoreError: the database failed, or the new collection is not complete and the alias stays;
             run it again to go on.
     """
@@ -84,6 +85,7 @@ def reembed(
         raise InputError(
             f"{source.location} cannot be written into itself; name another collection"
         )
+    _check_tenants(source, target.store)
     if alias is not None:
         _check_whole(source, target.store)
         target.store.check_alias(alias, instead_of=source)
@@ -120,6 +122,18 @@ def _write_all(
                 report.written += len(columns)
         if on_progress is not None:
             on_progress(report)
+
+
+def _check_tenants(source: Store, target: Store) -> None:
+    """Refuse passages of other tenants where the target is one tenant's part."""
+    if target.tenant is None:
+        return
+    if others := sorted(source.values(TENANT_FIELD).keys() - {target.tenant}):
+        raise InputError(
+            f"{source.location} holds passages of the tenant {others[0]!r}, and the target is the "
+            f"part of the tenant {target.tenant!r}; write into the whole collection, where each "
+            f"tenant keeps its own, or from this tenant's part"
+        )
 
 
 def _check_whole(*stores: Store) -> None:

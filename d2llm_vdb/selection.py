@@ -33,8 +33,7 @@ def selection(
         among = models.MatchAny(any=_names(documents))
         named.append(models.FieldCondition(key=DOCUMENT_FIELD, match=among))
     chosen = as_filter(filter)
-    bounds = chosen is not None and any(part for _, part in chosen)
-    if not named and not bounds:
+    if not named and (chosen is None or not _bounds(chosen)):
         raise InputError(
             "nothing that is given leaves any passage out; give ids, documents or a filter, or "
             "delete everything by delete_where({}) (--all)"
@@ -43,6 +42,26 @@ def selection(
     if chosen is not None:
         must.append(chosen)
     return models.Filter(must=must)
+
+
+def _bounds(condition: models.Condition) -> bool:
+    """Tell whether a condition says anything: what is empty, at any depth, matches all there is."""
+    if not isinstance(condition, models.Filter):
+        return True
+    must, must_not, should = map(_listed, (condition.must, condition.must_not, condition.should))
+    some = condition.min_should
+    return (
+        bool(must_not)
+        or any(map(_bounds, must))
+        or (bool(should) and all(map(_bounds, should)))
+        or (some is not None and some.min_count > 0 and all(map(_bounds, some.conditions)))
+    )
+
+
+def _listed(part: models.Condition | list[models.Condition] | None) -> list[models.Condition]:
+    if part is None:
+        return []
+    return part if isinstance(part, list) else [part]
 
 
 def _names(documents: Iterable[str]) -> list[str]:

@@ -7,8 +7,9 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
@@ -226,6 +227,25 @@ def test_a_close_that_fails_lets_others_open(
     again = EdgeStore.open(collection)
     assert again.count() == 40
     again.close()
+
+
+def test_two_threads_may_close_a_collection(
+    collection: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = EdgeStore.open(collection)
+    note = Flushed.write_closed
+    with ThreadPoolExecutor(1) as other:
+        second: list[Future[None]] = []
+
+        def close_meanwhile(self: Flushed, count: int) -> None:
+            second.append(other.submit(store.close))
+            time.sleep(0.2)  # so that it waits for its turn by now
+            note(self, count)
+
+        monkeypatch.setattr(Flushed, "write_closed", close_meanwhile)
+        store.close()
+        assert second.pop().result() is None  # and closes no file of others
+    assert second == []
 
 
 def test_a_collection_is_noted_as_closed_before_others_may_open_it(

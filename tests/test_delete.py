@@ -47,7 +47,18 @@ async def test_ids_and_documents_are_deleted_and_a_filter_narrows_both(index: In
     assert left(index) == {"b#0"}
 
 
-@pytest.mark.parametrize("given", [{}, {"filter": {}}, {"filter": None}, {"filter": {"must": []}}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"filter": {}},
+        {"filter": None},
+        {"filter": {"must": []}},
+        {"filter": {"must": [{"must": []}]}},
+        {"filter": {"$and": [{}]}},
+        {"filter": {"$or": [{"part": 1}, {}]}},
+    ],
+)
 def test_leaving_everything_out_never_deletes_everything(filled: Index, given: Any) -> None:
     with pytest.raises(InputError, match=r"leaves any passage out; give ids, .*delete_where"):
         filled.delete(**given)

@@ -175,6 +175,23 @@ def test_tenants_keep_their_passages(
         assert [one.text for one in new.get(["1"])] == ["Nobody's."]
 
 
+def test_passages_of_a_tenant_are_not_written_into_the_part_of_another(
+    student: Student, tmp_path: Path
+) -> None:
+    with (
+        Index.open(tmp_path, student) as old,
+        Index.open(tmp_path, student, collection="new") as new,
+    ):
+        acme = old.for_tenant("acme")
+        acme.add([Passage("1", "Acme's own.")])
+        for source in (acme, old):
+            with pytest.raises(InputError, match=r"of the tenant 'acme', and .* tenant 'other'"):
+                source.reembed(new.for_tenant("other"))
+        assert new.count() == 0
+        assert acme.reembed(new.for_tenant("acme")).written == 1
+        assert [one.text for one in new.for_tenant("acme").get(["1"])] == ["Acme's own."]
+
+
 def test_a_collection_is_not_written_into_itself(
     student: Student, passages: list[Passage], tmp_path: Path
 ) -> None:

@@ -51,6 +51,26 @@ def test_a_tenant_cannot_reach_others_by_filter_or_id(both: tuple[Index, Index])
     assert (first.count(), second.count()) == (0, 1)
 
 
+def test_documents_of_two_tenants_with_the_same_id_are_not_mixed(index: Index) -> None:
+    for tenant in ("first", "second"):
+        parts = ("Exceptions are handled by try", "and except", "and finally")
+        index.for_tenant(tenant).add(
+            Passage(f"d#{chunk}", f"{text}, says the {tenant}.", {}, "d", chunk, 3, source="d.md")
+            for chunk, text in enumerate(parts)
+        )
+    document = models.FieldCondition(key="doc_id", match=models.MatchValue(value="d"))
+    theirs = models.Filter(must=[document])
+    of_both = index.search(QUERY, 4, neighbours=2, filter=theirs).hits
+    assert {hit.tenant for hit in of_both} == {"first", "second"}
+    for hit in of_both:
+        beside = (*hit.before, *hit.after)
+        assert len(beside) == 2
+        assert all(f"says the {hit.tenant}." in text for text in beside)
+    for group in ("doc_id", "source"):
+        hits = index.search(QUERY, 4, group_by=group, filter=theirs).hits
+        assert sorted(hit.tenant or "" for hit in hits) == ["first", "second"]
+
+
 def test_replacing_documents_of_a_tenant_leaves_the_others(both: tuple[Index, Index]) -> None:
     first, second = both
     first.add([Passage("1#1", "New.", doc_id="1", chunk=1, chunks=2)], replace_documents=True)

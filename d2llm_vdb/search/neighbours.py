@@ -10,8 +10,9 @@ from d2llm_vdb.lazy import models
 from d2llm_vdb.search import Hit
 from d2llm_vdb.store import StoredPoint
 from d2llm_vdb.store.recall import PageRequest, Steps
+from d2llm_vdb.store.schema import TENANT_FIELD
 
-FIELDS = ("id", "doc_id", "chunk", "text")
+FIELDS = ("id", "doc_id", "chunk", "text", TENANT_FIELD)
 
 
 def reading_neighbours(found: Sequence[Sequence[Hit]], reach: int) -> Steps[list[list[Hit]]]:
@@ -44,14 +45,15 @@ def _with_neighbours(
 ) -> list[list[Hit]]:
     """Return every query's hits with what is known of their neighbours among the points."""
     payloads = [point.payload for point in points]
-    known = {(each["doc_id"], each["chunk"]): each for each in payloads}
+    # Two tenants may use the same id.
+    known = {(each.get(TENANT_FIELD), each["doc_id"], each["chunk"]): each for each in payloads}
 
     def those(hit: Hit, places: range) -> tuple[str, ...]:
-        keys = [(hit.doc_id, place) for place in places]
+        keys = [(hit.tenant, hit.doc_id, place) for place in places]
         return tuple(known[key]["text"] for key in keys if key in known)
 
     def id_at(hit: Hit, place: int) -> str | None:
-        beside = known.get((hit.doc_id, place))
+        beside = known.get((hit.tenant, hit.doc_id, place))
         return None if beside is None else beside["id"]
 
     def extended(hit: Hit) -> Hit:

@@ -9,6 +9,7 @@ import numpy as np
 
 from d2llm_vdb.search.options import ScoreKind
 from d2llm_vdb.store.columns import Array, Payload
+from d2llm_vdb.store.schema import TENANT_FIELD
 
 Rows = list[int]
 
@@ -83,7 +84,8 @@ def _group(payload: Payload, field: str, row: int) -> Hashable:
     if name and isinstance(value, dict):
         value = value[name] if name in value else _within(value, name)
     if isinstance(value, bool | int | float | str):
-        return field, value
+        # Documents of two tenants may have the same id; what metadata says is the same for all.
+        return field, value, None if name else payload.get(TENANT_FIELD)
     return row
 
 

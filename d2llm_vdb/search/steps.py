@@ -165,7 +165,7 @@ def _request(options: SearchOptions, queries: QueryVectors, schema: Schema) -> R
     if options.recalls_hits:
         fields = None
     elif options.group_by is not None:
-        fields = [options.group_by.partition(".")[0]]
+        fields = [options.group_by.partition(".")[0], TENANT_FIELD]
     return RecallRequest(
         vectors=queries.recall,
         limit=options.candidates,

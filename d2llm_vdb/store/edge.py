@@ -272,9 +272,9 @@ class EdgeStore(Store):
         remove_directory(self._directory)
 
     def close(self) -> None:
-        if self._closed:
-            return
         with self._optimizing, self._writing:  # so that no other thread writes behind the note
+            if self._closed:
+                return
             try:
                 self._flush()
                 self._run(self._flushed.write_closed, self.count())
