@@ -20,10 +20,10 @@ OLD, NEW = capabilities_of("1.18.2"), capabilities_of("1.19.0")
 def test_versions_are_compared_as_numbers() -> None:
     assert not capabilities_of("1.9.7").collection_metadata
     assert capabilities_of("1.16.0").collection_metadata
-    assert capabilities_of("v1.100.3-dev").text_ranking
-    assert capabilities_of("2.0.0").text_ranking
+    assert capabilities_of("v1.100.3-dev").turbo4_vectors
+    assert capabilities_of("2.0.0").turbo4_vectors
     assert NEW.turbo4_vectors
-    assert not NEW.turbo8_vectors
+    assert not OLD.turbo4_vectors
     assert OLD.turbo_quantization
     assert not OLD.memory_placement
     assert NEW.version == "1.19.0"

@@ -19,10 +19,6 @@ Feature = Literal[
     "turbo_quantization",
     "turbo4_vectors",
     "memory_placement",
-    "idf_of_a_filter",
-    "turbo8_vectors",
-    "turbo_quantization_8_bits",
-    "text_ranking",
 ]
 
 # The version that brought it, and what to call it. Read off the server's API definitions, tag by
@@ -33,10 +29,6 @@ FEATURES: dict[Feature, tuple[Version, str]] = {
     "turbo_quantization": ((1, 18), "TurboQuant quantisation at 1, 1.5, 2 and 4 bits"),
     "turbo4_vectors": ((1, 19), "vectors stored as Turbo4"),
     "memory_placement": ((1, 19), "memory placement as cold, cached or pinned"),
-    "idf_of_a_filter": ((1, 19), "IDF counted over the points that match a filter"),
-    "turbo8_vectors": ((1, 20), "vectors stored as Turbo8 and Turbo16"),
-    "turbo_quantization_8_bits": ((1, 20), "TurboQuant quantisation at 8 bits"),
-    "text_ranking": ((1, 20), "BM25 over a text index"),
 }
 
 # What the layout of a collection makes use of.
@@ -53,10 +45,6 @@ class Capabilities:
         turbo_quantization: quantise by TurboQuant at 1, 1.5, 2 and 4 bits.
         turbo4_vectors: store (multi)vectors as Turbo4.
         memory_placement: take `memory=`; where it does not, see `placement.py`.
-        idf_of_a_filter: count the IDF of sparse vectors over what a filter lets through.
-        turbo8_vectors: store (multi)vectors as Turbo8 and Turbo16.
-        turbo_quantization_8_bits: quantise by TurboQuant at 8 bits.
-        text_ranking: rank by BM25 over a text index.
     """
 
     version: str
@@ -64,10 +52,6 @@ class Capabilities:
     turbo_quantization: bool
     turbo4_vectors: bool
     memory_placement: bool
-    idf_of_a_filter: bool
-    turbo8_vectors: bool
-    turbo_quantization_8_bits: bool
-    text_ranking: bool
 
     def missing(self, *features: Feature) -> list[tuple[str, str]]:
         """Return what a version has not, by name, with the version that has it."""

@@ -23,7 +23,6 @@ _DATATYPE: dict[Precision, Any] = {
     "float32": _DATATYPES.Float32,
     "float16": _DATATYPES.Float16,
     "uint8": _DATATYPES.Uint8,
-    "turbo8": _DATATYPES.Turbo8,
     "turbo4": _DATATYPES.Turbo4,
 }
 

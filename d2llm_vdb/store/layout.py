@@ -1,4 +1,4 @@
-"""A collection's layout as a server of its version takes it; the embedded store's is in edge.py.
+"""A collection's layout as a server of its version takes it; edge_layout.py has the embedded one.
 
 Where a server does not know how a preset holds something, it gets the nearest that loses no more:
 binary quantisation for TurboQuant of as many bits, float16 for 4 bits.
@@ -79,8 +79,8 @@ def _quantization(preset: Preset, capabilities: Capabilities) -> models.Quantiza
 
 
 def _datatype(precision: Precision, capabilities: Capabilities) -> models.Datatype:
-    known = {"turbo4": capabilities.turbo4_vectors, "turbo8": capabilities.turbo8_vectors}
-    return models.Datatype(precision if known.get(precision, True) else "float16")
+    known = precision != "turbo4" or capabilities.turbo4_vectors
+    return models.Datatype(precision if known else "float16")
 
 
 def _unindexed(

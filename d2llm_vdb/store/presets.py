@@ -11,7 +11,7 @@ from typing import Literal
 
 PresetName = Literal["balanced", "fast", "small", "exact"]
 Bits = Literal[1, 2, 4]
-Precision = Literal["float32", "float16", "uint8", "turbo8", "turbo4"]
+Precision = Literal["float32", "float16", "uint8", "turbo4"]
 Placement = Literal["cold", "cached", "pinned"]
 
 
