@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Literal, Unpack, get_args
 
 from d2llm_vdb.checks import check_choice
 from d2llm_vdb.connection import DEFAULT_COLLECTION, Connection
@@ -19,10 +19,11 @@ from d2llm_vdb.errors import (
     InputError,
     SchemaMismatchError,
 )
+from d2llm_vdb.keywords import takes_keywords_of
 from d2llm_vdb.paths import index_paths
 from d2llm_vdb.search.options import check_tenant
 from d2llm_vdb.store import CollectionOptions, Schema, Store
-from d2llm_vdb.store.client import ReadConsistency, WriteOrdering
+from d2llm_vdb.store.client import ClientKeywords, ClientOptions
 from d2llm_vdb.store.presets import PresetName
 from d2llm_vdb.store.schema import INDEXED_FIELDS, FieldKind, check_payload_indexes
 
@@ -37,7 +38,7 @@ Tokens = Literal["raw", "none"]
 DEFAULT_STUDENT_NAME = "default"
 
 
-class OpenOptions(TypedDict, total=False):
+class OpenOptions(ClientKeywords, total=False):
     """The options of `open_both`, as keyword arguments."""
 
     collection: str
@@ -45,15 +46,6 @@ class OpenOptions(TypedDict, total=False):
     tokens: Tokens | None
     tenant: str | None
     device: str
-    api_key: str | None
-    prefer_grpc: bool
-    grpc_port: int | None
-    timeout: int
-    ca_file: str | os.PathLike[str] | None
-    compression: bool
-    read_consistency: ReadConsistency | int | None
-    write_ordering: WriteOrdering | None
-    retry_seconds: float | None
     shard_number: int | None
     replication_factor: int | None
     write_consistency_factor: int | None
@@ -61,6 +53,7 @@ class OpenOptions(TypedDict, total=False):
     payload_indexes: Mapping[str, FieldKind] | None
 
 
+@takes_keywords_of(ClientOptions)
 def open_both(
     location: str | os.PathLike[str],
     student: Student | str | os.PathLike[str] | None,
@@ -70,20 +63,12 @@ def open_both(
     tokens: Tokens | None = None,
     tenant: str | None = None,
     device: str = "auto",
-    api_key: str | None = None,
-    prefer_grpc: bool = True,
-    grpc_port: int | None = None,
-    timeout: int = 60,
-    ca_file: str | os.PathLike[str] | None = None,
-    compression: bool = False,
-    read_consistency: ReadConsistency | int | None = None,
-    write_ordering: WriteOrdering | None = None,
-    retry_seconds: float | None = None,
     shard_number: int | None = None,
     replication_factor: int | None = None,
     write_consistency_factor: int | None = None,
     preset: PresetName | None = None,
     payload_indexes: Mapping[str, FieldKind] | None = None,
+    **options: Unpack[ClientKeywords],
 ) -> tuple[Student, Store]:
     """Open a collection and its student.
 
@@ -96,11 +81,6 @@ def open_both(
         tenant: open one tenant's part; see `Index.for_tenant`.
         device: what the student runs on: "cpu", "cuda", "cuda:1" or "mps"; "auto" is a GPU where
             there is one. A student that is loaded already stays where it is.
-        api_key, prefer_grpc, grpc_port, timeout, ca_file, compression: how to speak to a server;
-            see `d2llm_vdb.store.client.ClientOptions`.
-        read_consistency, write_ordering: the same, of a cluster.
-        retry_seconds: how long the server may be away once it has answered: requests are sent
-            again meanwhile. None is 10 for a search and 120 for all else; 0 sends each once.
         shard_number, replication_factor, write_consistency_factor: layout of a collection created
             on a server; see `CollectionOptions`. One that exists keeps its own, and a warning is
             logged where that is another.
@@ -109,6 +89,7 @@ def open_both(
         payload_indexes: fields to index for faster filters, made where they are missing, as in
             {"year": "integer"}, which means `metadata.year`; the kinds are keyword, integer,
             float, bool, datetime, geo, uuid and text.
+        options: how to speak to a server; those of `d2llm_vdb.store.client.ClientOptions`.
 
     Raises:
         D2LLMError: as `Index.open`.
@@ -116,21 +97,13 @@ def open_both(
     connection = Connection(
         os.fspath(location) if isinstance(location, os.PathLike) else location,
         collection,
-        api_key=api_key,
-        prefer_grpc=prefer_grpc,
-        grpc_port=grpc_port,
-        timeout=timeout,
-        ca_file=ca_file,
-        compression=compression,
-        read_consistency=read_consistency,
-        write_ordering=write_ordering,
-        retry_seconds=retry_seconds,
-        options=CollectionOptions(
+        layout=CollectionOptions(
             shard_number,
             replication_factor,
             "balanced" if preset is None else preset,
             write_consistency_factor=write_consistency_factor,
         ),
+        **options,
     )
     _check_student(student)
     if tokens is not None:

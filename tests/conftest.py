@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from fault_proxy import WAYS, FaultProxy, Line
 from forks import Command
-from qdrant_server import NoServerError, Server, any_server
+from qdrant_server import NoServerError, Server, any_server, open_server
 from stub_server import LocalQdrant, Stub
 from tiny_sets import DOCUMENTS, QUERIES, write_qrels, write_rows
 
@@ -33,7 +33,6 @@ from d2llm_vdb.store import (
     EdgeStore,
     MemoryStore,
     Schema,
-    ServerStore,
     Store,
 )
 
@@ -186,11 +185,11 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenS
             store = MemoryStore.open(name, schema)
         else:
             assert server is not None
-            store = ServerStore.open(
+            store = open_server(
                 server.url,
                 name,
                 create=schema,
-                options=exact,
+                layout=exact,
                 prefer_grpc=grpc,
                 grpc_port=server.grpc_port,
             )

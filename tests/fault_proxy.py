@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from qdrant_server import open_server
+
 from d2llm_vdb import Index, Student
 from d2llm_vdb.store import Schema, ServerStore
 
@@ -165,7 +167,7 @@ class Line:
         return Index.open(self.proxy.url, student, **self.options, **options)
 
     def store(self, create: Schema | None = None, **options: Any) -> ServerStore:
-        return ServerStore.open(self.proxy.url, create=create, **self.options | options)
+        return open_server(self.proxy.url, create=create, **self.options | options)
 
 
 class Connection:

@@ -13,8 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
+
+from d2llm_vdb.store import CollectionOptions, Schema
+from d2llm_vdb.store.client import ClientOptions
+from d2llm_vdb.store.server import ServerStore
 
 IMAGE = "qdrant/qdrant:v1.20.0"
 START_SECONDS = 60.0
@@ -262,3 +266,23 @@ def any_server() -> Iterator[Server]:
                 yield server
                 return
     raise NoServerError("\n".join([WAYS, *reasons]))
+
+
+def open_server(
+    url: str,
+    collection: str,
+    *,
+    create: Schema | None = None,
+    layout: CollectionOptions | None = None,
+    any_layout: bool = False,
+    **client: Any,
+) -> ServerStore:
+    """Open a collection of a server, with options of a client by their names."""
+    return ServerStore.open(
+        url,
+        collection,
+        ClientOptions(**client),
+        create=create,
+        layout=layout,
+        any_layout=any_layout,
+    )

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic_core import to_json
 from qdrant_client import QdrantClient, models
+from qdrant_server import open_server
 
 from d2llm_vdb.store import Schema, ServerStore
 
@@ -189,4 +190,4 @@ INDEXED = {
 
 
 def open_stub(stub: Stub, **options: Any) -> ServerStore:
-    return ServerStore.open(stub.url, "c", prefer_grpc=False, timeout=5, **options)
+    return open_server(stub.url, "c", prefer_grpc=False, timeout=5, **options)

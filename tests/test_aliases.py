@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from qdrant_server import Server
+from qdrant_server import Server, open_server
 from stub_server import INDEXED, Stub, described, open_stub
 from test_cli import d2llm
 from test_reembed import changed
@@ -22,7 +22,7 @@ from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.archive.arrays import columns_of
 from d2llm_vdb.errors import AliasMovedError, InputError, StoreError
 from d2llm_vdb.reembed import ReembedReport, check_complete
-from d2llm_vdb.store import Columns, EdgeStore, ServerStore, aliases
+from d2llm_vdb.store import Columns, EdgeStore, aliases
 
 QUESTION = "what does an assert statement do?"
 
@@ -92,7 +92,7 @@ def test_readers_are_told_once_that_the_alias_has_moved(
 def test_an_alias_is_moved_in_one_step_that_replaces_it(aliased: Stub) -> None:
     aliased.answers["POST /collections/aliases"] = (200, True)
     aliased.answers["GET /collections/docs/exists"] = (200, {"exists": False})
-    store = ServerStore.open(aliased.url, "c-1", prefer_grpc=False, timeout=5)
+    store = open_server(aliased.url, "c-1", prefer_grpc=False, timeout=5)
     assert store.point_alias("c") == "c-1"
     assert json.loads(aliased.body)["actions"] == [
         {"create_alias": {"collection_name": "c-1", "alias_name": "c"}}
@@ -107,7 +107,7 @@ def test_an_alias_is_moved_in_one_step_that_replaces_it(aliased: Stub) -> None:
 
 
 def test_a_collection_opened_by_its_own_name_looks_for_no_alias_again(aliased: Stub) -> None:
-    store = ServerStore.open(aliased.url, "c-1", prefer_grpc=False, timeout=5)
+    store = open_server(aliased.url, "c-1", prefer_grpc=False, timeout=5)
     aliased.asked.clear()
     store.upsert(some_columns(2))
     assert "GET /aliases" not in aliased.asked

@@ -65,7 +65,16 @@ ALLOWED = {
     },
     "compact": {"errors", "checks", "student", "store"},
     "connection": {"errors", "checks", "store"},
-    "opening": {"errors", "checks", "connection", "paths", "search", "student", "store"},
+    "opening": {
+        "errors",
+        "checks",
+        "connection",
+        "keywords",
+        "paths",
+        "search",
+        "student",
+        "store",
+    },
     "collection": {"archive", "filters", "passages", "search", "selection", "store"},
     "index": {
         "collection",

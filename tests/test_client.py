@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from qdrant_client import AsyncQdrantClient, QdrantClient
+from qdrant_server import open_server
 from stub_server import INDEXED, Stub, described, open_stub
 from test_store import SCHEMA, some_columns
 
 from d2llm_vdb.connection import Connection
 from d2llm_vdb.errors import InputError, StoreUnavailableError
-from d2llm_vdb.store import ServerStore
 from d2llm_vdb.store.client import ClientOptions
 from d2llm_vdb.store.recall import PointQuery
 
@@ -32,11 +32,11 @@ def test_the_grpc_port_is_the_one_after_the_urls(url: str, port: int) -> None:
 
 def test_a_closed_grpc_port_is_named_with_both_ways_out() -> None:
     with pytest.raises(StoreUnavailableError) as failure:
-        ServerStore.open("http://127.0.0.1:9", "c", timeout=2)
+        open_server("http://127.0.0.1:9", "c", timeout=2)
     for part in ("gRPC at port 10", "grpc_port= (--grpc-port)", "prefer_grpc=False (--rest)"):
         assert part in str(failure.value)
     with pytest.raises(StoreUnavailableError) as failure:
-        ServerStore.open("http://127.0.0.1:9", "c", timeout=2, prefer_grpc=False)
+        open_server("http://127.0.0.1:9", "c", timeout=2, prefer_grpc=False)
     assert "--grpc-port" not in str(failure.value)
 
 

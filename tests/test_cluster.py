@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from qdrant_server import Node
+from qdrant_server import Node, open_server
 from test_store import SCHEMA, some_columns
 
 from d2llm_vdb.store import CollectionOptions, RecallRequest, ServerStore
@@ -33,14 +33,14 @@ def nodes(tmp_path: Path) -> Iterator[list[Node]]:
 
 
 def open_at(node: Node, **options: object) -> ServerStore:
-    return ServerStore.open(node.url, "c", grpc_port=node.grpc_port, timeout=10, **options)
+    return open_server(node.url, "c", grpc_port=node.grpc_port, timeout=10, **options)
 
 
 @pytest.mark.slow
 def test_a_cluster_goes_on_with_a_node_killed_and_takes_it_back(nodes: list[Node]) -> None:
     layout = CollectionOptions(3, 2, write_consistency_factor=1)
     written = some_columns(60)
-    first = open_at(nodes[0], create=SCHEMA, options=layout)
+    first = open_at(nodes[0], create=SCHEMA, layout=layout)
     first.upsert(written)
     request = RecallRequest(written.recall[:3], limit=10, with_vectors=["iem"], exact=True)
     expected = [each.scores for each in first.recall(request)]

@@ -17,7 +17,7 @@ import pytest
 from conftest import hit_ids, side_by_side
 from fault_proxy import WAYS, Fault, Line
 from qdrant_client import models
-from qdrant_server import free_ports
+from qdrant_server import free_ports, open_server
 from test_cli import d2llm
 from test_store import SCHEMA, some_columns
 
@@ -273,7 +273,7 @@ def test_where_nothing_listens_from_the_first_that_is_told_at_once(prefer_grpc: 
     [port] = free_ports(1)
     started = time.monotonic()
     with pytest.raises(StoreUnavailableError):
-        ServerStore.open(
+        open_server(
             f"http://127.0.0.1:{port}",
             "c",
             prefer_grpc=prefer_grpc,
@@ -331,7 +331,7 @@ def test_no_call_hangs_where_a_server_never_answers(line: Line) -> None:
     blocking += [
         (store.index_payload, ()),
         (lambda: line.store(SCHEMA, timeout=1), ()),
-        (lambda: ServerStore.open(line.proxy.url, **line.options | {"timeout": 1}), ()),
+        (lambda: open_server(line.proxy.url, **line.options | {"timeout": 1}), ()),
     ]
 
     async def ask() -> list[Any]:
@@ -388,7 +388,7 @@ async def test_an_ingest_that_is_stopped_waits_no_longer(
 def test_a_collection_that_is_missing_is_not_waited_for(line: Line) -> None:
     started = time.monotonic()
     with pytest.raises(CollectionNotFoundError):
-        ServerStore.open(line.proxy.url, **line.options)
+        open_server(line.proxy.url, **line.options)
     assert time.monotonic() - started < 2
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qdrant_server import open_server
 from stub_server import INDEXED, Stub, described
 from test_store import SCHEMA
 from typer.testing import CliRunner
@@ -40,7 +41,7 @@ def well(stub: Stub) -> Stub:
 
 
 def opened(stub: Stub) -> ServerStore:
-    return ServerStore.open(stub.url, "c", prefer_grpc=False, timeout=5, api_key=KEY)
+    return open_server(stub.url, "c", prefer_grpc=False, timeout=5, api_key=KEY)
 
 
 def test_no_repr_holds_the_key(well: Stub, student: Student) -> None:
@@ -101,9 +102,7 @@ def test_no_request_holds_it_beside_its_header(well: Stub) -> None:
     well.before_answering = lambda asked: bodies.append(
         well.body + asked.encode() + well.parameters.encode()
     )
-    store = ServerStore.open(
-        well.url, "c", create=SCHEMA, prefer_grpc=False, timeout=5, api_key=KEY
-    )
+    store = open_server(well.url, "c", create=SCHEMA, prefer_grpc=False, timeout=5, api_key=KEY)
     store.count()
     store.close()
     assert any(b"PUT /collections/c" in each and b"fingerprint" in each for each in bodies)

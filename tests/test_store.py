@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import OpenStore
 from qdrant_client import models
+from qdrant_server import open_server
 
 from d2llm_vdb.errors import (
     FingerprintMismatchError,
@@ -376,11 +377,11 @@ def test_every_request_can_be_put_on_the_wire(prefer_grpc: bool) -> None:
 @pytest.mark.parametrize("prefer_grpc", [True, False])
 def test_an_unreachable_server_says_where_and_hides_secrets(prefer_grpc: bool) -> None:
     with pytest.raises(StoreUnavailableError) as failure:
-        ServerStore.open(
+        open_server(
             "https://user:hunter2@127.0.0.1:9/",
             "c",
             create=SCHEMA,
-            options=CollectionOptions(shard_number=1),
+            layout=CollectionOptions(shard_number=1),
             api_key="sesame-open",
             prefer_grpc=prefer_grpc,
             timeout=2,

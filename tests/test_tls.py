@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qdrant_server import open_server
 from stub_server import INDEXED, Stub, described
 from test_store import SCHEMA
 from tls_servers import grpc_server, over_tls, write_certificate
@@ -25,7 +26,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def opened(url: str, **options: Any) -> ServerStore:
-    return ServerStore.open(url, "c", api_key=KEY, timeout=5, **options)
+    return open_server(url, "c", api_key=KEY, timeout=5, **options)
 
 
 def test_a_certificate_that_nobody_signed_is_refused_and_the_key_not_sent(

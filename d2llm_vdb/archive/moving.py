@@ -152,7 +152,7 @@ def import_collection(
             preset or schema.preset or "balanced",
             write_consistency_factor or layout.get("write_consistency_factor"),
         )
-        connection = Connection(os.fspath(location), collection, options=options, **client)
+        connection = Connection(os.fspath(location), collection, layout=options, **client)
         _check_existing(connection, schema, path)
         file.check()
         with closing(connection.open(schema)) as store:

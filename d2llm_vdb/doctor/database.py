@@ -73,8 +73,8 @@ def server(
     yield _indexed(info)
     yield _rows(info)
     yield _replicas(health)
-    yield _answers(health, connection.timeout)
-    if not connection.prefer_grpc:
+    yield _answers(health, connection.client.timeout)
+    if not connection.client.prefer_grpc:
         yield _grpc(connection)
 
 
@@ -154,7 +154,7 @@ def _answers(health: Health, timeout: int) -> Finding:
 
 def _grpc(connection: Connection) -> Finding:
     """Tell whether gRPC could be spoken, where REST is."""
-    port = connection.grpc_port_in_use
+    port = connection.client.grpc_port_of(connection.location)
     try:
         socket.create_connection((urlsplit(connection.location).hostname, port), 2).close()
     except OSError:

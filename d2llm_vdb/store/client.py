@@ -71,7 +71,7 @@ class ClientKeywords(TypedDict, total=False):
     retry_seconds: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClientOptions:
     """How to speak to a server.
 
@@ -105,6 +105,7 @@ class ClientOptions:
     retry_seconds: float | None = None
 
     def __post_init__(self) -> None:
+        _check_key(self.api_key)
         check_whole_number("timeout", self.timeout)
         check_number("retry_seconds", self.retry_seconds, least=0)
         if self.grpc_port is not None:
@@ -239,3 +240,17 @@ def hide_credentials(url: str) -> str:
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
+
+
+def _check_key(api_key: object) -> None:
+    """Refuse a key that no header can carry, here, where the error can keep it to itself."""
+    if api_key is None:
+        return
+    if not isinstance(api_key, str):
+        raise InputError(f"api_key is {type(api_key).__name__}, expected a string")
+    if not (api_key.isascii() and api_key.isprintable() and api_key == api_key.strip()):
+        raise InputError(
+            f"api_key (of {len(api_key)} characters, not shown) holds a line break, a control "
+            f"character, a blank at an end or a character beyond ASCII; look at where it is read "
+            f"from and pass the key alone, as by key.strip()"
+        )

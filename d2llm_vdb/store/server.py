@@ -7,10 +7,10 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import attrgetter
-from typing import TypeVar, Unpack
+from typing import TypeVar
 
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
@@ -19,7 +19,6 @@ from d2llm_vdb.store import grpc_queries, patience, requests
 from d2llm_vdb.store.aliases import Alias
 from d2llm_vdb.store.base import Store
 from d2llm_vdb.store.client import (
-    ClientKeywords,
     ClientOptions,
     hide_credentials,
 )
@@ -65,30 +64,30 @@ class ServerStore(ClientStore):
         cls,
         url: str,
         collection: str,
+        client: ClientOptions | None = None,
         *,
         create: Schema | None = None,
-        options: CollectionOptions | None = None,
+        layout: CollectionOptions | None = None,
         any_layout: bool = False,
-        **client_options: Unpack[ClientKeywords],
     ) -> ServerStore:
         """Connect to a collection, creating it where a schema is given.
 
         Args:
             url: of the server; port 6333 where it names none.
             collection: its name.
+            client: how to speak to the server.
             create: the schema to create it with, None to require that it exists.
-            options: its layout when created.
+            layout: of the collection when it is created.
             any_layout: open one of the first layout too, to be read and no more.
-            client_options: how to speak to the server; those of `ClientOptions`.
 
         Raises:
             StoreUnavailableError: no server answers.
             StoreError: it is too old.
             CollectionNotFoundError: there is none and `create` is None.
         """
-        store = cls(url, collection, ClientOptions(**client_options))
+        store = cls(url, collection, client or ClientOptions())
         try:
-            store._open(create, options or CollectionOptions(), any_layout=any_layout)
+            store._open(create, layout or CollectionOptions(), any_layout=any_layout)
         except BaseException:
             store.close()
             raise
@@ -244,11 +243,7 @@ class ServerAddress:
         Raises:
             StoreError: it is gone, or out of reach.
         """
-        options: ClientKeywords = {
-            each.name: getattr(self.client_options, each.name)
-            for each in fields(self.client_options)
-        }  # type: ignore[assignment]
-        store = ServerStore.open(self.url, self.collection, **options)
+        store = ServerStore.open(self.url, self.collection, self.client_options)
         if self.alias is not None:
             store.alias = Alias(self.alias, self.collection, store.location)
         return store
