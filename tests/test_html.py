@@ -68,6 +68,51 @@ def test_a_page_is_read_in_the_encoding_that_it_declares(encoding: str, head: st
     assert (document.title, document.text) == ("題", "日本語のテキスト")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-8"])
+@pytest.mark.parametrize("words", ["Привет мир", "It’s", "plain"])
+def test_a_byte_order_mark_counts_more_than_what_a_page_declares(encoding: str, words: str) -> None:
+    page = f"\ufeff<meta charset=iso-8859-1><p>{words}"
+    assert text(page.encode(encoding)) == words
+
+
+@pytest.mark.parametrize(
+    ("label", "encoding", "words"),
+    [
+        ("ISO-8859-1", "cp1252", "It’s “fine”"),
+        ("us-ascii", "cp1252", "café – 5 €"),
+        ("iso-8859-9", "cp1254", "“İstanbul”"),
+        ("iso-8859-8-i", "iso8859-8", "שלום"),
+        ("windows-874", "cp874", "สวัสดี…"),
+        ("Shift_JIS", "cp932", "①番目の髙橋さん"),
+        ("x-sjis", "cp932", "①番目の髙橋さん"),
+        ("gb2312", "gb18030", "朱镕基"),
+        ("gbk", "gb18030", "㐀䶮"),
+        ("big5", "big5hkscs", "香港嘅㗎"),
+        ("euc-kr", "cp949", "똠방각하"),
+        ("utf-16", "utf-8", "“fine”"),  # as which it could not be found
+        ("utf-7", "utf-8", "5 +AD4- “4”"),
+        ("unicode_escape", "utf-8", "C:\\new “4”"),
+    ],
+)
+def test_the_name_of_an_encoding_means_what_it_means_to_a_browser(
+    label: str, encoding: str, words: str
+) -> None:
+    assert text(f"<meta charset={label}><p>{words}".encode(encoding)) == words
+
+
+@pytest.mark.parametrize("head", ["", "<meta charset=utf-8>"])
+def test_a_broken_byte_is_replaced_and_the_rest_stays(head: str) -> None:
+    page = f"{head}<p>café 日本 ".encode() + b"\xe9 end"
+    assert text(page) == "café 日本 � end"
+
+
+def test_a_page_that_declares_nothing_and_is_not_utf8_is_read_as_windows_1252_and_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert text("<p>“Zürich” ß".encode("cp1252")) == "“Zürich” ß"
+    assert "f declares no encoding that is known and is not UTF-8; it is read as" in caplog.text
+
+
 @pytest.mark.parametrize("first", ["main", "article", "section", "header", "my-element"])
 def test_a_page_without_tags_of_head_and_body_is_read_from_its_first_element(first: str) -> None:
     page = f"<!doctype html><meta charset=utf-8><title>Name</title><{first}><p>One.</p></{first}>"
