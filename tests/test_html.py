@@ -21,6 +21,9 @@ def text(page: str | bytes) -> str:
         ("<ul><li>one<li>two<ol start=3><li>x<li>y</ol></ul>", "- one\n- two\n  3. x\n  4. y"),
         ("<dl><dt>Term<dd>Meaning<dt>Other<dd>Second</dl>", "Term\n: Meaning\nOther\n: Second"),
         ("<pre>def f():\n    return 1  # &lt;\n</pre>", "```\ndef f():\n    return 1  # <\n```"),
+        ("<pre><code><div>a</div><div>b</div></code></pre>", "```\na\nb\n```"),
+        ("<pre><ol><li>a<br></li><li> b\n</li><li>c</ol></pre>", "```\na\n b\nc\n```"),
+        ("<pre>a<p>b</p>c</pre>d", "```\na\nb\nc\n```\n\nd"),
         ("<pre>```\n# no heading\n```</pre>", "````\n```\n# no heading\n```\n````"),
         (
             "<table><caption>Sizes<tr><th>Name<th>Size<tr><td>a<td><p>1</p><p>2</p></table>",

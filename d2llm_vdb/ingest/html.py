@@ -197,10 +197,13 @@ class _Writer:
     def pass_tag(self, tag: Tag, entered: bool) -> None:
         name = tag.name
         if name == "br":
-            (self._inline if self._code is None else self._code).append("\n" if entered else "")
+            if entered:
+                (self._inline if self._code is None else self._code).append("\n")
         elif self._code is not None:
             if name == "pre" and not entered:
                 self._end_code()
+            elif name in BLOCKS and self._code and not self._code[-1].endswith("\n"):
+                self._code.append("\n")  # blocks within code are its lines
         elif name in BLOCKS:
             self.end_block()
             if entered:
