@@ -51,11 +51,11 @@ def page_text(data: bytes, source: str) -> str:
     """
     from bs4.dammit import EncodingDetector
 
-    data, encoding = EncodingDetector.strip_byte_order_mark(data)
-    if encoding is None:
-        declared = EncodingDetector.find_declared_encoding(data, is_html=True)
-        encoding = _codec(declared or "")
-    return _guessed(data, source) if encoding is None else data.decode(encoding, "replace")
+    found = EncodingDetector(data)
+    unmarked: bytes = found.markup
+    declared = EncodingDetector.find_declared_encoding(unmarked, is_html=True)
+    encoding = found.sniffed_encoding or _codec(declared or "")
+    return unmarked.decode(encoding, "replace") if encoding else _guessed(unmarked, source)
 
 
 def _codec(label: str) -> str | None:
