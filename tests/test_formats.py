@@ -11,6 +11,7 @@ from typing import Any
 
 import docx
 import pytest
+from docx.oxml.ns import nsmap
 from pypdf import PdfWriter
 
 from d2llm_vdb import Student
@@ -191,6 +192,85 @@ def test_word_documents_are_read_in_their_order() -> None:
         "# Top\n\nunbelievable\n\n- an item\n\n| a |  |\n| --- | --- |\n|  | d |\n\n## Below"
     )
     assert (document.title, document.metadata) == ("The title", {"title": "The title"})
+
+
+def run(text: str) -> str:
+    return f'<w:r><w:t xml:space="preserve">{text}</w:t></w:r>'
+
+
+def paragraph(content: str) -> str:
+    return f"<w:p>{content}</w:p>"
+
+
+def control(content: str, properties: str = "") -> str:
+    return f"<w:sdt><w:sdtPr>{properties}</w:sdtPr><w:sdtContent>{content}</w:sdtContent></w:sdt>"
+
+
+def table(*rows: str) -> str:
+    return f"<w:tbl><w:tblPr/><w:tblGrid/>{''.join(rows)}</w:tbl>"
+
+
+def row(*cells: str) -> str:
+    return f"<w:tr>{''.join(cells)}</w:tr>"
+
+
+def cell(content: str) -> str:
+    return f"<w:tc>{content}</w:tc>"
+
+
+def text_of_body(content: str) -> str:
+    xml = f'<w:document xmlns:w="{nsmap["w"]}"><w:body>{content}</w:body></w:document>'
+    [document] = read("a.docx", with_part(word_document(), "word/document.xml", xml.encode()))
+    return document.text
+
+
+WORD = paragraph(run("c"))
+INSERTED = f"<w:ins>{run('new')}</w:ins>"
+DELETED = "<w:del><w:r><w:tab/><w:delText>old</w:delText></w:r></w:del>"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (paragraph(run("a ") + INSERTED + DELETED + run(" b")), "a new b"),
+        (
+            f"<w:p><w:moveFrom>{run('x')}</w:moveFrom></w:p>{WORD}"
+            f"<w:p><w:moveTo>{run('x')}</w:moveTo></w:p>",
+            "c\n\nx",
+        ),
+        (paragraph(run("a ") + control(run("field")) + run(" b")), "a field b"),
+        *(
+            (paragraph(f"<w:{name}>{run(name)}</w:{name}>"), name)
+            for name in ("smartTag", "fldSimple", "customXml", "bdo", "dir")
+        ),
+        (paragraph(f"<w:hyperlink>{control(run('to'))}</w:hyperlink>"), "to"),
+        (control(control(WORD) + table(row(cell(WORD)))), "c\n\n| c |\n| --- |"),
+        (
+            table(row(cell(paragraph(INSERTED)), cell(control(WORD) + WORD))),
+            "| new | c c |\n| --- | --- |",
+        ),
+        (table(row(control(cell(WORD)), cell(WORD))), "| c | c |\n| --- | --- |"),
+        (table(row(cell(WORD)), control(row(cell(WORD)))), "| c |\n| --- |\n| c |"),
+        (
+            table(row(cell(WORD + table(row(cell(WORD), cell(paragraph(run("in")))))))),
+            "| c c in |\n| --- |",
+        ),
+    ],
+)
+def test_a_word_document_is_read_with_its_changes_accepted_and_all_that_its_controls_hold(
+    body: str, expected: str
+) -> None:
+    assert text_of_body(body) == expected
+
+
+def test_text_boxes_tab_stops_and_the_table_of_contents_are_no_text() -> None:
+    box = f"<w:r><w:pict><w:txbxContent>{paragraph(run('box'))}</w:txbxContent></w:pict></w:r>"
+    stops = "<w:pPr><w:tabs><w:tab w:val='left' w:pos='1'/></w:tabs></w:pPr>"
+    gallery = "<w:docPartObj><w:docPartGallery w:val='Table of Contents'/></w:docPartObj>"
+    contents = control(paragraph(run("Install 3")), gallery)
+    boxed = table(row(cell(paragraph(run("c") + box))))
+    body = contents + paragraph(stops + run("a") + box + run("b")) + boxed
+    assert text_of_body(body) == "ab\n\n| c |\n| --- |"
 
 
 @pytest.mark.parametrize(
