@@ -159,6 +159,26 @@ def test_rst_is_read_with_what_only_sphinx_knows_and_without_other_files() -> No
         assert part in document.text
 
 
+@pytest.mark.parametrize(
+    "directive",
+    [
+        "code-block:: python\n   :linenos:\n   :caption: One",
+        "Code-Block::\n   :emphasize-lines: 1",
+        "sourcecode:: c\n   :lineno-start: 3", "code:: c\n   :caption: One", "code-tab:: c Title",
+        "prompt:: bash $", "testcode:: group", "doctest::", "math::\n   :label: one",
+        "productionlist::",
+    ],
+)  # fmt: skip
+def test_code_of_rst_is_kept_as_it_is_with_options_and_directives_of_sphinx(directive: str) -> None:
+    [document] = read("a.rst", f"Before.\n\n.. {directive}\n\n   a*b*c:\n       `d`\n\nAfter.")
+    assert document.text == "Before.\n\n```\na*b*c:\n    `d`\n```\n\nAfter."
+
+
+def test_a_formula_of_rst_may_begin_on_the_line_of_its_directive() -> None:
+    [document] = read("a.rst", ".. math:: E = m_c\n   :label: energy\n")
+    assert document.text == "```\nE = m_c\n```"
+
+
 def word_document() -> bytes:
     document = docx.Document()
     document.core_properties.title = "The title"

@@ -94,6 +94,7 @@ def test_a_byte_order_mark_counts_more_than_what_a_page_declares(encoding: str, 
         ("euc-kr", "cp949", "똠방각하"),
         ("utf-16", "utf-8", "“fine”"),  # as which it could not be found
         ("utf-7", "utf-8", "5 +AD4- “4”"),
+        ("a\0b", "utf-8", "“4”"),
         ("unicode_escape", "utf-8", "C:\\new “4”"),
     ],
 )
