@@ -45,6 +45,28 @@ def test_front_matter_becomes_metadata_and_its_words_are_not_taken_for_others() 
     }  # fmt: skip
 
 
+def test_keys_of_front_matter_are_texts_as_they_are_written_at_any_depth() -> None:
+    front = "2024: a\ntrue: b\nversions:\n  3.11: yes\n  ~: 1\n  !!int 7: x\nin: [{1: {no: 2}}]"
+    [document] = read("a.md", f"---\n{front}\n---\nbody")
+    assert document.metadata == {
+        "2024": "a", "true": "b", "versions": {"3.11": "yes", "~": 1, "7": "x"},
+        "in": [{"1": {"no": 2}}],
+    }  # fmt: skip
+    assert document.text == "body"
+
+
+@pytest.mark.parametrize("title", ["1984", "1.50", "TRUE", "1.2e3", "2024-01-01"])
+def test_a_title_in_front_matter_is_the_text_that_is_written(title: str) -> None:
+    [document] = read("a.md", f"---\ntitle: {title}\nin: {{title: 5}}\n---\nbody")
+    assert (document.title, document.metadata) == (title, {"title": title, "in": {"title": 5}})
+
+
+@pytest.mark.parametrize("title", ["", "~", "null", "[a]", "{a: 1}"])
+def test_front_matter_without_words_for_a_title_has_none(title: str) -> None:
+    [document] = read("a.md", f"---\ntitle: {title}\n---\nbody")
+    assert (document.title, document.text) == ("", "body")
+
+
 @pytest.mark.parametrize(
     "front",
     [
