@@ -11,6 +11,7 @@ from typing import Any
 
 import docx
 import pytest
+from docx.oxml.ns import nsmap
 from pypdf import PdfWriter
 
 from d2llm_vdb import Student
@@ -42,6 +43,28 @@ def test_front_matter_becomes_metadata_and_its_words_are_not_taken_for_others() 
         "version": "1.10", "versions": [1.9, 1.0, "2.00", "1e5"],
         "quoted": "5", "norway": "no", "ok": True, "at": "12:30", "empty": None,
     }  # fmt: skip
+
+
+def test_keys_of_front_matter_are_texts_as_they_are_written_at_any_depth() -> None:
+    front = "2024: a\ntrue: b\nversions:\n  3.11: yes\n  ~: 1\n  !!int 7: x\nin: [{1: {no: 2}}]"
+    [document] = read("a.md", f"---\n{front}\n---\nbody")
+    assert document.metadata == {
+        "2024": "a", "true": "b", "versions": {"3.11": "yes", "~": 1, "7": "x"},
+        "in": [{"1": {"no": 2}}],
+    }  # fmt: skip
+    assert document.text == "body"
+
+
+@pytest.mark.parametrize("title", ["1984", "1.50", "TRUE", "1.2e3", "2024-01-01"])
+def test_a_title_in_front_matter_is_the_text_that_is_written(title: str) -> None:
+    [document] = read("a.md", f"---\ntitle: {title}\nin: {{title: 5}}\n---\nbody")
+    assert (document.title, document.metadata) == (title, {"title": title, "in": {"title": 5}})
+
+
+@pytest.mark.parametrize("title", ["", "~", "null", "[a]", "{a: 1}"])
+def test_front_matter_without_words_for_a_title_has_none(title: str) -> None:
+    [document] = read("a.md", f"---\ntitle: {title}\n---\nbody")
+    assert (document.title, document.text) == ("", "body")
 
 
 @pytest.mark.parametrize(
@@ -158,6 +181,26 @@ def test_rst_is_read_with_what_only_sphinx_knows_and_without_other_files() -> No
         assert part in document.text
 
 
+@pytest.mark.parametrize(
+    "directive",
+    [
+        "code-block:: python\n   :linenos:\n   :caption: One",
+        "Code-Block::\n   :emphasize-lines: 1",
+        "sourcecode:: c\n   :lineno-start: 3", "code:: c\n   :caption: One", "code-tab:: c Title",
+        "prompt:: bash $", "testcode:: group", "doctest::", "math::\n   :label: one",
+        "productionlist::",
+    ],
+)  # fmt: skip
+def test_code_of_rst_is_kept_as_it_is_with_options_and_directives_of_sphinx(directive: str) -> None:
+    [document] = read("a.rst", f"Before.\n\n.. {directive}\n\n   a*b*c:\n       `d`\n\nAfter.")
+    assert document.text == "Before.\n\n```\na*b*c:\n    `d`\n```\n\nAfter."
+
+
+def test_a_formula_of_rst_may_begin_on_the_line_of_its_directive() -> None:
+    [document] = read("a.rst", ".. math:: E = m_c\n   :label: energy\n")
+    assert document.text == "```\nE = m_c\n```"
+
+
 def word_document() -> bytes:
     document = docx.Document()
     document.core_properties.title = "The title"
@@ -191,6 +234,85 @@ def test_word_documents_are_read_in_their_order() -> None:
         "# Top\n\nunbelievable\n\n- an item\n\n| a |  |\n| --- | --- |\n|  | d |\n\n## Below"
     )
     assert (document.title, document.metadata) == ("The title", {"title": "The title"})
+
+
+def run(text: str) -> str:
+    return f'<w:r><w:t xml:space="preserve">{text}</w:t></w:r>'
+
+
+def paragraph(content: str) -> str:
+    return f"<w:p>{content}</w:p>"
+
+
+def control(content: str, properties: str = "") -> str:
+    return f"<w:sdt><w:sdtPr>{properties}</w:sdtPr><w:sdtContent>{content}</w:sdtContent></w:sdt>"
+
+
+def table(*rows: str) -> str:
+    return f"<w:tbl><w:tblPr/><w:tblGrid/>{''.join(rows)}</w:tbl>"
+
+
+def row(*cells: str) -> str:
+    return f"<w:tr>{''.join(cells)}</w:tr>"
+
+
+def cell(content: str) -> str:
+    return f"<w:tc>{content}</w:tc>"
+
+
+def text_of_body(content: str) -> str:
+    xml = f'<w:document xmlns:w="{nsmap["w"]}"><w:body>{content}</w:body></w:document>'
+    [document] = read("a.docx", with_part(word_document(), "word/document.xml", xml.encode()))
+    return document.text
+
+
+WORD = paragraph(run("c"))
+INSERTED = f"<w:ins>{run('new')}</w:ins>"
+DELETED = "<w:del><w:r><w:tab/><w:delText>old</w:delText></w:r></w:del>"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (paragraph(run("a ") + INSERTED + DELETED + run(" b")), "a new b"),
+        (
+            f"<w:p><w:moveFrom>{run('x')}</w:moveFrom></w:p>{WORD}"
+            f"<w:p><w:moveTo>{run('x')}</w:moveTo></w:p>",
+            "c\n\nx",
+        ),
+        (paragraph(run("a ") + control(run("field")) + run(" b")), "a field b"),
+        *(
+            (paragraph(f"<w:{name}>{run(name)}</w:{name}>"), name)
+            for name in ("smartTag", "fldSimple", "customXml", "bdo", "dir")
+        ),
+        (paragraph(f"<w:hyperlink>{control(run('to'))}</w:hyperlink>"), "to"),
+        (control(control(WORD) + table(row(cell(WORD)))), "c\n\n| c |\n| --- |"),
+        (
+            table(row(cell(paragraph(INSERTED)), cell(control(WORD) + WORD))),
+            "| new | c c |\n| --- | --- |",
+        ),
+        (table(row(control(cell(WORD)), cell(WORD))), "| c | c |\n| --- | --- |"),
+        (table(row(cell(WORD)), control(row(cell(WORD)))), "| c |\n| --- |\n| c |"),
+        (
+            table(row(cell(WORD + table(row(cell(WORD), cell(paragraph(run("in")))))))),
+            "| c c in |\n| --- |",
+        ),
+    ],
+)
+def test_a_word_document_is_read_with_its_changes_accepted_and_all_that_its_controls_hold(
+    body: str, expected: str
+) -> None:
+    assert text_of_body(body) == expected
+
+
+def test_text_boxes_tab_stops_and_the_table_of_contents_are_no_text() -> None:
+    box = f"<w:r><w:pict><w:txbxContent>{paragraph(run('box'))}</w:txbxContent></w:pict></w:r>"
+    stops = "<w:pPr><w:tabs><w:tab w:val='left' w:pos='1'/></w:tabs></w:pPr>"
+    gallery = "<w:docPartObj><w:docPartGallery w:val='Table of Contents'/></w:docPartObj>"
+    contents = control(paragraph(run("Install 3")), gallery)
+    boxed = table(row(cell(paragraph(run("c") + box))))
+    body = contents + paragraph(stops + run("a") + box + run("b")) + boxed
+    assert text_of_body(body) == "ab\n\n| c |\n| --- |"
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,9 @@ def text(page: str | bytes) -> str:
         ("<ul><li>one<li>two<ol start=3><li>x<li>y</ol></ul>", "- one\n- two\n  3. x\n  4. y"),
         ("<dl><dt>Term<dd>Meaning<dt>Other<dd>Second</dl>", "Term\n: Meaning\nOther\n: Second"),
         ("<pre>def f():\n    return 1  # &lt;\n</pre>", "```\ndef f():\n    return 1  # <\n```"),
+        ("<pre><code><div>a</div><div>b</div></code></pre>", "```\na\nb\n```"),
+        ("<pre><ol><li>a<br></li><li> b\n</li><li>c</ol></pre>", "```\na\n b\nc\n```"),
+        ("<pre>a<p>b</p>c</pre>d", "```\na\nb\nc\n```\n\nd"),
         ("<pre>```\n# no heading\n```</pre>", "````\n```\n# no heading\n```\n````"),
         (
             "<table><caption>Sizes<tr><th>Name<th>Size<tr><td>a<td><p>1</p><p>2</p></table>",
@@ -66,6 +69,52 @@ def test_a_page_is_read_in_the_encoding_that_it_declares(encoding: str, head: st
     page = f"{head}<title>題</title><p>日本語のテキスト".encode(encoding)
     document = html_document(page, "f")
     assert (document.title, document.text) == ("題", "日本語のテキスト")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-8"])
+@pytest.mark.parametrize("words", ["Привет мир", "It’s", "plain"])
+def test_a_byte_order_mark_counts_more_than_what_a_page_declares(encoding: str, words: str) -> None:
+    page = f"\ufeff<meta charset=iso-8859-1><p>{words}"
+    assert text(page.encode(encoding)) == words
+
+
+@pytest.mark.parametrize(
+    ("label", "encoding", "words"),
+    [
+        ("ISO-8859-1", "cp1252", "It’s “fine”"),
+        ("us-ascii", "cp1252", "café – 5 €"),
+        ("iso-8859-9", "cp1254", "“İstanbul”"),
+        ("iso-8859-8-i", "iso8859-8", "שלום"),
+        ("windows-874", "cp874", "สวัสดี…"),
+        ("Shift_JIS", "cp932", "①番目の髙橋さん"),
+        ("x-sjis", "cp932", "①番目の髙橋さん"),
+        ("gb2312", "gb18030", "朱镕基"),
+        ("gbk", "gb18030", "㐀䶮"),
+        ("big5", "big5hkscs", "香港嘅㗎"),
+        ("euc-kr", "cp949", "똠방각하"),
+        ("utf-16", "utf-8", "“fine”"),  # as which it could not be found
+        ("utf-7", "utf-8", "5 +AD4- “4”"),
+        ("a\0b", "utf-8", "“4”"),
+        ("unicode_escape", "utf-8", "C:\\new “4”"),
+    ],
+)
+def test_the_name_of_an_encoding_means_what_it_means_to_a_browser(
+    label: str, encoding: str, words: str
+) -> None:
+    assert text(f"<meta charset={label}><p>{words}".encode(encoding)) == words
+
+
+@pytest.mark.parametrize("head", ["", "<meta charset=utf-8>"])
+def test_a_broken_byte_is_replaced_and_the_rest_stays(head: str) -> None:
+    page = f"{head}<p>café 日本 ".encode() + b"\xe9 end"
+    assert text(page) == "café 日本 � end"
+
+
+def test_a_page_that_declares_nothing_and_is_not_utf8_is_read_as_windows_1252_and_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert text("<p>“Zürich” ß".encode("cp1252")) == "“Zürich” ß"
+    assert "f declares no encoding that is known and is not UTF-8; it is read as" in caplog.text
 
 
 @pytest.mark.parametrize("first", ["main", "article", "section", "header", "my-element"])

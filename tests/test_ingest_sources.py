@@ -124,3 +124,9 @@ def test_rejects_that_a_full_disk_does_not_take_are_an_error_that_names_the_file
     with pytest.raises(InputError, match=r"rejects\.jsonl cannot be written: .*--rejects"), file:
         file.write(Reject("notes.jsonl", "text is blank", 3))
     assert not file.path.exists()
+
+
+@pytest.mark.parametrize("path", [".", "", "/"])
+def test_a_path_without_a_name_is_no_rejects_file(path: str) -> None:
+    with pytest.raises(InputError, match=r"rejects='[./]' names no file; name one with --rejects"):
+        RejectsFile(Path(path))

@@ -138,6 +138,20 @@ def test_delimiter_and_quotes_are_found_out(data: str, expected: list[str]) -> N
     assert [each.text for each in read(data)] == expected
 
 
+@pytest.mark.parametrize(
+    ("header", "opened", "closed"),
+    [("year\ttext", 400, 700), ("year\ttext", 40, 70), ("text", 400, 700)],
+)
+def test_no_row_of_a_table_with_tabs_is_lost_to_a_quote_that_is_never_closed(
+    header: str, opened: int, closed: int
+) -> None:
+    cells = [f"text {row}" for row in range(1_000)]
+    cells[opened], cells[closed] = '"never closed', 'ends with one"'
+    before = "2024\t" if "\t" in header else ""
+    data = "".join(f"{line}\n" for line in [header, *(before + cell for cell in cells)])
+    assert [each.text for each in read(data, kind="\t")] == cells
+
+
 def test_a_delimiter_can_be_given() -> None:
     data = "text:a,b\nx:1,2\n"
     assert metadata(data, delimiter=":") == [{"a,b": "1,2"}]

@@ -7,6 +7,7 @@
     tables      reader of CSV and TSV
     values      what a cell stands for
     whole       files that are one document each
+    page_text   bytes of a web page to text
     html, rst, front_matter, pdf, docx, notebook, code    readers of these
     formats     the table of readers
     folders     the files of a folder

@@ -12,11 +12,22 @@ from d2llm_vdb.ingest.documents import Document, unnamed_id
 from d2llm_vdb.ingest.reading import MAX_PARSED_BYTES, bounded, read_bytes
 
 if TYPE_CHECKING:
+    from docx.oxml.document import CT_Body
     from docx.table import Table, _Row
     from docx.text.paragraph import Paragraph
 
 # Word has tables of 63 columns; a cell may say that it spans any number, and is given for each.
 MAX_COLUMNS = 256
+
+# Elements around text and blocks, which python-docx does not look into: what was inserted or moved
+# to a place while changes were tracked, content controls, fields, tags, directions.
+_AROUND = (
+    "w:ins", "w:moveTo", "w:sdt", "w:sdtContent", "w:fldSimple", "w:smartTag", "w:customXml",
+    "w:bdo", "w:dir",
+)  # fmt: skip
+
+# Word keeps a table of contents in a content control; it says nothing that the headings do not.
+_CONTENTS = ".//w:sdt[w:sdtPr/w:docPartObj/w:docPartGallery/@w:val='Table of Contents']"
 
 _HEADING = re.compile(r"Heading ([1-9])")
 _HOLDS_TEXT = re.compile(r"[^| ]")
@@ -40,6 +51,7 @@ def docx_document(data: bytes, source: str) -> Document:
         raise MissingExtraError("python-docx", "ingest", "reading Word documents") from error
     try:
         document = docx.Document(_text_parts(data))
+        _unwrap(document.element.body)
         blocks = bounded(
             _table(each) if isinstance(each, Table) else _paragraph(each)
             for each in document.iter_inner_content()
@@ -77,6 +89,17 @@ def _text_parts(data: bytes) -> io.BytesIO:
     return plain
 
 
+def _unwrap(body: CT_Body) -> None:
+    """Take away what stands around text and blocks; what was deleted or moved away is not read."""
+    from docx.oxml.ns import qn
+    from lxml import etree
+
+    for contents in body.xpath(_CONTENTS):
+        contents.getparent().remove(contents)
+    etree.strip_elements(body, qn("w:txbxContent"))  # text boxes, which stand beside the text
+    etree.strip_tags(body, *map(qn, _AROUND))
+
+
 def _paragraph(paragraph: Paragraph) -> str:
     text = paragraph.text.strip()
     style = (paragraph.style.name or "") if text and paragraph.style else ""
@@ -102,7 +125,10 @@ def _cells(row: _Row) -> list[str]:
     columns = sum(cell.grid_span for cell in row._tr.tc_lst)
     if columns > MAX_COLUMNS:
         raise InputError(f"a row of a table has {columns:,} columns, more than {MAX_COLUMNS}")
-    return bounded(_line(cell.text) for cell in row.cells)
+    # Of tables within cells the texts alone: in a cell there is room for a line.
+    return bounded(
+        _line(" ".join(each.text for each in cell._tc.xpath(".//w:p"))) for cell in row.cells
+    )
 
 
 def _line(text: str) -> str:

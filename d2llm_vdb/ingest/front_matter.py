@@ -24,6 +24,9 @@ _FRONT_MATTER = re.compile(
     r"---[ \t]*\r?\n(?P<yaml>.{0,65536}?)^(---|\.\.\.)[ \t]*(\r?\n|\Z)", re.DOTALL | re.MULTILINE
 )
 
+# How YAML calls a string.
+_TEXT = "tag:yaml.org,2002:str"
+
 _NOTHING = ("", "~", "null", "Null", "NULL")
 
 
@@ -66,24 +69,31 @@ def _mapping(text: str) -> dict[str, Any]:
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
                 raise InputError("it uses an anchor twice; write the value out")
-            return super().compose_node(parent, index)
+            node: Any = super().compose_node(parent, index)
+            is_key = isinstance(parent, yaml.MappingNode) and index is None
+            if is_key and isinstance(node, yaml.ScalarNode):
+                node.tag, node.style = _TEXT, '"'  # at any depth, `3.11` and `true` as well
+            return node
 
     def word(_loader: Loader, node: Any) -> Any:
         return node.value if node.style else _value(node.value)
 
-    Loader.add_constructor("tag:yaml.org,2002:str", word)
+    Loader.add_constructor(_TEXT, word)
     try:
-        # Safe: the loader is PyYAML's safe one.
-        found = yaml.load(text, Loader)  # noqa: S506
-        if found is None:
+        loader = Loader(text)
+        root = loader.get_single_node()
+        if root is None:
             return {}
-        if not isinstance(found, dict):
+        if not isinstance(root, yaml.MappingNode):
             raise InputError("it holds no fields; write `name: value` on each line")
-        plain = {str(key): value for key, value in found.items()}
-        json.dumps(plain, allow_nan=False)
+        for key, value in root.value:
+            if key.value == "title" and value.value not in _NOTHING:
+                value.style = '"'  # a title is a text, `1984` as well
+        found: dict[str, Any] = loader.construct_document(root)
+        json.dumps(found, allow_nan=False)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise InputError(" ".join(str(error).split())) from error
-    return plain
+    return found
 
 
 def _value(text: str) -> Any:

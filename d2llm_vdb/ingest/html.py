@@ -15,8 +15,9 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from d2llm_vdb.errors import InputError, MissingExtraError
+from d2llm_vdb.errors import MissingExtraError
 from d2llm_vdb.ingest.documents import Document, unnamed_id
+from d2llm_vdb.ingest.page_text import page_text
 
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup, Tag
@@ -60,7 +61,7 @@ def html_document(data: bytes, source: str) -> Document:
     Raises:
         MissingExtraError: a parser is not installed.
     """
-    page = _parse(data)
+    page = _parse(data, source)
     title = _line(page.title.get_text()) if page.title else ""
     text = markdown(page)
     metadata = {"title": title} if title else {}
@@ -80,18 +81,13 @@ def markdown(page: BeautifulSoup) -> str:
     return writer.text()
 
 
-def _parse(data: bytes) -> BeautifulSoup:
+def _parse(data: bytes, source: str) -> BeautifulSoup:
     try:
         from bs4 import BeautifulSoup, FeatureNotFound
-        from bs4.dammit import EncodingDetector, UnicodeDammit
     except ImportError as error:
         raise MissingExtraError("beautifulsoup4", "ingest", "reading HTML") from error
-    declared = EncodingDetector.find_declared_encoding(data, is_html=True)
-    decoded = UnicodeDammit(data, [declared or "utf-8"], is_html=True).unicode_markup
-    if decoded is None:
-        raise InputError(f"its encoding {declared!r} cannot be read; convert the file to UTF-8")
     # It is decoded already; and without a line Beautiful Soup warns of what may be a file's name.
-    markup = _XML_DECLARATION.sub("", decoded.replace("\0", "")) + "\n"
+    markup = _XML_DECLARATION.sub("", page_text(data, source).replace("\0", "")) + "\n"
     try:
         return BeautifulSoup(markup, "lxml")
     except FeatureNotFound as error:
@@ -201,10 +197,13 @@ class _Writer:
     def pass_tag(self, tag: Tag, entered: bool) -> None:
         name = tag.name
         if name == "br":
-            (self._inline if self._code is None else self._code).append("\n" if entered else "")
+            if entered:
+                (self._inline if self._code is None else self._code).append("\n")
         elif self._code is not None:
             if name == "pre" and not entered:
                 self._end_code()
+            elif name in BLOCKS and self._code and not self._code[-1].endswith("\n"):
+                self._code.append("\n")  # blocks within code are its lines
         elif name in BLOCKS:
             self.end_block()
             if entered:

@@ -34,9 +34,17 @@ class RejectsFile:
     Args:
         path: where the rejects of a finished run lie. A file there that holds anything but
             rejects is never overwritten.
+
+    Raises:
+        InputError: the path has no name of a file, as `.` and `/` have none.
     """
 
     def __init__(self, path: Path) -> None:
+        if not path.name:
+            raise InputError(
+                f"rejects={str(path)!r} names no file; name one with --rejects, such as "
+                f"{REJECTS_FILE}"
+            )
         self.path = path
         self.unfinished = path.with_name(f"{path.name}.unfinished")
         self.count = 0

@@ -1,7 +1,7 @@
 """reStructuredText to Markdown: docutils reads it and writes HTML, which is read as a page.
 
 What only Sphinx knows, such as `.. versionadded::` and `.. py:function::`, keeps its text: the
-body of a directive that docutils does not know is read as text of its own.
+body of a directive that docutils does not know is read as text of its own, or kept as code.
 """
 
 from __future__ import annotations
@@ -52,6 +52,12 @@ MAX_SUBSTITUTED = 1_000
 
 # Lists of other files, settings, and what is not to be read.
 _LEFT_OUT = ("toctree", "index", "currentmodule", "meta", "include", "literalinclude", "raw")
+
+# Whose bodies are no prose. Docutils knows some of them, but not the options of Sphinx.
+_CODE = (
+    "code", "code-block", "sourcecode", "code-tab", "prompt", "doctest", "testcode", "testoutput",
+    "testsetup", "testcleanup", "ipython", "jupyter-execute", "productionlist", "math",
+)  # fmt: skip
 
 
 def rst_document(data: bytes, source: str) -> Document:
@@ -130,14 +136,19 @@ def _unknown(block: str) -> list[nodes.Node]:
     directive = _DIRECTIVE.fullmatch(first)
     if directive is None:
         return [nodes.literal_block(block, block)]
-    if directive["name"] in _LEFT_OUT:
+    name = directive["name"].lower()
+    if name in _LEFT_OUT:
         return []
     lines = rest.split("\n")
     while lines and _OPTION.fullmatch(lines[0]):
         del lines[0]
     argument = directive["rest"].strip()
-    found: list[nodes.Node] = [nodes.paragraph(argument, argument)] if argument else []
     body = textwrap.dedent("\n".join(lines)).strip("\n")
+    if name in _CODE:
+        if name in ("math", "productionlist"):  # of the others the argument names a language
+            body = f"{argument}\n{body}".strip("\n")
+        return [nodes.literal_block(body, body)] if body else []
+    found: list[nodes.Node] = [nodes.paragraph(argument, argument)] if argument else []
     return found + (list(_tree(body).children) if body else [])
 
 

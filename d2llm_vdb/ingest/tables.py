@@ -133,7 +133,7 @@ class _Lines:
 def _dialect(lines: Sequence[str], delimiter: str | None) -> Dialect:
     """Return how the first lines are written: what gives the most rows as wide as the first."""
     best: Dialect = {"delimiter": delimiter or ","}
-    most = (False, 0.0, 0)
+    most = (False, 0.0, 0, 0)
     escaped = any('\\"' in line for line in lines)
     for each in [delimiter] if delimiter else DELIMITERS:
         ways: list[Dialect] = [{}]
@@ -146,11 +146,15 @@ def _dialect(lines: Sequence[str], delimiter: str | None) -> Dialect:
             score = _score(lines, dialect)
             if score[2] > 1 and score > most:
                 best, most = dialect, score
+    quoted = any(cell.startswith('"') for line in lines for cell in line.split("\t"))
+    if best["delimiter"] == "\t" and not quoted:
+        # Where quotes meant something, one that is never closed would take the rows after it along.
+        return {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     return best
 
 
-def _score(lines: Sequence[str], dialect: Dialect) -> tuple[bool, float, int]:
-    """Tell whether lines are sound, the share of rows as wide as the first, and how wide."""
+def _score(lines: Sequence[str], dialect: Dialect) -> tuple[bool, float, int, int]:
+    """Tell whether lines are sound, the share of rows as wide as the first, how wide, how many."""
     rows = csv.reader(lines, strict=True, **dialect)
     widths: list[int] = []
     sound = True
@@ -159,8 +163,8 @@ def _score(lines: Sequence[str], dialect: Dialect) -> tuple[bool, float, int]:
     except csv.Error:
         sound = False
     if not widths:
-        return False, 0.0, 0
-    return sound, widths.count(widths[0]) / len(widths), widths[0]
+        return False, 0.0, 0, 0
+    return sound, widths.count(widths[0]) / len(widths), widths[0], len(widths)
 
 
 def _header(rows: Iterator[list[str]]) -> list[str]:
