@@ -14,7 +14,7 @@ from d2llm_vdb.add import Adder
 from d2llm_vdb.distill import negatives, states
 from d2llm_vdb.distill.states import TokenStates
 from d2llm_vdb.student import precision
-from d2llm_vdb.teacher import ScoreCache, TeacherScores, cache
+from d2llm_vdb.teacher import CrossEncoderTeacher, ScoreCache, TeacherScores, cache
 
 CACHED = "test_teacher.py::test_cached_pairs_are_never_asked_again"
 IMITATES = "test_distill.py::test_a_student_imitates_its_teacher_and_not_the_labels"
@@ -55,6 +55,17 @@ def scores_of_other_tasks() -> None:
     """A teacher's score for one question passes for that of another."""
     whole = cache._key
     swap(cache, "_key", lambda _, pair: whole("", pair))
+
+
+@mutant("test_teacher.py::test_scores_of_another_class_that_means_yes_are_kept_apart")
+def scores_of_another_class() -> None:
+    """The scores of one class pass for those of another."""
+    whole = CrossEncoderTeacher.identity
+
+    def identity(self: CrossEncoderTeacher) -> str:
+        return str(whole.__get__(self)).replace(f"yes={self._yes}", "")
+
+    swap(CrossEncoderTeacher, "identity", property(identity))
 
 
 @mutant(STATES)

@@ -22,7 +22,7 @@ from d2llm_vdb.distill import (
 )
 from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.evaluate import pair_set
-from d2llm_vdb.teacher import Teacher, TeacherScores
+from d2llm_vdb.teacher import CrossEncoderTeacher, Teacher, TeacherScores
 
 IMITATES = "test_distill.py::test_a_student_imitates_its_teacher_and_not_the_labels"
 FINE_TUNED = "test_teacher_training.py::test_a_teacher_learns_labels_and_is_loaded_as_any_other"
@@ -177,6 +177,23 @@ def _constant(pairs: Any) -> TeacherScores:
 def teacher_of_one_opinion() -> None:
     """A teacher gives every pair the same score."""
     swap(Teacher, "score", lambda self, pairs, *_: _constant(pairs))
+
+
+@mutant("test_teacher.py::test_a_decoder_with_a_classifier_answers_at_its_last_token")
+def decoder_read_at_its_first_token() -> None:
+    """The feature of a decoder with a classifier is the state of its first token."""
+    swap(CrossEncoderTeacher, "feature", lambda self, states, _: states[:, 0])
+
+
+@mutant("test_teacher.py::test_a_pair_scores_the_same_whatever_pairs_stand_beside_it")
+def decoder_read_at_its_padding() -> None:
+    """The feature of a decoder with a classifier is the state of the last token, or of padding."""
+    whole = CrossEncoderTeacher.feature
+
+    def feature(self: CrossEncoderTeacher, states: torch.Tensor, batch: Any) -> torch.Tensor:
+        return states[:, -1] if self._head == "score" else whole(self, states, batch)
+
+    swap(CrossEncoderTeacher, "feature", feature)
 
 
 @mutant("test_distillation_model.py::test_training_scores_pairs_as_search_does")
