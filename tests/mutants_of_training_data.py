@@ -160,7 +160,41 @@ def own_candidates_asked_again() -> None:
 @mutant("test_dev_sets.py::test_a_query_is_left_out_of_its_results_only_where_it_is_a_document")
 def query_found_by_itself() -> None:
     """A query that is a document is among its own results."""
-    swap(dev.RetrievalDevSet, "_others", lambda self, key, ranked: ranked)
+    whole = dev.RetrievalDevSet._searched
+
+    def searched(self: dev.RetrievalDevSet, model: Any) -> Any:
+        return whole(replace(self, data=replace(self.data, in_corpus=frozenset())), model)
+
+    swap(dev.RetrievalDevSet, "_searched", searched)
+
+
+@mutant("test_dev_sets.py::test_a_query_is_none_of_the_documents_that_calibrate")
+def query_calibrates_as_no_match() -> None:
+    """A query that is a document calibrates as one that does not match itself."""
+    whole = dev.RetrievalDevSet.judged
+
+    def judged(self: dev.RetrievalDevSet, model: Any) -> Any:
+        return whole(replace(self, data=replace(self.data, in_corpus=frozenset())), model)
+
+    swap(dev.RetrievalDevSet, "judged", judged)
+
+
+@mutant("test_dev_sets.py::test_logits_without_words_are_those_of_a_set_that_shares_none")
+def wordless_calibrated_with_words() -> None:
+    """Scores without words are calibrated by logits that words count in."""
+    whole = dev.replace
+
+    def kept(one: Any, **changes: Any) -> Any:
+        return one if changes == {"words": None} else whole(one, **changes)
+
+    swap(dev, "replace", kept)
+
+
+@mutant("test_dev_sets.py::test_pairs_are_scored_behind_the_prompts_that_an_evaluation_puts_before")
+def pairs_behind_one_prompt() -> None:
+    """Both texts of a pair of a dev set are read behind the query's prompt."""
+    whole = preparation.PairDevSet
+    swap(preparation, "PairDevSet", lambda data, queries, passages: whole(data, queries, queries))
 
 
 def _constant(pairs: Any) -> TeacherScores:
@@ -210,7 +244,7 @@ def training_task_ignored() -> None:
     swap(
         model.DistillationModel,
         "score",
-        lambda self, query, passage, task, *rest: whole(self, query, passage, "symmetric", *rest),
+        lambda self, evidence, task: whole(self, evidence, "symmetric"),
     )
 
 
