@@ -13,8 +13,8 @@ from d2llm_vdb import Passage
 from d2llm_vdb.add import Adder
 from d2llm_vdb.distill import negatives, states
 from d2llm_vdb.distill.states import TokenStates
-from d2llm_vdb.student import precision
-from d2llm_vdb.teacher import ScoreCache, TeacherScores, cache
+from d2llm_vdb.student import precision, short_inputs
+from d2llm_vdb.teacher import CrossEncoderTeacher, ScoreCache, TeacherScores, cache
 
 CACHED = "test_teacher.py::test_cached_pairs_are_never_asked_again"
 IMITATES = "test_distill.py::test_a_student_imitates_its_teacher_and_not_the_labels"
@@ -55,6 +55,17 @@ def scores_of_other_tasks() -> None:
     """A teacher's score for one question passes for that of another."""
     whole = cache._key
     swap(cache, "_key", lambda _, pair: whole("", pair))
+
+
+@mutant("test_teacher.py::test_scores_of_another_class_that_means_yes_are_kept_apart")
+def scores_of_another_class() -> None:
+    """The scores of one class pass for those of another."""
+    whole = CrossEncoderTeacher.identity
+
+    def identity(self: CrossEncoderTeacher) -> str:
+        return str(whole.__get__(self)).replace(f"yes={self._yes}", "")
+
+    swap(CrossEncoderTeacher, "identity", property(identity))
 
 
 @mutant(STATES)
@@ -102,6 +113,15 @@ def indexes_filled_again() -> None:
         lambda self: whole(self) | {"content_hash": uuid.uuid4().hex},
     )
     swap(Adder, "_with_other_texts", lambda self, changed: changed)
+
+
+@mutant(
+    "test_short_inputs.py::"
+    "test_an_export_that_failed_by_accident_is_made_again_after_as_many_queries"
+)
+def failed_exports_kept_for_good() -> None:
+    """An export that failed once is not tried again in the life of the process."""
+    swap(short_inputs, "TRIES", 1)
 
 
 @mutant("test_precision.py::test_the_verdict_is_kept_for_the_process_and_for_the_machine")

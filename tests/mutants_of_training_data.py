@@ -22,7 +22,7 @@ from d2llm_vdb.distill import (
 )
 from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.evaluate import pair_set
-from d2llm_vdb.teacher import Teacher, TeacherScores
+from d2llm_vdb.teacher import CrossEncoderTeacher, Teacher, TeacherScores
 
 IMITATES = "test_distill.py::test_a_student_imitates_its_teacher_and_not_the_labels"
 FINE_TUNED = "test_teacher_training.py::test_a_teacher_learns_labels_and_is_loaded_as_any_other"
@@ -168,7 +168,41 @@ def own_candidates_asked_again() -> None:
 @mutant("test_dev_sets.py::test_a_query_is_left_out_of_its_results_only_where_it_is_a_document")
 def query_found_by_itself() -> None:
     """A query that is a document is among its own results."""
-    swap(dev.RetrievalDevSet, "_others", lambda self, key, ranked: ranked)
+    whole = dev.RetrievalDevSet._searched
+
+    def searched(self: dev.RetrievalDevSet, model: Any) -> Any:
+        return whole(replace(self, data=replace(self.data, in_corpus=frozenset())), model)
+
+    swap(dev.RetrievalDevSet, "_searched", searched)
+
+
+@mutant("test_dev_sets.py::test_a_query_is_none_of_the_documents_that_calibrate")
+def query_calibrates_as_no_match() -> None:
+    """A query that is a document calibrates as one that does not match itself."""
+    whole = dev.RetrievalDevSet.judged
+
+    def judged(self: dev.RetrievalDevSet, model: Any) -> Any:
+        return whole(replace(self, data=replace(self.data, in_corpus=frozenset())), model)
+
+    swap(dev.RetrievalDevSet, "judged", judged)
+
+
+@mutant("test_dev_sets.py::test_logits_without_words_are_those_of_a_set_that_shares_none")
+def wordless_calibrated_with_words() -> None:
+    """Scores without words are calibrated by logits that words count in."""
+    whole = dev.replace
+
+    def kept(one: Any, **changes: Any) -> Any:
+        return one if changes == {"words": None} else whole(one, **changes)
+
+    swap(dev, "replace", kept)
+
+
+@mutant("test_dev_sets.py::test_pairs_are_scored_behind_the_prompts_that_an_evaluation_puts_before")
+def pairs_behind_one_prompt() -> None:
+    """Both texts of a pair of a dev set are read behind the query's prompt."""
+    whole = preparation.PairDevSet
+    swap(preparation, "PairDevSet", lambda data, queries, passages: whole(data, queries, queries))
 
 
 def _constant(pairs: Any) -> TeacherScores:
@@ -187,6 +221,23 @@ def teacher_of_one_opinion() -> None:
     swap(Teacher, "score", lambda self, pairs, *_: _constant(pairs))
 
 
+@mutant("test_teacher.py::test_a_decoder_with_a_classifier_answers_at_its_last_token")
+def decoder_read_at_its_first_token() -> None:
+    """The feature of a decoder with a classifier is the state of its first token."""
+    swap(CrossEncoderTeacher, "feature", lambda self, states, _: states[:, 0])
+
+
+@mutant("test_teacher.py::test_a_pair_scores_the_same_whatever_pairs_stand_beside_it")
+def decoder_read_at_its_padding() -> None:
+    """The feature of a decoder with a classifier is the state of the last token, or of padding."""
+    whole = CrossEncoderTeacher.feature
+
+    def feature(self: CrossEncoderTeacher, states: torch.Tensor, batch: Any) -> torch.Tensor:
+        return states[:, -1] if self._head == "score" else whole(self, states, batch)
+
+    swap(CrossEncoderTeacher, "feature", feature)
+
+
 @mutant("test_distillation_model.py::test_training_scores_pairs_as_search_does")
 def training_maxsim_of_one_row() -> None:
     """Training sums the MaxSim of a query's first token alone."""
@@ -201,7 +252,7 @@ def training_task_ignored() -> None:
     swap(
         model.DistillationModel,
         "score",
-        lambda self, query, passage, task, *rest: whole(self, query, passage, "symmetric", *rest),
+        lambda self, evidence, task: whole(self, evidence, "symmetric"),
     )
 
 

@@ -264,8 +264,9 @@ def test_the_best_step_is_kept(
     dev: RetrievalSet,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    judged(monkeypatch, [0.1, 0.2, 0.5, 0.3, 0.5, 0.5])  # untrained, steps 2, 4, 6, best, returned
+    judged(monkeypatch, [0.1, 0.2, 0.5, 0.3, 0.5])  # untrained, steps 2, 4, 6, best
     done = distill(fresh(student), [train], [dev], teacher=None, work=tmp_path, config=BY_HEART)
+    assert [done.record[name]["dev"] for name in ("dev_before", "dev_after")] == [0.1, 0.5]
     kept = done.student.heads.state_dict()
     best, last = (
         load_file(done.losses.parent / f"checkpoint-{step}" / "model.safetensors")
@@ -284,8 +285,9 @@ def test_a_student_that_training_made_no_better_stays_as_it_was(
     dev: RetrievalSet,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    judged(monkeypatch, [0.5, 0.2, 0.4, 0.3, 0.4, 0.5])
+    judged(monkeypatch, [0.5, 0.2, 0.4, 0.3, 0.4])
     done = distill(fresh(student), [train], [dev], teacher=None, work=tmp_path, config=BY_HEART)
+    assert done.record["dev_after"] == done.record["dev_before"]
     assert moved(student.heads.state_dict(), done.student) == {"calibration"}
 
 
@@ -361,7 +363,7 @@ def test_without_dropout_a_backbone_that_learns_gives_the_same_states_again(
         config = replace(LABELS, lora_rank=16, dropout=dropout)
         model = DistillationModel(own.heads, config, own.backbone.model).train()
         assert model.heads.training
-        states[dropout] = [model.encode(read).states for _ in range(2)]
+        states[dropout] = [model.encode(read, queries=False).tokens for _ in range(2)]
     assert torch.equal(*states[False])
     assert not torch.allclose(*states[True], atol=1e-2)
 

@@ -15,11 +15,12 @@ from training_examples import LABELS, PAIRS
 from d2llm_vdb import Student
 from d2llm_vdb.distill.batches import ScoredSet, gather
 from d2llm_vdb.distill.config import DistillConfig, LossWeights
-from d2llm_vdb.distill.model import DistillationModel
+from d2llm_vdb.distill.model import DistillationModel, maxsim
 from d2llm_vdb.distill.states import TokenIds, TokenStates
 from d2llm_vdb.evaluate.rankers import StackedSegments
 from d2llm_vdb.student import Task
 from d2llm_vdb.student.evidence import Evidence
+from d2llm_vdb.student.late import stored_tokens
 
 
 def test_token_states_come_from_disk_as_the_backbone_gives_them(
@@ -36,11 +37,12 @@ def test_token_states_come_from_disk_as_the_backbone_gives_them(
     model = DistillationModel(student.heads, LABELS, backbone.model)
     ids = TokenIds.of(some, backbone, tmp_path, max_tokens=64)
     with torch.inference_mode():
-        live = model.encode(ids.batch([3, 0]))
+        live = model.encode(ids.batch([3, 0]), queries=False)
     cached = again.batch([3, 0])
     assert torch.equal(cached.mask, live.mask)
     assert cached.states is not None
-    assert torch.allclose(cached.states, live.states * live.mask.unsqueeze(-1), atol=5e-3)
+    own = live.mask
+    assert torch.allclose(stored_tokens(cached.states)[own], live.tokens[own], atol=5e-3)
     assert len(states) == 5
 
 
@@ -79,8 +81,10 @@ def test_training_scores_pairs_as_search_does(
             (queries, passages)]  # fmt: skip
     model = DistillationModel(student.heads, LABELS).eval()
     with torch.inference_mode():
-        query, passage = (model.encode(own.batch(range(len(own)))) for own in read)
-        scores = model.score(query, passage, "asymmetric")
+        query, passage = (
+            model.encode(own.batch(range(len(own))), queries=own is read[0]) for own in read
+        )
+        scores = model.score(model.evidence(query, passage), "asymmetric")
     [vectors] = student.encode_queries(queries)
     [stored] = student.encode_passages(passages, tokens=True)
     assert stored.tokens is not None
@@ -105,6 +109,17 @@ def test_training_scores_pairs_as_search_does(
         late = student.scores(evidence, "late")
         fresh = calibration(scores.late[row], "late_wordless").detach().numpy()
         assert log_odds(fresh) == pytest.approx(log_odds(late), abs=0.05)
+
+
+def test_maxsim_is_the_same_however_many_passages_are_compared_at_a_time() -> None:
+    torch.manual_seed(0)
+    queries, passages = torch.randn(3, 5, 8), torch.randn(37, 7, 8).half()
+    mask = torch.arange(7) < torch.randint(1, 8, (37, 1))
+    found = maxsim(queries, passages, mask)
+    for row, query in enumerate(queries):
+        for column, passage in enumerate(passages.float()):
+            expected = (query @ passage[mask[column]].T).amax(dim=1).sum().item()
+            assert found[row, column].item() == pytest.approx(expected, abs=1e-4)
 
 
 SCORED = {"mha_pma", "iem", "late", "segments"}

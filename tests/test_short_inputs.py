@@ -209,7 +209,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 
 
 @pytest.mark.parametrize("how", ["other states", "no export", "too large"])
-def test_a_model_that_is_refused_stays_with_torch_and_is_logged_once(
+def test_a_model_that_is_refused_stays_with_torch_after_some_tries_and_is_logged_once(
     how: str,
     tiny: Student,
     own_cache: Path,
@@ -232,13 +232,41 @@ def test_a_model_that_is_refused_stays_with_torch_and_is_logged_once(
         monkeypatch.delattr(torch.onnx, "export")
     else:
         monkeypatch.setattr(onnx_export, "LARGEST_MODEL", 1000)
-    expected = through_torch(tiny, [QUERY])
-    assert not ready(tiny)
-    for _ in range(3):
+    expected, prepare, tries = through_torch(tiny, [QUERY]), short_inputs.prepare, 0
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        return prepare(*arguments)
+
+    monkeypatch.setattr(short_inputs, "prepare", counted)
+    for _ in range(5):
+        assert not ready(tiny)
         assert_same(encode(tiny, [QUERY]), expected, atol=0)
+    assert tries == 3
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "short queries stay with torch" in caplog.text
+    assert "short queries stay with torch: no ONNX model of the backbone in 3 tries" in caplog.text
     assert not own_cache.exists()
+
+
+def test_an_export_that_failed_by_accident_is_made_again_after_as_many_queries(
+    tiny: Student, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that another thread loads in bfloat16 makes that torch's default for a while."""
+    monkeypatch.setattr(short_inputs, "WORTH_AFTER", 2)
+    short, model = ShortInputs(tiny.backbone.identity), tiny.backbone.model
+    inputs = torch.ones((1, 4), dtype=torch.long), torch.ones((1, 4), dtype=torch.bool)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        for _ in range(2):
+            assert short.states(model, *inputs) is None
+        assert not short.wait()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for usable in (False, True):
+        assert short.states(model, *inputs) is None
+        assert short.wait() == usable
+    assert short.states(model, *inputs) is not None
 
 
 def test_without_the_extra_torch_is_used_and_nothing_logged(

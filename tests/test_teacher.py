@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny_models import save_causal_lm
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tiny_models import save_causal_lm, save_decoder
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    XLNetConfig,
+    XLNetForSequenceClassification,
+)
 
-from d2llm_vdb.errors import CheckpointError, InputError
-from d2llm_vdb.student.backbone import locate
+from d2llm_vdb.errors import CheckpointError, InputError, MissingExtraError
+from d2llm_vdb.student.backbone import Backbone, locate
 from d2llm_vdb.teacher import (
     CrossEncoderTeacher,
     ScoreCache,
@@ -48,6 +55,15 @@ def cross_encoder() -> Teacher:
     return load_teacher(MINILM, dtype="float32", new_head=True, max_tokens=64)
 
 
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Teacher:
+    """One that counts positions from the left, padding included, where its tokenizer pads."""
+    path = save_decoder(tmp_path_factory.mktemp("decoder"), "gpt2", texts)
+    AutoTokenizer.from_pretrained(path, padding_side="left").save_pretrained(path)
+    torch.manual_seed(0)
+    return load_teacher(str(path), dtype="float32", new_head=True)
+
+
 def test_a_yes_no_teacher_reads_the_next_token_of_the_prompt(
     llm_teacher: Teacher, causal_lm: Path
 ) -> None:
@@ -71,7 +87,7 @@ def test_a_yes_no_teacher_reads_the_next_token_of_the_prompt(
         assert np.allclose(scores.feature[row], state, atol=2e-3)
 
 
-@pytest.mark.parametrize("name", ["llm_teacher", "cross_encoder"])
+@pytest.mark.parametrize("name", ["llm_teacher", "cross_encoder", "decoder"])
 def test_a_pair_scores_the_same_whatever_pairs_stand_beside_it(
     name: str, request: pytest.FixtureRequest
 ) -> None:
@@ -142,6 +158,45 @@ def test_a_cross_encoder_gives_the_score_of_its_model(cross_encoder: Teacher) ->
     )
 
 
+def test_a_decoder_with_a_classifier_answers_at_its_last_token(decoder: Teacher) -> None:
+    scores = decoder.score(PAIRS, "asymmetric")
+    for row, (query, passage) in enumerate(PAIRS):
+        inputs = decoder.tokenizer(query, passage, return_tensors="pt")
+        with torch.inference_mode():
+            output = decoder.model(**inputs, output_hidden_states=True)
+        assert scores.logit[row] == pytest.approx(output.logits.item(), abs=1e-4)
+        state = output.hidden_states[-1][0, -1].numpy()
+        assert np.allclose(scores.feature[row], state, atol=2e-3)
+
+
+def test_a_classifier_without_a_head_that_is_known_is_refused(cross_encoder: Teacher) -> None:
+    shape = {"vocab_size": 50, "d_model": 8, "n_layer": 1, "n_head": 2, "d_inner": 8}
+    model = XLNetForSequenceClassification(XLNetConfig(**shape))
+    with pytest.raises(CheckpointError, match="XLNetForSequenceClassification has no head named"):
+        CrossEncoderTeacher(model, cross_encoder.tokenizer, 64)
+
+
+@pytest.mark.parametrize("load", [load_teacher, Backbone.load])
+def test_damaged_weights_are_an_error_of_the_checkpoint(
+    load: Any, tmp_path: Path, causal_lm: Path
+) -> None:
+    shutil.copytree(causal_lm, tmp_path / "damaged")
+    weights = tmp_path / "damaged" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="damaged' could not be loaded"):
+        load(str(tmp_path / "damaged"), dtype="float32")
+
+
+@pytest.mark.parametrize("load", [load_teacher, Backbone.load])
+def test_a_gguf_file_without_its_package_names_the_extra(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.gguf").touch()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"reading model\.gguf needs the package 'gguf'"):
+        load(str(tmp_path / "model.gguf"), dtype="float32")
+
+
 def test_probabilities_of_extreme_logits_are_finite() -> None:
     scores = TeacherScores(np.array([-1e4, 0.0, 1e4], np.float32), np.zeros((3, 1), np.float16))
     assert scores.probability.tolist() == [0.0, 0.5, 1.0]
@@ -184,3 +239,18 @@ def test_scores_of_other_tasks_and_prompts_are_kept_apart(
         ]
     for row, one in enumerate(scores):
         assert not any(np.allclose(one, rest) for rest in scores[row + 1 :])
+
+
+def test_scores_of_another_class_that_means_yes_are_kept_apart(
+    tmp_path: Path, cross_encoder: Teacher
+) -> None:
+    """The weights are the same; what the classes are called is not."""
+    model = AutoModelForSequenceClassification.from_pretrained(locate(MINILM)[0], num_labels=2)
+    answers = []
+    with ScoreCache(tmp_path / "scores.db") as cache:
+        for labels in ({0: "entailment", 1: "other"}, {0: "other", 1: "entailment"}):
+            model.config.id2label = labels
+            teacher = CrossEncoderTeacher(model, cross_encoder.tokenizer, 64)
+            answers.append(cache.score(teacher, PAIRS, "symmetric").logit)
+    np.testing.assert_allclose(answers[0], -answers[1], atol=1e-5)
+    assert np.abs(answers[0]).min() > 1e-3  # or both would be the same

@@ -6,9 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from training_examples import BY_HEART, PAIRS, Oracle, crossed
+from training_examples import BY_HEART, PAIRS, SENTENCES, Oracle, crossed
 
 from d2llm_vdb import Passage, Student
 from d2llm_vdb.distill.config import DistillConfig
@@ -16,7 +15,7 @@ from d2llm_vdb.distill.distiller import distill
 from d2llm_vdb.distill.preparation import training_set
 from d2llm_vdb.distill.teacher_quality import Compared, better_than_student
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
+from d2llm_vdb.evaluate.sets import RetrievalSet
 from d2llm_vdb.student import Task
 from d2llm_vdb.teacher import TeacherScores
 
@@ -34,13 +33,6 @@ def dev(passages: list[Passage]) -> RetrievalSet:
     return crossed(passages[:12])
 
 
-SENTENCES = PairSet(
-    "pairs",
-    "dev",
-    ["a dog runs", "a dog runs", "it rains", "it rains"],
-    ["an animal runs", "a dog sleeps", "water falls from the sky", "the sun shines"],
-    np.array([1, 0, 1, 0], np.int8),
-)
 ONE_STEP = replace(BY_HEART, label_weight=0.0, steps=1, evaluate_steps=1)
 
 

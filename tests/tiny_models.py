@@ -6,6 +6,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    GPT2Config,
+    GPT2Model,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaModel,
@@ -25,7 +27,11 @@ SHAPE = {
     "max_position_embeddings": 512,
 }
 
-DECODERS = {"llama": (LlamaConfig, LlamaModel), "qwen2": (Qwen2Config, Qwen2Model)}
+DECODERS = {
+    "llama": (LlamaConfig, LlamaModel),
+    "qwen2": (Qwen2Config, Qwen2Model),
+    "gpt2": (GPT2Config, GPT2Model),
+}
 
 
 def save_decoder(path: Path, kind: str, texts: list[str], **shape: int) -> Path:

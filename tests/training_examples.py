@@ -10,7 +10,7 @@ import numpy as np
 from d2llm_vdb import Passage
 from d2llm_vdb.distill.config import DistillConfig, LossWeights
 from d2llm_vdb.distill.data import TrainingSet
-from d2llm_vdb.evaluate.sets import RetrievalSet
+from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
 from d2llm_vdb.student import Task
 from d2llm_vdb.teacher import TeacherScores
 
@@ -33,6 +33,15 @@ PAIRS = TrainingSet.from_pairs(
         ("she reads", "she holds a book", 0.7),
         ("she reads", "she swims", 0.0),
     ],
+)
+
+
+SENTENCES = PairSet(
+    "pairs",
+    "dev",
+    ["a dog runs", "a dog runs", "it rains", "it rains"],
+    ["an animal runs", "a dog sleeps", "water falls from the sky", "the sun shines"],
+    np.array([1, 0, 1, 0], np.int8),
 )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2llm_vdb.distill.encoded import Encoded, Scores, match_of_pairs
+from d2llm_vdb.distill.encoded import Encoded, match_of_pairs
 from d2llm_vdb.distill.model import DistillationModel
 from d2llm_vdb.distill.states import Texts
 from d2llm_vdb.evaluate.metrics import binary_metrics, retrieval_metrics, spearman
@@ -82,15 +82,15 @@ class RetrievalDevSet(DevSet):
     def score(self, model: DistillationModel) -> dict[str, float]:
         """Return nDCG@10 of `none`, `iem` and `tokens`."""
         runs: dict[str, dict[str, list[str]]] = {"none": {}, "iem": {}, "tokens": {}}
-        for key, found, scores in self._searched(model, self._texts(model)):
+        for key, found, evidence in self._searched(model):
+            scores = model.score(evidence, self.task)
             for mode, values in (
                 ("none", scores.recall),
                 ("iem", scores.iem),
                 ("tokens", scores.late),
             ):
                 order = values[0].argsort(descending=True).tolist()
-                ranked = [found[place] for place in order]
-                runs[mode][key] = self._others(key, ranked)
+                runs[mode][key] = [found[place] for place in order]
         return {
             f"{mode}_ndcg@10": retrieval_metrics(self.data.qrels, run)["ndcg@10"]
             for mode, run in runs.items()
@@ -100,12 +100,12 @@ class RetrievalDevSet(DevSet):
     def judged(self, model: DistillationModel) -> dict[Scorer, tuple[Tensor, Tensor]]:
         """Return logits and labels of all that was recalled; what is not judged does not match."""
         logits: defaultdict[Scorer, list[Tensor]] = defaultdict(list)
-        texts = self._texts(model)
-        for words in (True, False):
-            labels = []
-            for key, found, scores in self._searched(model, texts, words=words):
-                relevant = self.data.qrels[key]
-                labels += [float(relevant.get(document, 0) > 0) for document in found]
+        labels: list[float] = []
+        for key, found, evidence in self._searched(model):
+            relevant = self.data.qrels[key]
+            labels += [float(relevant.get(document, 0) > 0) for document in found]
+            for words, own in ((True, evidence), (False, replace(evidence, words=None))):
+                scores = model.score(own, self.task)
                 logits[scorer_of("asymmetric", words=words)].append(scores.iem[0])
                 logits[scorer_of("late", words=words)].append(scores.late[0])
         known = torch.tensor(labels)
@@ -114,10 +114,9 @@ class RetrievalDevSet(DevSet):
     @torch.inference_mode()
     def compared(self, model: DistillationModel, ask: Ask) -> tuple[float, float]:
         """Return nDCG@10 of both, of the first queries and the first that is recalled for each."""
-        searched = islice(self._searched(model, self._texts(model)), COMPARED_QUERIES)
         first = [
-            (key, found[:COMPARED_DEPTH], scores.iem[0, :COMPARED_DEPTH])
-            for key, found, scores in searched
+            (key, found[:COMPARED_DEPTH], model.score(evidence, self.task).iem[0, :COMPARED_DEPTH])
+            for key, found, evidence in islice(self._searched(model), COMPARED_QUERIES)
         ]
         text = self.data
         logits = torch.from_numpy(
@@ -129,37 +128,35 @@ class RetrievalDevSet(DevSet):
         for key, held, own in first:
             for run, values in zip(runs, (own, logits[: len(held)]), strict=True):
                 order = values.argsort(descending=True).tolist()
-                run[key] = self._others(key, [held[place] for place in order])
+                run[key] = [held[place] for place in order]
             logits = logits[len(held) :]
         judged = {key: self.data.qrels[key] for key, _, _ in first}
         student, teacher = (retrieval_metrics(judged, run)["ndcg@10"] for run in runs)
         return student, teacher
 
-    def _others(self, key: str, ranked: list[str]) -> list[str]:
-        """Leave out the query itself, where it is a document."""
-        own = key if key in self.data.in_corpus else None
-        return [document for document in ranked if document != own]
-
-    def _texts(self, model: DistillationModel) -> tuple[Encoded, Encoded]:
-        return _encoded(model, self.queries), _encoded(model, self.passages)
-
     def _searched(
-        self, model: DistillationModel, texts: tuple[Encoded, Encoded], *, words: bool = True
-    ) -> Iterator[tuple[str, list[str], Scores]]:
-        """Yield each query's id, the documents recalled for it, and their scores."""
-        queries, passages = texts
+        self, model: DistillationModel
+    ) -> Iterator[tuple[str, list[str], Evidence[Tensor]]]:
+        """Yield each query's id, the documents recalled for it, and what is known of them.
+
+        A query that is a document itself is none of them.
+        """
+        queries = _encoded(model, self.queries, queries=True)
+        passages = _encoded(model, self.passages, queries=False)
         documents = list(self.data.documents)
         count = min(RECALL_K, len(documents))
         for row, key in enumerate(self.data.queries):
             query = queries.select([row])
             best = (query.recall @ passages.recall.T)[0].topk(count).indices
-            places = best.tolist()
-            known: Evidence[Tensor] | None = None
-            if words:
-                shared = torch.from_numpy(self.words[row, places]).to(best.device).unsqueeze(0)
-                known = Evidence(words=shared, trust=float(self.trust[row]))
-            scores = model.score(query, passages.select(best), "asymmetric", known)
-            yield key, [documents[place] for place in places], scores
+            own = key if key in self.data.in_corpus else None
+            places = [place for place in best.tolist() if documents[place] != own]
+            shared = torch.from_numpy(self.words[row, places]).to(best.device).unsqueeze(0)
+            evidence = replace(
+                model.evidence(query, passages.select(places)),
+                words=shared,
+                trust=float(self.trust[row]),
+            )
+            yield key, [documents[place] for place in places], evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +165,13 @@ class PairDevSet(DevSet):
 
     Args:
         data: its judgements.
-        first, second: its texts, in the order of `data`.
+        queries: all first texts and then all second ones, as queries are read.
+        passages: the same as passages are read; the very `queries` where both prompts are one.
     """
 
     data: PairSet
-    first: Texts
-    second: Texts
+    queries: Texts
+    passages: Texts
     task: Task = "symmetric"
 
     @torch.inference_mode()
@@ -208,7 +206,22 @@ class PairDevSet(DevSet):
         return measures
 
     def _logits(self, model: DistillationModel) -> Tensor:
-        return _both_ways(model, _encoded(model, self.first), _encoded(model, self.second))
+        """Return the mean of the IEM's logits of pairs in both orders, float32 (n,)."""
+        query = _encoded(model, self.queries, queries=True)
+        passage = query
+        if self.passages is not self.queries:
+            passage = _encoded(model, self.passages, queries=False)
+        count = len(self.data.first)
+        passage = passage.select(torch.arange(2 * count).roll(count))  # each one's counterpart
+        iem = model.heads.iem
+        evidence = Evidence(
+            query_half=iem.query_half(query.embedding),
+            passage_half=iem.passage_half(passage.embedding),
+            match=match_of_pairs(query, passage),
+        )
+        logits, _ = iem(evidence, self.task)
+        mean: Tensor = logits.view(2, count).mean(dim=0).cpu()
+        return mean
 
 
 def overall(measures: Sequence[dict[str, float]]) -> float:
@@ -236,26 +249,13 @@ def calibrate(model: DistillationModel, dev_sets: Sequence[DevSet]) -> None:
         model.heads.calibration.fit(scorer, logits, labels, weights)
 
 
-def _both_ways(model: DistillationModel, first: Encoded, second: Encoded) -> Tensor:
-    """Return the mean of the IEM's logits of pairs in both orders, float32 (n,)."""
-    total, iem = torch.zeros(len(first.mask)), model.heads.iem
-    for query, passage in ((first, second), (second, first)):
-        evidence = Evidence(
-            query_half=iem.query_half(query.embedding),
-            passage_half=iem.passage_half(passage.embedding),
-            match=match_of_pairs(query, passage),
-        )
-        logits, _ = iem(evidence, "symmetric")
-        total += logits.cpu() / 2
-    return total
-
-
-def _encoded(model: DistillationModel, texts: Texts) -> Encoded:
-    """Encode texts once, with token states in float16 as they are stored."""
+def _encoded(model: DistillationModel, texts: Texts, *, queries: bool) -> Encoded:
+    """Encode texts once, with tokens in float16 as they are stored."""
     device = model.heads.mha_pma.S.device
     rows = range(len(texts))
     windows = []
     for start in range(0, len(texts), WINDOW_TEXTS):
-        one = model.encode(texts.batch(rows[start : start + WINDOW_TEXTS]).to(device))
-        windows.append(replace(one, states=one.states.half()))
+        batch = texts.batch(rows[start : start + WINDOW_TEXTS]).to(device)
+        one = model.encode(batch, queries=queries)
+        windows.append(replace(one, tokens=one.tokens.half()))
     return Encoded.joined(windows)

@@ -132,7 +132,8 @@ def distill(
         best = trainer.measure()
         if best[OVERALL] <= untrained[OVERALL]:
             model.load_state_dict(start, strict=False)
-        calibrate(model.eval(), dev_sets)
+            best = untrained
+        calibrate(model.eval(), dev_sets)  # no measure changes: they are of logits
     record = {
         "teacher": None if teacher is None else teacher.identity,
         "teacher_compared": {name: asdict(one) for name, one in compared.items()},
@@ -140,7 +141,7 @@ def distill(
         "sets": {one.scored.data.name: len(one.scored.data) for one in prepared},
         "config": config.to_dict(),
         "dev_before": untrained,
-        "dev_after": trainer.measure(),
+        "dev_after": best,
     }
     # A new object: the old one may know its fingerprint from before the training.
     best_student = Student(student.config, student.backbone, student.heads)

@@ -17,10 +17,11 @@ class Encoded:
     """Some texts by every head that pools.
 
     Args:
-        states: token states, float32 (B, L, d), or float16 where they are only looked at.
+        tokens: what MaxSim compares: of a query its mapped token states, zero where there is no
+            token, and of a passage those that are stored; float32 (B, L, d + 1), or float16 where
+            they are only looked at.
         mask: bool (B, L).
         embedding: PMA embeddings, float32 (B, d).
-        attention: what PMA paid each token, float32 (B, L).
         anchor: mean-pooled states of the backbone as it was, float32 (B, d).
         recall: recall vectors, float32 (B, r).
         row: what queries are matched by, float32 (B, s); None for a student without segments.
@@ -28,10 +29,9 @@ class Encoded:
             bool (B, k); None for a student without segments.
     """
 
-    states: Tensor
+    tokens: Tensor
     mask: Tensor
     embedding: Tensor
-    attention: Tensor
     anchor: Tensor
     recall: Tensor
     row: Tensor | None
@@ -49,10 +49,9 @@ class Encoded:
         rows = [part.row for part in parts if part.row is not None]
         pieces = [part.pieces for part in parts if part.pieces is not None]
         return cls(
-            padded([part.states for part in parts]),
+            padded([part.tokens for part in parts]),
             padded([part.mask for part in parts]),
             torch.cat([part.embedding for part in parts]),
-            padded([part.attention for part in parts]),
             torch.cat([part.anchor for part in parts]),
             torch.cat([part.recall for part in parts]),
             torch.cat(rows) if rows else None,
@@ -66,10 +65,9 @@ class Encoded:
         chosen = torch.as_tensor(rows, device=self.mask.device)
         length = int(self.mask[chosen].sum(dim=1).max())
         return Encoded(
-            self.states[chosen, :length],
+            self.tokens[chosen, :length],
             self.mask[chosen, :length],
             self.embedding[chosen],
-            self.attention[chosen, :length],
             self.anchor[chosen],
             self.recall[chosen],
             None if self.row is None else self.row[chosen],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
@@ -24,6 +23,9 @@ from d2llm_vdb.student.evidence import Evidence
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.late import stored_tokens
 from d2llm_vdb.student.merged import MergedAdapters
+
+# Passages whose tokens are compared at a time, by whether that is on a CPU.
+PASSAGES_AT_ONCE = {True: 16, False: 1024}
 
 
 class DistillationModel(nn.Module):
@@ -70,55 +72,63 @@ class DistillationModel(nn.Module):
             lists: which passages are whose candidates, and what the teacher said of them.
             task: which branch of the IEM answers.
         """
-        query, passage = self.encode(queries), self.encode(passages)
-        scores = self.score(query, passage, task)
+        query = self.encode(queries, queries=True)
+        passage = self.encode(passages, queries=False)
+        scores = self.score(self.evidence(query, passage), task)
         return add_up(query, passage, scores, lists, task, self.settings)
 
-    def encode(self, texts: TextBatch) -> Encoded:
-        """Run the heads that pool, after the backbone where it learns."""
+    def encode(self, texts: TextBatch, *, queries: bool) -> Encoded:
+        """Run the heads that read one text, after the backbone where it learns.
+
+        Args:
+            texts: B of them.
+            queries: whether their tokens are to be compared as queries', or as passages'.
+        """
         heads, states = self.heads, self._states(texts)
         embedding, attention = heads.mha_pma(states, texts.mask)
+        if queries:
+            tokens = heads.late.query_tokens(states, attention)
+            tokens = tokens.masked_fill(~texts.mask.unsqueeze(-1), 0)
+        else:
+            tokens = stored_tokens(states)
         return Encoded(
-            states,
+            tokens,
             texts.mask,
             embedding,
-            attention,
             texts.anchor,
             heads.recall(embedding),
             heads.query_rows(embedding),
             heads.passage_rows(states, texts.mask),
         )
 
-    def score(
-        self,
-        query: Encoded,
-        passage: Encoded,
-        task: Task,
-        known: Evidence[Tensor] | None = None,
-    ) -> Scores:
-        """Score every query against every passage.
+    def evidence(self, query: Encoded, passage: Encoded) -> Evidence[Tensor]:
+        """Return what is known of every query with every passage, but for words.
 
         Training leaves words out: negatives mined by it would teach that shared words speak
         against a passage.
 
         Args:
             query, passage: B and U texts.
-            task: which branch of the IEM answers.
-            known: words in common, float32 (B, U), and trust, to score as a search does.
         """
-        heads, recall = self.heads, query.recall @ passage.recall.T
-        tokens = heads.late.query_tokens(query.states.float(), query.attention)
-        tokens = tokens.masked_fill(~query.mask.unsqueeze(-1), 0)
-        evidence = replace(
-            known or Evidence(),
-            query_half=heads.iem.query_half(query.embedding).unsqueeze(1),
-            passage_half=heads.iem.passage_half(passage.embedding).unsqueeze(0),
-            maxsim=maxsim(tokens, stored_tokens(passage.states.float()), passage.mask),
-            recall_score=recall,
+        iem = self.heads.iem
+        return Evidence(
+            query_half=iem.query_half(query.embedding).unsqueeze(1),
+            passage_half=iem.passage_half(passage.embedding).unsqueeze(0),
+            maxsim=maxsim(query.tokens.float(), passage.tokens, passage.mask),
+            recall_score=query.recall @ passage.recall.T,
             match=match_of(query, passage),
         )
-        iem, feature = heads.iem(evidence, task)
-        return Scores(recall, iem, heads.late(evidence), feature)
+
+    def score(self, evidence: Evidence[Tensor], task: Task) -> Scores:
+        """Score every query against every passage.
+
+        Args:
+            evidence: from `evidence`, with words and trust to score as a search does.
+            task: which branch of the IEM answers.
+        """
+        _, recall = evidence.late_sums
+        iem, feature = self.heads.iem(evidence, task)
+        return Scores(recall, iem, self.heads.late(evidence), feature)
 
     def _states(self, texts: TextBatch) -> Tensor:
         if texts.states is not None:
@@ -160,16 +170,20 @@ def maxsim(queries: Tensor, passages: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         queries: float32 (B, L, d); a padded token is all zeros.
-        passages: float32 (U, M, d).
+        passages: float32 or float16 (U, M, d).
         mask: tokens of the passages, bool (U, M).
 
     Returns:
         float32 (B, U).
     """
-    # One query at a time: the similarities of all of them together would not fit in the cache.
-    hidden = ~mask.unsqueeze(-1)
-    sums = [
-        (passages @ query.T).masked_fill(hidden, -torch.inf).amax(dim=1).sum(dim=1)
-        for query in queries
-    ]
-    return torch.stack(sums)
+    # Some passages and one query at a time: more would not fit in the cache.
+    size = PASSAGES_AT_ONCE[mask.device.type == "cpu"]
+    sums = []
+    for some, own in zip(torch.split(passages, size), torch.split(mask, size), strict=True):
+        tokens, hidden = some.float(), ~own.unsqueeze(-1)
+        of_queries = [
+            (tokens @ query.T).masked_fill(hidden, -torch.inf).amax(dim=1).sum(dim=1)
+            for query in queries
+        ]
+        sums.append(torch.stack(of_queries))
+    return torch.cat(sums, dim=1)

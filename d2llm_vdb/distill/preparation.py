@@ -186,7 +186,10 @@ def dev_set(
             shared_words(bm25, len(documents)),
             trust(asked),
         )
-    return PairDevSet(data, read(data.first, query_prompt), read(data.second, passage_prompt))
+    texts = [*data.first, *data.second]
+    as_queries = read(texts, query_prompt)
+    alike = query_prompt == passage_prompt
+    return PairDevSet(data, as_queries, as_queries if alike else read(texts, passage_prompt))
 
 
 class _Counter:

@@ -105,24 +105,20 @@ class Backbone:
             MissingExtraError: a `.gguf` file is given and the package `gguf` is missing.
         """
         directory, gguf_file = locate(source)
-        if gguf_file and importlib.util.find_spec("gguf") is None:
-            raise MissingExtraError("gguf", "gguf", f"reading {gguf_file}")
         target = pick_device(device)
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         if gguf_file:
             options["gguf_file"] = gguf_file
         precision = pick_dtype(dtype, target)
-        try:
-            with no_progress_bars():
-                tokenizer = AutoTokenizer.from_pretrained(directory, **options)
-                model = AutoModel.from_pretrained(
-                    directory, dtype=precision, use_safetensors=True, **options
-                )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise CheckpointError(
-                f"backbone {source!r} could not be loaded: {error}. Give a hub id, a directory "
-                f"with config.json and safetensors weights, a .gguf file, or package:NAME"
-            ) from error
+        wanted = (
+            "a hub id, a directory with config.json and safetensors weights, a .gguf file, or "
+            "package:NAME"
+        )
+        with loading(f"backbone {source!r}", wanted, gguf_file):
+            tokenizer = AutoTokenizer.from_pretrained(directory, **options)
+            model = AutoModel.from_pretrained(
+                directory, dtype=precision, use_safetensors=True, **options
+            )
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise CheckpointError(f"backbone {source!r} has no fast tokenizer (tokenizer.json)")
         return cls(source, model.to(target), tokenizer)
@@ -266,6 +262,28 @@ def no_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def loading(named: str, wanted: str, gguf_file: str | None) -> Iterator[None]:
+    """Load a model within the block, and draw nothing.
+
+    Args:
+        named: kind and source of the model.
+        wanted: what can be loaded.
+        gguf_file: that it is read from, if any.
+
+    Raises:
+        CheckpointError: it cannot be loaded.
+        MissingExtraError: it is in a `.gguf` file, and the package `gguf` is missing.
+    """
+    if gguf_file and importlib.util.find_spec("gguf") is None:
+        raise MissingExtraError("gguf", "gguf", f"reading {gguf_file}")
+    try:
+        with no_progress_bars():
+            yield
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{named} could not be loaded: {error}. Give {wanted}") from error
 
 
 def pick_device(name: str) -> torch.device:

@@ -11,6 +11,7 @@ import logging
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,16 +33,21 @@ LONGEST = 32
 # process that makes a few queries and ends, as `d2llm search` does, is done sooner without.
 WORTH_AFTER = 32
 
+# How often preparing is tried before torch keeps short inputs for good. What fails once may not
+# again: a model that another thread loads changes torch's default precision, and so an export.
+TRIES = 3
+
 # Texts in one call of ONNX Runtime. Each runs on one thread; more texts run side by side.
 TEXTS_A_RUN = 16
 
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A session, being prepared or ready, and the weights it was made of."""
+    """A session, being prepared or ready, and the weights it was made of; `tries` counts it too."""
 
     version: Version
     session: Future[InferenceSession]
+    tries: int
 
 
 class ShortInputs:
@@ -76,12 +82,13 @@ class ShortInputs:
         if version is None:
             return None
         prepared = self._prepared
-        if prepared is None or prepared.version != version:
-            self._count(model, version, len(ids))
-            return None
-        if not prepared.session.done() or prepared.session.exception():
-            return None
-        return _run_in_parts(prepared.session.result(), ids, mask)
+        if prepared is not None and prepared.version == version:
+            if not prepared.session.done():
+                return None
+            if prepared.session.exception() is None:
+                return _run_in_parts(prepared.session.result(), ids, mask)
+        self._count(model, version, len(ids))
+        return None
 
     def wait(self) -> bool:
         """Wait for what is being prepared, if anything; tell whether it can be used."""
@@ -90,8 +97,12 @@ class ShortInputs:
 
     def _count(self, model: nn.Module, version: Version, count: int) -> None:
         with self._lock:
-            if self._prepared is not None and self._prepared.version == version:
-                return  # another thread was faster
+            last, tries = self._prepared, 0
+            if last is not None and last.version == version:
+                failed = last.session.done() and last.session.exception() is not None
+                if not failed or last.tries == TRIES:
+                    return  # another thread was faster, or it is given up
+                tries = last.tries
             self._seen += count
             if self._seen < WORTH_AFTER:
                 return
@@ -101,8 +112,8 @@ class ShortInputs:
                 prepare, model, self._identity, lambda: self._version(model) == version
             )
             executor.shutdown(wait=False)
-            session.add_done_callback(_report)
-            self._prepared = _Prepared(version, session)
+            self._prepared = _Prepared(version, session, tries + 1)
+            session.add_done_callback(partial(_report, tries + 1))
 
     def _version(self, model: nn.Module) -> Version | None:
         """Return what changes whenever a weight does; None for a model that is not at rest.
@@ -121,8 +132,15 @@ def _run_in_parts(session: InferenceSession, ids: Tensor, mask: Tensor) -> Tenso
         return torch.cat(list(pool.map(lambda part: run(session, ids[part], mask[part]), parts)))
 
 
-def _report(session: Future[InferenceSession]) -> None:
-    if error := session.exception():
-        logger.warning("short queries stay with torch: no ONNX model of the backbone: %s", error)
-    else:
+def _report(tries: int, session: Future[InferenceSession]) -> None:
+    error = session.exception()
+    if error is None:
         logger.info("short queries run through ONNX Runtime from now on")
+    elif tries < TRIES:
+        logger.info("no ONNX model of the backbone yet, to be tried again: %s", error)
+    else:
+        logger.warning(
+            "short queries stay with torch: no ONNX model of the backbone in %d tries: %s",
+            tries,
+            error,
+        )

@@ -46,8 +46,7 @@ class Teacher(ABC):
 
     Args:
         model: on its device, in the precision it computes in.
-        tokenizer: of that model; padding is put on the left, so that the last position is a
-            token in every row.
+        tokenizer: of that model; one without a padding token pads with its end of a text.
         max_tokens: longest input; the passage is cut, never the question around it.
     """
 
@@ -75,7 +74,16 @@ class Teacher(ABC):
     @property
     @abstractmethod
     def head(self) -> torch.nn.Module:
-        """The module whose input is the feature."""
+        """The module whose input has the feature."""
+
+    @abstractmethod
+    def feature(self, states: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Return each pair's feature, (B, d_T).
+
+        Args:
+            states: what the head was given, (B, d_T) or (B, L, d_T).
+            batch: what the model was called with.
+        """
 
     @torch.inference_mode()
     def score(
@@ -96,11 +104,11 @@ class Teacher(ABC):
         feature: Float16 | None = None
         lengths = [len(one["input_ids"]) for one in inputs]
         for positions, _ in length_batches(lengths, self.batch_tokens):
+            batch = self.batch([inputs[position] for position in positions])
             with self._capturing() as captured:
-                batch = self.batch([inputs[position] for position in positions])
                 logits = self.read(self.model(**batch))
             logit[positions] = logits.float().cpu().numpy()
-            features = captured[0].float().cpu().numpy()
+            features = self.feature(captured[0], batch).float().cpu().numpy()
             if feature is None:
                 feature = np.empty((len(pairs), features.shape[1]), np.float16)
             feature[positions] = features
@@ -121,18 +129,14 @@ class Teacher(ABC):
 
     @contextmanager
     def _capturing(self) -> Iterator[list[Tensor]]:
-        """Catch what the head is given: the feature, without keeping every layer's states."""
+        """Catch what the head is given, without keeping every layer's states."""
         captured: list[Tensor] = []
 
         def catch(_: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            states = arguments[0]
-            captured.append(states if states.dim() == 2 else states[:, self.feature_position])
+            captured.append(arguments[0])
 
         hook = self.head.register_forward_pre_hook(catch)
         try:
             yield captured
         finally:
             hook.remove()
-
-    # Left padding makes the last position the last token of every row.
-    feature_position = -1

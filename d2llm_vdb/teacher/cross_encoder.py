@@ -17,22 +17,39 @@ from d2llm_vdb.teacher.base import Pair, Teacher
 class CrossEncoderTeacher(Teacher):
     """A sequence-classification model with one score, two classes, or an `entailment` class."""
 
-    feature_position = 0
-
     def __init__(self, model: Any, tokenizer: Any, max_tokens: int) -> None:
         super().__init__(model, tokenizer, min(max_tokens, tokenizer.model_max_length))
         self._yes = _yes_class(model.config.id2label)
+        self._head = _head_name(model)
+        if self._head == "score":
+            # It answers at the last token that is not its padding, which this tells it; on the
+            # right, so that padding moves no token from where it stands.
+            model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+            tokenizer.padding_side = "right"
 
     @property
     def identity(self) -> str:
-        """The model's weights and where passages are cut; both tasks are asked the same way."""
-        return f"cross-encoder {weights_identity(self.model)} {self.max_tokens}"
+        """The model's weights, where passages are cut, and the class that means yes.
+
+        Both tasks are asked the same way.
+        """
+        return f"cross-encoder {weights_identity(self.model)} {self.max_tokens} yes={self._yes}"
 
     @property
     def head(self) -> torch.nn.Module:
-        """The classifier: its input is the pooled state."""
-        head: torch.nn.Module = self.model.classifier
+        """The classifier: it reads the pooled state, or of a decoder those of all tokens."""
+        head: torch.nn.Module = getattr(self.model, self._head)
         return head
+
+    def feature(self, states: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Return the pooled state, or of a decoder that of the token that it answers at."""
+        if states.dim() == 2:
+            return states
+        if self._head == "classifier":
+            return states[:, 0]
+        own = batch["input_ids"] != self.tokenizer.pad_token_id
+        last = (own * torch.arange(own.shape[1], device=own.device)).argmax(dim=1)
+        return states[torch.arange(len(states), device=last.device), last]
 
     def encode(self, pairs: Sequence[Pair], task: Task) -> list[dict[str, list[int]]]:
         """Join each pair with the tokenizer's separators."""
@@ -52,6 +69,17 @@ class CrossEncoderTeacher(Teacher):
             return scores[:, 0]
         others = [column for column in range(scores.shape[1]) if column != self._yes]
         return scores[:, self._yes] - torch.logsumexp(scores[:, others], dim=1)
+
+
+def _head_name(model: Any) -> str:
+    """Return what the classifier is called: `classifier` in an encoder, `score` in a decoder."""
+    for name in ("classifier", "score"):
+        if hasattr(model, name):
+            return name
+    raise CheckpointError(
+        f"a {type(model).__name__} has no head named 'classifier' or 'score' to read features "
+        f"from; use an encoder such as BERT, or a decoder such as Llama or Qwen"
+    )
 
 
 def _yes_class(labels: dict[int, str]) -> int:

@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from d2llm_vdb.errors import CheckpointError
-from d2llm_vdb.student.backbone import DType, locate, no_progress_bars, pick_device, pick_dtype
+from d2llm_vdb.student.backbone import DType, loading, locate, pick_device, pick_dtype
 from d2llm_vdb.teacher.base import Teacher
 from d2llm_vdb.teacher.cross_encoder import CrossEncoderTeacher
 from d2llm_vdb.teacher.prompts import ENGLISH, YesNoPrompt
@@ -39,30 +39,29 @@ def load_teacher(
 
     Raises:
         CheckpointError: nothing usable is found at `source`.
+        MissingExtraError: a `.gguf` file is given and the package `gguf` is missing.
     """
     directory, gguf_file = locate(source)
     options: dict[str, Any] = {"trust_remote_code": False}
     if gguf_file:
         options["gguf_file"] = gguf_file
     target = pick_device(device)
-    try:
-        with no_progress_bars():
-            config = AutoConfig.from_pretrained(directory, **options)
-            kind = _kind(config, gguf_file is not None, new_head, source)
-            if kind is AutoModelForSequenceClassification and not _is_classifier(config):
-                options["num_labels"] = 1
-            tokenizer = AutoTokenizer.from_pretrained(directory, **options)
-            model = kind.from_pretrained(
-                directory, dtype=pick_dtype(dtype, target), use_safetensors=True, **options
-            )
-            if gguf_file:
-                model = _unpacked(model, kind, config)
-            model = model.to(target)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"teacher {source!r} could not be loaded: {error}. Give a causal LM or a "
-            f"sequence-classification model: a hub id, a directory, a .gguf file or package:NAME"
-        ) from error
+    wanted = (
+        "a causal LM or a sequence-classification model: a hub id, a directory, a .gguf file or "
+        "package:NAME"
+    )
+    with loading(f"teacher {source!r}", wanted, gguf_file):
+        config = AutoConfig.from_pretrained(directory, **options)
+        kind = _kind(config, gguf_file is not None, new_head, source)
+        if kind is AutoModelForSequenceClassification and not _is_classifier(config):
+            options["num_labels"] = 1
+        tokenizer = AutoTokenizer.from_pretrained(directory, **options)
+        model = kind.from_pretrained(
+            directory, dtype=pick_dtype(dtype, target), use_safetensors=True, **options
+        )
+        if gguf_file:
+            model = _unpacked(model, kind, config)
+    model = model.to(target)
     if kind is AutoModelForSequenceClassification:
         return CrossEncoderTeacher(model, tokenizer, max_tokens)
     return YesNoTeacher(model, tokenizer, prompt, max_tokens)

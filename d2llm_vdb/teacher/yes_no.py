@@ -24,7 +24,7 @@ class YesNoTeacher(Teacher):
     """
 
     def __init__(self, model: Any, tokenizer: Any, prompt: YesNoPrompt, max_tokens: int) -> None:
-        tokenizer.padding_side = "left"
+        tokenizer.padding_side = "left"  # so that the last position is a token in every row
         super().__init__(model, tokenizer, max_tokens)
         self.prompt = prompt
         self.chat = prompt.chat if prompt.chat is not None else bool(tokenizer.chat_template)
@@ -48,6 +48,10 @@ class YesNoTeacher(Teacher):
         """The language-model head: its input is the last hidden state."""
         head: torch.nn.Module = self.model.get_output_embeddings()
         return head
+
+    def feature(self, states: Tensor, _: dict[str, Any]) -> Tensor:
+        """Return the last token's state."""
+        return states[:, -1]
 
     def encode(self, pairs: Sequence[Pair], task: Task) -> list[dict[str, list[int]]]:
         """Ask about each pair; a passage too long for the prompt is cut at its end."""
