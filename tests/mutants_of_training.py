@@ -136,6 +136,12 @@ def other_sets_gone_on_with() -> None:
     swap(distiller, "_content", lambda one: one.name)
 
 
+@mutant("test_teacher_training.py::test_only_the_very_same_training_of_a_teacher_is_gone_on_with")
+def other_teaching_gone_on_with() -> None:
+    """A teacher's training goes on with another's checkpoints."""
+    swap(fine_tuning, "_key", lambda *_: "one")
+
+
 @mutant(f"{KILLED}[4]")
 def teachers_adapters_without_seed() -> None:
     """New adapters of a teacher are others each time."""

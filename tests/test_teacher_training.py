@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,30 @@ def test_a_teacher_whose_training_was_killed_learns_the_same(
     after = whole.score(pairs, "symmetric").logit
     assert np.abs(after - before).max() > 0.1
     np.testing.assert_allclose(resumed.score(pairs, "symmetric").logit, after, atol=1e-4)
+
+
+def test_only_the_very_same_training_of_a_teacher_is_gone_on_with(
+    tmp_path: Path, texts: list[str]
+) -> None:
+    """Other labels, other settings and another teacher are other trainings, in one directory."""
+    llm = save_causal_lm(tmp_path / "llm", texts)
+    wrong = replace(PAIRS, labels=[[1 - label for label in own] for own in PAIRS.labels])
+    config = TeachConfig(batch_size=4, learning_rate=1e-2)
+
+    def steps(sets: TrainingSet, config: TeachConfig, source: Path = llm) -> list[int]:
+        steps: list[int] = []
+        teacher = load_teacher(str(source), dtype="float32")
+        teach(
+            teacher, [sets], tmp_path / "out", config, work=tmp_path / "work",
+            on_progress=lambda progress: steps.append(progress.done),
+        )  # fmt: skip
+        return steps
+
+    assert steps(PAIRS, config) == [1, 2]
+    assert steps(PAIRS, config) == []
+    assert steps(wrong, config) == [1, 2]
+    assert steps(PAIRS, replace(config, seed=1)) == [1, 2]
+    assert steps(PAIRS, config, tmp_path / "out") == [1, 2]
 
 
 @pytest.mark.slow

@@ -242,7 +242,7 @@ def teach(
             mined,
             out,
             settings,
-            work=directory / "training",
+            work=directory,
             on_progress=on_progress,
         )
     output.print(printable(f"teacher written to {out}"), soft_wrap=True)

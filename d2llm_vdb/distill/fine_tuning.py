@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -66,8 +67,8 @@ def teach(
         sets: labelled candidates, hard negatives mined.
         out: directory to write.
         config: of the training.
-        work: directory of its checkpoints, from the last of which the same call goes on after a
-            kill.
+        work: directory of its checkpoints, from the last of which the very same call goes on after
+            a kill.
         on_progress: told after every optimizer step, with the loss.
 
     Returns:
@@ -83,12 +84,13 @@ def teach(
             f"all labels of {counted(len(pairs), 'pair')} are {labels or 'missing'}; a teacher "
             f"learns from pairs that match and pairs that do not: mine negatives first"
         )
+    directory = work / f"training-{_key(teacher, pairs, config)}"
     if config.lora_rank is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)  # the Trainer sets it once the weights are there
             teacher.model = get_peft_model(teacher.model, _lora(teacher, config.lora_rank))
     arguments = training_arguments(
-        work,
+        directory,
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.accumulate,
@@ -103,7 +105,7 @@ def teach(
         step = f"training, loss {figures.get('loss', 0):.3f}"
         on_progress(Progress("teacher", step, done, total))
 
-    run(_TeacherTrainer(teacher, arguments, pairs), work, tell)
+    run(_TeacherTrainer(teacher, arguments, pairs), directory, tell)
     if config.lora_rank is not None:
         teacher.model = teacher.model.merge_and_unload()
     teacher.model.eval()
@@ -111,6 +113,15 @@ def teach(
     settings = asdict(config) | {"sets": [one.name for one in sets], "pairs": len(pairs)}
     (out / "teach.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     return teacher
+
+
+def _key(teacher: Teacher, pairs: Sequence[LabelledPair], config: TeachConfig) -> str:
+    """Name a training by all that goes into it, so that only the very same is gone on with."""
+    begun = json.dumps([teacher.identity, asdict(config)])
+    digest = hashlib.blake2b(begun.encode(), digest_size=6)
+    for pair in pairs:
+        digest.update(json.dumps(pair).encode())
+    return digest.hexdigest()
 
 
 class _TeacherTrainer(Trainer):
