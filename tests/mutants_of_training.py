@@ -10,6 +10,7 @@ import torch
 from mutation import mutant, swap
 from torch import nn
 from transformers import EarlyStoppingCallback, Trainer
+from transformers.trainer_utils import get_last_checkpoint
 
 from d2llm_vdb.distill import distiller, fine_tuning, model, training
 
@@ -22,6 +23,7 @@ BEST = "test_distill.py::test_the_best_step_is_kept"
 STOPS = "test_distill.py::test_training_stops_when_it_makes_nothing_better"
 FINE_TUNED = "test_teacher_training.py::test_a_teacher_learns_labels_and_is_loaded_as_any_other"
 KILLED = "test_teacher_training.py::test_a_teacher_whose_training_was_killed_learns_the_same"
+CUT_OFF = "test_training.py::test_a_checkpoint_that_a_kill_cut_off_is_passed_over"
 GOES_ON = "test_training.py::test_a_training_goes_on_from_its_last_checkpoint"
 RATE = "test_training.py::test_the_learning_rate_rises_over_a_tenth_of_the_steps_and_then_falls"
 
@@ -102,7 +104,13 @@ def batches_of_nobody() -> None:
 @mutant(GOES_ON, RESUMED, KILLED)
 def resuming_from_scratch() -> None:
     """A training that was killed starts anew."""
-    swap(training, "get_last_checkpoint", lambda _: None)
+    swap(training, "_last_checkpoint", lambda _: None)
+
+
+@mutant(CUT_OFF)
+def unfinished_checkpoint_taken() -> None:
+    """The last checkpoint is taken whole or not."""
+    swap(training, "_last_checkpoint", lambda work: get_last_checkpoint(str(work)))
 
 
 @mutant(GOES_ON, RESUMED)

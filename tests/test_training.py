@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -84,16 +85,21 @@ class KilledError(Exception):
     pass
 
 
-def test_a_training_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
-    told: list[int] = []
+def killed(work: Path, at: int) -> None:
+    """Begin a training, and kill it at a step."""
 
-    def kill_at_15(done: int, of: int, _: dict[str, float]) -> None:
-        if done == 15:
+    def kill(done: int, of: int, _: dict[str, float]) -> None:
+        if done == at:
             raise KilledError
 
-    whole = trained(tmp_path / "whole")
     with pytest.raises(KilledError):
-        trained(tmp_path / "killed", on_step=kill_at_15)
+        trained(work, on_step=kill)
+
+
+def test_a_training_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+    told: list[int] = []
+    whole = trained(tmp_path / "whole")
+    killed(tmp_path / "killed", 15)
     resumed = trained(tmp_path / "killed", on_step=lambda done, *_: told.append(done))
     assert told == [*range(13, STEPS + 1)]  # the last checkpoint is of step 12
     torch.testing.assert_close(resumed.slope, whole.slope)
@@ -102,3 +108,24 @@ def test_a_training_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     losses = logged(tmp_path / "killed", "loss")
     assert losses == pytest.approx(logged(tmp_path / "whole", "loss"), rel=1e-4)
     assert len(losses) == STEPS
+
+
+@pytest.mark.parametrize("state", [None, "", '{"epoch": 0.'])
+def test_a_checkpoint_that_a_kill_cut_off_is_passed_over(tmp_path: Path, state: str | None) -> None:
+    told: list[int] = []
+    whole = trained(tmp_path / "whole")
+    killed(tmp_path / "killed", 15)
+    cut_off = tmp_path / "killed" / "checkpoint-16"
+    shutil.copytree(tmp_path / "killed" / "checkpoint-12", cut_off)
+    (cut_off / "optimizer.pt").write_bytes(b"")
+    (cut_off / "trainer_state.json").unlink()
+    if state is not None:
+        (cut_off / "trainer_state.json").write_text(state)
+
+    def tell(done: int, of: int, _: dict[str, float]) -> None:
+        assert done > 13 or not cut_off.exists()
+        told.append(done)
+
+    resumed = trained(tmp_path / "killed", on_step=tell)
+    assert told == [*range(13, STEPS + 1)]
+    torch.testing.assert_close(resumed.slope, whole.slope)

@@ -7,6 +7,7 @@ gradient accumulation, and checkpoints of weights, optimizer, schedule and rando
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
 from d2llm_vdb.student.backbone import no_progress_bars
 
@@ -70,9 +71,21 @@ def run(trainer: Trainer, work: Path, on_step: OnStep | None) -> None:
     trainer.add_callback(_LossesFile(work / LOSSES_FILE))
     if on_step:
         trainer.add_callback(_Progress(on_step))
-    last = get_last_checkpoint(str(work)) if work.is_dir() else None  # type: ignore[no-untyped-call]
     with no_progress_bars():  # the command line draws its own
-        trainer.train(resume_from_checkpoint=last)
+        trainer.train(resume_from_checkpoint=_last_checkpoint(work))
+
+
+def _last_checkpoint(work: Path) -> str | None:
+    """Return the last whole checkpoint, and delete later ones, which a kill cut off."""
+    checkpoints = list(work.glob("checkpoint-*"))
+    for one in sorted(checkpoints, key=lambda one: int(one.name.split("-")[1]), reverse=True):
+        try:
+            TrainerState.load_from_json(str(one / TRAINER_STATE_NAME))  # the Trainer's last file
+        except (OSError, ValueError):
+            shutil.rmtree(one, ignore_errors=True)  # the other processes do it as well
+        else:
+            return str(one)
+    return None
 
 
 class _Progress(TrainerCallback):
