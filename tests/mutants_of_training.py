@@ -168,6 +168,12 @@ def never_stops_early() -> None:
     swap(EarlyStoppingCallback, "on_evaluate", lambda *_, **__: None)
 
 
+@mutant(STOPS, "test_training.py::test_a_training_that_has_ended_gives_the_same_each_time")
+def goes_on_after_its_end() -> None:
+    """A training that has stopped takes steps more when it is run again."""
+    swap(training.ResumableTrainer, "_init_training_state", Trainer._init_training_state)
+
+
 @mutant(STOPS)
 def patience_anew_after_a_kill() -> None:
     """A training that was killed forgets how long it has made nothing better."""

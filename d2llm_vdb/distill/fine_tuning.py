@@ -13,10 +13,9 @@ import torch
 from peft import LoraConfig, TaskType, get_peft_model
 from torch import Tensor
 from torch.nn import functional
-from transformers import Trainer
 
 from d2llm_vdb.distill.data import TrainingSet
-from d2llm_vdb.distill.training import run, training_arguments
+from d2llm_vdb.distill.training import ResumableTrainer, run, training_arguments
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.progress import OnProgress, Progress
 from d2llm_vdb.teacher import CrossEncoderTeacher, Teacher
@@ -124,7 +123,7 @@ def _key(teacher: Teacher, pairs: Sequence[LabelledPair], config: TeachConfig) -
     return digest.hexdigest()
 
 
-class _TeacherTrainer(Trainer):
+class _TeacherTrainer(ResumableTrainer):
     def __init__(self, teacher: Teacher, arguments: Any, pairs: list[LabelledPair]) -> None:
         super().__init__(teacher.model, arguments, self._collate, pairs)
         self._teacher = teacher

@@ -58,7 +58,25 @@ def training_arguments(work: Path, **options: Any) -> TrainingArguments:
     return TrainingArguments(output_dir=str(work), **(defaults | options))
 
 
-def run(trainer: Trainer, work: Path, on_step: OnStep | None) -> None:
+class ResumableTrainer(Trainer):
+    """A Trainer that takes no step more where its last checkpoint is of a training that has ended.
+
+    transformers takes at least one, unless it ended with an epoch: one that stopped early would
+    give another model each time it is run.
+    """
+
+    def _init_training_state(
+        self, max_steps: int, steps_in_epoch: int, epochs: int, *rest: Any
+    ) -> tuple[int, int]:
+        begun = super()._init_training_state(max_steps, steps_in_epoch, epochs, *rest)
+        best = Path(f"{self.args.output_dir}/checkpoint-{self.state.best_global_step}")
+        if best.is_dir():  # the checkpoint has its path as it was, and `work` may have been moved
+            self.state.best_model_checkpoint = str(best)
+        # As the checkpoint says, before transformers resets it.
+        return (epochs, 0) if self.control.should_training_stop else begun
+
+
+def run(trainer: ResumableTrainer, work: Path, on_step: OnStep | None) -> None:
     """Train from the last checkpoint in `work`, or from the start.
 
     Args:
