@@ -150,7 +150,7 @@ def other_teaching_gone_on_with() -> None:
     swap(fine_tuning, "_key", lambda *_: "one")
 
 
-@mutant(f"{KILLED}[4]")
+@mutant(f"{KILLED}[5-3-4]")
 def teachers_adapters_without_seed() -> None:
     """New adapters of a teacher are others each time."""
     whole = fine_tuning.get_peft_model
@@ -160,6 +160,19 @@ def teachers_adapters_without_seed() -> None:
         return whole(*arguments)
 
     swap(fine_tuning, "get_peft_model", unseeded)
+
+
+@mutant(f"{KILLED}[8-6-None]", f"{KILLED}[8-6-4]")
+def order_by_what_was_drawn_before() -> None:
+    """The order of pairs in an epoch depends on what was drawn at random before it."""
+    whole = fine_tuning.get_length_grouped_indices
+    swap(fine_tuning, "get_length_grouped_indices", lambda *order, generator=None: whole(*order))
+
+
+@mutant("test_teacher_training.py::test_each_epoch_has_all_pairs_in_an_order_of_its_own")
+def order_of_the_first_epoch() -> None:
+    """Every epoch takes the order of pairs of the first."""
+    swap(fine_tuning._LikeLengths, "set_epoch", lambda self, epoch: None)
 
 
 @mutant(STOPS)

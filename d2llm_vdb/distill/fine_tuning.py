@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ import torch
 from peft import LoraConfig, TaskType, get_peft_model
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.data import Sampler
+from transformers import TrainingArguments
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.distill.training import ResumableTrainer, run, training_arguments
@@ -96,7 +99,6 @@ def teach(
         learning_rate=config.learning_rate,
         save_steps=config.save_steps,
         seed=config.seed,
-        train_sampling_strategy="group_by_length",
         dataloader_pin_memory=False,  # the teacher's batches are on its device already
     )
 
@@ -127,6 +129,10 @@ class _TeacherTrainer(ResumableTrainer):
     def __init__(self, teacher: Teacher, arguments: Any, pairs: list[LabelledPair]) -> None:
         super().__init__(teacher.model, arguments, self._collate, pairs)
         self._teacher = teacher
+        self._pairs = pairs
+
+    def _get_train_sampler(self, *_: Any) -> _LikeLengths:
+        return _LikeLengths(self._pairs, self.args)
 
     def _collate(self, pairs: Sequence[LabelledPair]) -> dict[str, Any]:
         inputs = [{name: pair[name] for name in pair if name != "label"} for pair in pairs]
@@ -138,6 +144,32 @@ class _TeacherTrainer(ResumableTrainer):
         label = inputs.pop("label")
         logits = self._teacher.read(model(**inputs))
         return functional.binary_cross_entropy_with_logits(logits, label.to(logits))
+
+
+class _LikeLengths(Sampler[int]):
+    """Draws pairs of like lengths together, in an order that seed and epoch alone decide.
+
+    transformers' own order depends on what was drawn before, such as dropout: a training that goes
+    on in a later epoch would see other pairs.
+    """
+
+    def __init__(self, pairs: Sequence[LabelledPair], arguments: TrainingArguments) -> None:
+        self._lengths = [len(pair["input_ids"]) for pair in pairs]
+        self._at_once = arguments.train_batch_size * arguments.gradient_accumulation_steps
+        self._seed, self._epoch = arguments.seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Hear from the Trainer which epoch begins or is gone on with."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        draw = torch.Generator().manual_seed(self._seed + self._epoch)
+        yield from get_length_grouped_indices(  # type: ignore[no-untyped-call]
+            self._lengths, self._at_once, generator=draw
+        )
 
 
 def _labelled_pairs(teacher: Teacher, sets: Sequence[TrainingSet]) -> list[LabelledPair]:
