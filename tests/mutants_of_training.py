@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from mutation import mutant, swap
 from torch import nn
-from transformers import EarlyStoppingCallback, Trainer
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from d2llm_vdb.distill import distiller, fine_tuning, model, training
@@ -239,6 +239,12 @@ def gradients_not_clipped() -> None:
         "training_arguments",
         lambda work, **options: whole(work, **(options | {"max_grad_norm": 0.0})),
     )
+
+
+@mutant("test_training.py::test_a_machine_of_several_gpus_takes_batches_of_the_same_size")
+def all_gpus_taken() -> None:
+    """One process takes a batch for each GPU that it sees."""
+    swap(TrainingArguments, "n_gpu", property(lambda self: torch.cuda.device_count()))
 
 
 @mutant("test_distill.py::test_a_student_learns_from_questions_and_pairs_and_is_calibrated")

@@ -85,6 +85,20 @@ def test_gradients_longer_than_one_are_clipped(tmp_path: Path) -> None:
     assert lengths.tolist() == pytest.approx([1.0] * (STEPS - 1), abs=1e-3)
 
 
+def test_a_machine_of_several_gpus_takes_batches_of_the_same_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    sizes: list[int] = []
+
+    def collate(ones: list[dict[str, float]]) -> dict[str, Tensor]:
+        sizes.append(len(ones))
+        return {"one": torch.tensor([each["one"] for each in ones])}
+
+    trained(tmp_path, data_collator=collate)
+    assert set(sizes) == {8}
+
+
 class KilledError(Exception):
     pass
 

@@ -55,7 +55,11 @@ def training_arguments(work: Path, **options: Any) -> TrainingArguments:
         "remove_unused_columns": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
-    return TrainingArguments(output_dir=str(work), **(defaults | options))
+    arguments = TrainingArguments(output_dir=str(work), **(defaults | options))
+    # A process trains on one GPU. On all it sees, transformers would join their batches, which are
+    # of several sets, and split them among copies of the model; `accelerate launch` is for several.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 class ResumableTrainer(Trainer):
