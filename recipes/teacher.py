@@ -42,6 +42,6 @@ def fine_tuned(data: Path, miner: Student, directory: Path, on_progress: OnProgr
         sets,
         directory,
         TEACHING,
-        work=work / "training",
+        work=work,
         on_progress=on_progress,
     )

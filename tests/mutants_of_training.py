@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from mutation import mutant, swap
 from torch import nn
-from transformers import EarlyStoppingCallback, Trainer
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
 from d2llm_vdb.distill import distiller, fine_tuning, model, training
 
@@ -22,6 +23,7 @@ BEST = "test_distill.py::test_the_best_step_is_kept"
 STOPS = "test_distill.py::test_training_stops_when_it_makes_nothing_better"
 FINE_TUNED = "test_teacher_training.py::test_a_teacher_learns_labels_and_is_loaded_as_any_other"
 KILLED = "test_teacher_training.py::test_a_teacher_whose_training_was_killed_learns_the_same"
+CUT_OFF = "test_training.py::test_a_checkpoint_that_a_kill_cut_off_is_passed_over"
 GOES_ON = "test_training.py::test_a_training_goes_on_from_its_last_checkpoint"
 RATE = "test_training.py::test_the_learning_rate_rises_over_a_tenth_of_the_steps_and_then_falls"
 
@@ -102,7 +104,13 @@ def batches_of_nobody() -> None:
 @mutant(GOES_ON, RESUMED, KILLED)
 def resuming_from_scratch() -> None:
     """A training that was killed starts anew."""
-    swap(training, "get_last_checkpoint", lambda _: None)
+    swap(training, "_last_checkpoint", lambda _: None)
+
+
+@mutant(CUT_OFF)
+def unfinished_checkpoint_taken() -> None:
+    """The last checkpoint is taken whole or not."""
+    swap(training, "_last_checkpoint", lambda work: get_last_checkpoint(str(work)))
 
 
 @mutant(GOES_ON, RESUMED)
@@ -136,7 +144,13 @@ def other_sets_gone_on_with() -> None:
     swap(distiller, "_content", lambda one: one.name)
 
 
-@mutant(f"{KILLED}[4]")
+@mutant("test_teacher_training.py::test_only_the_very_same_training_of_a_teacher_is_gone_on_with")
+def other_teaching_gone_on_with() -> None:
+    """A teacher's training goes on with another's checkpoints."""
+    swap(fine_tuning, "_key", lambda *_: "one")
+
+
+@mutant(f"{KILLED}[5-3-4]")
 def teachers_adapters_without_seed() -> None:
     """New adapters of a teacher are others each time."""
     whole = fine_tuning.get_peft_model
@@ -148,10 +162,29 @@ def teachers_adapters_without_seed() -> None:
     swap(fine_tuning, "get_peft_model", unseeded)
 
 
+@mutant(f"{KILLED}[8-6-None]", f"{KILLED}[8-6-4]")
+def order_by_what_was_drawn_before() -> None:
+    """The order of pairs in an epoch depends on what was drawn at random before it."""
+    whole = fine_tuning.get_length_grouped_indices
+    swap(fine_tuning, "get_length_grouped_indices", lambda *order, generator=None: whole(*order))
+
+
+@mutant("test_teacher_training.py::test_each_epoch_has_all_pairs_in_an_order_of_its_own")
+def order_of_the_first_epoch() -> None:
+    """Every epoch takes the order of pairs of the first."""
+    swap(fine_tuning._LikeLengths, "set_epoch", lambda self, epoch: None)
+
+
 @mutant(STOPS)
 def never_stops_early() -> None:
     """A training goes on however long it makes nothing better."""
     swap(EarlyStoppingCallback, "on_evaluate", lambda *_, **__: None)
+
+
+@mutant(STOPS, "test_training.py::test_a_training_that_has_ended_gives_the_same_each_time")
+def goes_on_after_its_end() -> None:
+    """A training that has stopped takes steps more when it is run again."""
+    swap(training.ResumableTrainer, "_init_training_state", Trainer._init_training_state)
 
 
 @mutant(STOPS)
@@ -206,6 +239,12 @@ def gradients_not_clipped() -> None:
         "training_arguments",
         lambda work, **options: whole(work, **(options | {"max_grad_norm": 0.0})),
     )
+
+
+@mutant("test_training.py::test_a_machine_of_several_gpus_takes_batches_of_the_same_size")
+def all_gpus_taken() -> None:
+    """One process takes a batch for each GPU that it sees."""
+    swap(TrainingArguments, "n_gpu", property(lambda self: torch.cuda.device_count()))
 
 
 @mutant("test_distill.py::test_a_student_learns_from_questions_and_pairs_and_is_calibrated")

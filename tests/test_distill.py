@@ -246,6 +246,7 @@ def test_training_stops_when_it_makes_nothing_better(
         return watch.steps
 
     assert steps(tmp_path / "whole", None) == [1, 2, 3]
+    assert steps(tmp_path / "whole", None) == []
     with pytest.raises(KilledError):
         steps(tmp_path / "killed", 3)
     assert steps(tmp_path / "killed", None) == [3]

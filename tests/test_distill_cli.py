@@ -92,6 +92,17 @@ def test_a_fine_tuned_llm_is_distilled_into_a_student_that_searches(
     assert "holds a student" in again.stderr
 
 
+def test_a_teacher_is_replaced_only_by_force(tmp_path: Path, topics: Path) -> None:
+    taught = tmp_path / "teacher"
+    taught.mkdir()
+    (taught / "config.json").write_text("{}")
+    arguments = ("teach", topics, "--teacher", "./no-model", "--out", taught)
+    refused = d2llm(*arguments)
+    assert refused.exit_code == 2
+    assert "holds a teacher; name another directory, or give --force" in refused.stderr
+    assert "no such directory" in d2llm(*arguments, "--force").stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

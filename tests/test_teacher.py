@@ -51,7 +51,6 @@ def llm_teacher(causal_lm: Path) -> Teacher:
 
 @pytest.fixture(scope="module")
 def cross_encoder() -> Teacher:
-    torch.manual_seed(0)
     return load_teacher(MINILM, dtype="float32", new_head=True, max_tokens=64)
 
 
@@ -145,6 +144,14 @@ def test_prompts_that_cannot_work_are_refused() -> None:
 def test_an_encoder_without_a_classifier_is_no_teacher_until_it_is_fine_tuned() -> None:
     with pytest.raises(CheckpointError, match="fine-tune it first"):
         load_teacher(MINILM)
+
+
+def test_a_new_head_is_the_same_each_time_whatever_was_drawn_before(
+    cross_encoder: Teacher,
+) -> None:
+    torch.manual_seed(1)
+    again = load_teacher(MINILM, dtype="float32", new_head=True, max_tokens=64)
+    assert again.identity == cross_encoder.identity
 
 
 def test_a_cross_encoder_gives_the_score_of_its_model(cross_encoder: Teacher) -> None:

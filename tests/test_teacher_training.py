@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,9 +59,11 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize("lora_rank", [None, 4])
+@pytest.mark.parametrize(("kill_at", "kept"), [(5, 3), (8, 6)])
 def test_a_teacher_whose_training_was_killed_learns_the_same(
-    tmp_path: Path, texts: list[str], lora_rank: int | None
+    tmp_path: Path, texts: list[str], lora_rank: int | None, kill_at: int, kept: int
 ) -> None:
+    """In the first epoch of four steps, or in the second; the last checkpoint is of step `kept`."""
     model = save_causal_lm(tmp_path / "llm", texts)
     config = TeachConfig(
         epochs=2, batch_size=2, learning_rate=1e-2, lora_rank=lora_rank, save_steps=3
@@ -80,13 +85,57 @@ def test_a_teacher_whose_training_was_killed_learns_the_same(
     before = load_teacher(str(model), dtype="float32").score(pairs, "symmetric").logit
     steps, whole = trained(tmp_path / "whole", None)
     with pytest.raises(KilledError):
-        trained(tmp_path / "killed", 5)
+        trained(tmp_path / "killed", kill_at)
     rest, resumed = trained(tmp_path / "killed", None)
     assert steps == [*range(1, 9)]
-    assert rest == [*range(4, 9)]  # the last checkpoint is of step 3
+    assert rest == [*range(kept + 1, 9)]
     after = whole.score(pairs, "symmetric").logit
     assert np.abs(after - before).max() > 0.1
     np.testing.assert_allclose(resumed.score(pairs, "symmetric").logit, after, atol=1e-4)
+
+
+def test_each_epoch_has_all_pairs_in_an_order_of_its_own(
+    tmp_path: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = load_teacher(str(save_causal_lm(tmp_path / "llm", texts)), dtype="float32")
+    seen: list[list[int]] = []
+    whole = teacher.batch
+
+    def noted(inputs: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
+        seen.extend(one["input_ids"] for one in inputs)
+        return whole(inputs)
+
+    monkeypatch.setattr(teacher, "batch", noted)
+    config = TeachConfig(epochs=2, batch_size=2)
+    teach(teacher, [PAIRS], tmp_path / "out", config, work=tmp_path / "work")
+    first, second = seen[:8], seen[8:]
+    assert len({tuple(one) for one in first}) == 8
+    assert first != second
+    assert sorted(first) == sorted(second)
+
+
+def test_only_the_very_same_training_of_a_teacher_is_gone_on_with(
+    tmp_path: Path, texts: list[str]
+) -> None:
+    """Other labels, other settings and another teacher are other trainings, in one directory."""
+    llm = save_causal_lm(tmp_path / "llm", texts)
+    wrong = replace(PAIRS, labels=[[1 - label for label in own] for own in PAIRS.labels])
+    config = TeachConfig(batch_size=4, learning_rate=1e-2)
+
+    def steps(sets: TrainingSet, config: TeachConfig, source: Path = llm) -> list[int]:
+        steps: list[int] = []
+        teacher = load_teacher(str(source), dtype="float32")
+        teach(
+            teacher, [sets], tmp_path / "out", config, work=tmp_path / "work",
+            on_progress=lambda progress: steps.append(progress.done),
+        )  # fmt: skip
+        return steps
+
+    assert steps(PAIRS, config) == [1, 2]
+    assert steps(PAIRS, config) == []
+    assert steps(wrong, config) == [1, 2]
+    assert steps(PAIRS, replace(config, seed=1)) == [1, 2]
+    assert steps(PAIRS, config, tmp_path / "out") == [1, 2]
 
 
 @pytest.mark.slow

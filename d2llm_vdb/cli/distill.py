@@ -210,6 +210,9 @@ def teach(
     limit: Limit = None,
     passages: Passages = None,
     seed: Seed = 0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the teacher that is at OUT.")
+    ] = False,
     _verbose: flags.Verbose = False,
 ) -> None:
     """Fine-tune a teacher on labelled pairs.
@@ -222,6 +225,7 @@ def teach(
         from d2llm_vdb.distill import teach as run
         from d2llm_vdb.teacher import PROMPTS, load_teacher
 
+    check_free(out, force, "teacher")
     directory = out.with_name(f"{out.name}.work")
     sets = training_sets(train, limit, passages, seed)
     miner = load_student(student)
@@ -242,7 +246,7 @@ def teach(
             mined,
             out,
             settings,
-            work=directory / "training",
+            work=directory,
             on_progress=on_progress,
         )
     output.print(printable(f"teacher written to {out}"), soft_wrap=True)

@@ -59,14 +59,14 @@ def load_student(student: str | None, device: str = "auto") -> Student:
         return Student.load(student, device=device)
 
 
-def check_free(out: Path, force: bool) -> None:
-    """Refuse a student's directory before the slow work, as saving would after it."""
+def check_free(out: Path, force: bool, kind: str = "student") -> None:
+    """Refuse a directory to save to before the slow work, and what is there unless forced."""
     if out.exists() and not out.is_dir():
         problem = f"{str(out)!r} is a file; name a directory, which is made where there is none"
     elif out.is_dir() and any(out.iterdir()) and not (out / "config.json").exists():
-        problem = f"{str(out)!r} is not empty and holds no student; name another directory"
+        problem = f"{str(out)!r} is not empty and holds no {kind}; name another directory"
     elif out.is_dir() and any(out.iterdir()) and not force:
-        problem = f"{str(out)!r} holds a student; name another directory, or give --force"
+        problem = f"{str(out)!r} holds a {kind}; name another directory, or give --force"
     else:
         return
     raise typer.BadParameter(problem, param_hint="DIR")

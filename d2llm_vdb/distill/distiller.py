@@ -18,7 +18,7 @@ from accelerate import PartialState
 from peft import PeftModel
 from torch import Tensor
 from torch.utils.data import SequentialSampler
-from transformers import EarlyStoppingCallback, Trainer
+from transformers import EarlyStoppingCallback
 
 from d2llm_vdb.distill.batches import Step, gather
 from d2llm_vdb.distill.config import DistillConfig
@@ -27,7 +27,7 @@ from d2llm_vdb.distill.dev import DevSet, calibrate, overall
 from d2llm_vdb.distill.model import DistillationModel
 from d2llm_vdb.distill.preparation import SCORES_FILE, PreparedSet, dev_set, draw_steps, prepare
 from d2llm_vdb.distill.teacher_quality import Compared, better_than_student, compare
-from d2llm_vdb.distill.training import LOSSES_FILE, run, training_arguments
+from d2llm_vdb.distill.training import LOSSES_FILE, ResumableTrainer, run, training_arguments
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
 from d2llm_vdb.progress import OnProgress, Progress
@@ -232,7 +232,7 @@ def _content(data: TrainingSet | RetrievalSet | PairSet) -> str:
     return digest.hexdigest()
 
 
-class _StudentTrainer(Trainer):
+class _StudentTrainer(ResumableTrainer):
     """Trains on a plan of batches drawn beforehand, and measures on the dev sets."""
 
     def __init__(

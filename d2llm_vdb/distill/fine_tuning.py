@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import torch
 from peft import LoraConfig, TaskType, get_peft_model
 from torch import Tensor
 from torch.nn import functional
-from transformers import Trainer
+from torch.utils.data import Sampler
+from transformers import TrainingArguments
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from d2llm_vdb.distill.data import TrainingSet
-from d2llm_vdb.distill.training import run, training_arguments
+from d2llm_vdb.distill.training import ResumableTrainer, run, training_arguments
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.progress import OnProgress, Progress
 from d2llm_vdb.teacher import CrossEncoderTeacher, Teacher
@@ -66,8 +69,8 @@ def teach(
         sets: labelled candidates, hard negatives mined.
         out: directory to write.
         config: of the training.
-        work: directory of its checkpoints, from the last of which the same call goes on after a
-            kill.
+        work: directory of its checkpoints, from the last of which the very same call goes on after
+            a kill.
         on_progress: told after every optimizer step, with the loss.
 
     Returns:
@@ -83,19 +86,19 @@ def teach(
             f"all labels of {counted(len(pairs), 'pair')} are {labels or 'missing'}; a teacher "
             f"learns from pairs that match and pairs that do not: mine negatives first"
         )
+    directory = work / f"training-{_key(teacher, pairs, config)}"
     if config.lora_rank is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)  # the Trainer sets it once the weights are there
             teacher.model = get_peft_model(teacher.model, _lora(teacher, config.lora_rank))
     arguments = training_arguments(
-        work,
+        directory,
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.accumulate,
         learning_rate=config.learning_rate,
         save_steps=config.save_steps,
         seed=config.seed,
-        train_sampling_strategy="group_by_length",
         dataloader_pin_memory=False,  # the teacher's batches are on its device already
     )
 
@@ -103,7 +106,7 @@ def teach(
         step = f"training, loss {figures.get('loss', 0):.3f}"
         on_progress(Progress("teacher", step, done, total))
 
-    run(_TeacherTrainer(teacher, arguments, pairs), work, tell)
+    run(_TeacherTrainer(teacher, arguments, pairs), directory, tell)
     if config.lora_rank is not None:
         teacher.model = teacher.model.merge_and_unload()
     teacher.model.eval()
@@ -113,10 +116,23 @@ def teach(
     return teacher
 
 
-class _TeacherTrainer(Trainer):
+def _key(teacher: Teacher, pairs: Sequence[LabelledPair], config: TeachConfig) -> str:
+    """Name a training by all that goes into it, so that only the very same is gone on with."""
+    begun = json.dumps([teacher.identity, asdict(config)])
+    digest = hashlib.blake2b(begun.encode(), digest_size=6)
+    for pair in pairs:
+        digest.update(json.dumps(pair).encode())
+    return digest.hexdigest()
+
+
+class _TeacherTrainer(ResumableTrainer):
     def __init__(self, teacher: Teacher, arguments: Any, pairs: list[LabelledPair]) -> None:
         super().__init__(teacher.model, arguments, self._collate, pairs)
         self._teacher = teacher
+        self._pairs = pairs
+
+    def _get_train_sampler(self, *_: Any) -> _LikeLengths:
+        return _LikeLengths(self._pairs, self.args)
 
     def _collate(self, pairs: Sequence[LabelledPair]) -> dict[str, Any]:
         inputs = [{name: pair[name] for name in pair if name != "label"} for pair in pairs]
@@ -128,6 +144,32 @@ class _TeacherTrainer(Trainer):
         label = inputs.pop("label")
         logits = self._teacher.read(model(**inputs))
         return functional.binary_cross_entropy_with_logits(logits, label.to(logits))
+
+
+class _LikeLengths(Sampler[int]):
+    """Draws pairs of like lengths together, in an order that seed and epoch alone decide.
+
+    transformers' own order depends on what was drawn before, such as dropout: a training that goes
+    on in a later epoch would see other pairs.
+    """
+
+    def __init__(self, pairs: Sequence[LabelledPair], arguments: TrainingArguments) -> None:
+        self._lengths = [len(pair["input_ids"]) for pair in pairs]
+        self._at_once = arguments.train_batch_size * arguments.gradient_accumulation_steps
+        self._seed, self._epoch = arguments.seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Hear from the Trainer which epoch begins or is gone on with."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        draw = torch.Generator().manual_seed(self._seed + self._epoch)
+        yield from get_length_grouped_indices(  # type: ignore[no-untyped-call]
+            self._lengths, self._at_once, generator=draw
+        )
 
 
 def _labelled_pairs(teacher: Teacher, sets: Sequence[TrainingSet]) -> list[LabelledPair]:

@@ -7,6 +7,7 @@ gradient accumulation, and checkpoints of weights, optimizer, schedule and rando
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
 from d2llm_vdb.student.backbone import no_progress_bars
 
@@ -54,10 +55,32 @@ def training_arguments(work: Path, **options: Any) -> TrainingArguments:
         "remove_unused_columns": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
-    return TrainingArguments(output_dir=str(work), **(defaults | options))
+    arguments = TrainingArguments(output_dir=str(work), **(defaults | options))
+    # A process trains on one GPU. On all it sees, transformers would join their batches, which are
+    # of several sets, and split them among copies of the model; `accelerate launch` is for several.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
-def run(trainer: Trainer, work: Path, on_step: OnStep | None) -> None:
+class ResumableTrainer(Trainer):
+    """A Trainer that takes no step more where its last checkpoint is of a training that has ended.
+
+    transformers takes at least one, unless it ended with an epoch: one that stopped early would
+    give another model each time it is run.
+    """
+
+    def _init_training_state(
+        self, max_steps: int, steps_in_epoch: int, epochs: int, *rest: Any
+    ) -> tuple[int, int]:
+        begun = super()._init_training_state(max_steps, steps_in_epoch, epochs, *rest)
+        best = Path(f"{self.args.output_dir}/checkpoint-{self.state.best_global_step}")
+        if best.is_dir():  # the checkpoint has its path as it was, and `work` may have been moved
+            self.state.best_model_checkpoint = str(best)
+        # As the checkpoint says, before transformers resets it.
+        return (epochs, 0) if self.control.should_training_stop else begun
+
+
+def run(trainer: ResumableTrainer, work: Path, on_step: OnStep | None) -> None:
     """Train from the last checkpoint in `work`, or from the start.
 
     Args:
@@ -70,9 +93,21 @@ def run(trainer: Trainer, work: Path, on_step: OnStep | None) -> None:
     trainer.add_callback(_LossesFile(work / LOSSES_FILE))
     if on_step:
         trainer.add_callback(_Progress(on_step))
-    last = get_last_checkpoint(str(work)) if work.is_dir() else None  # type: ignore[no-untyped-call]
     with no_progress_bars():  # the command line draws its own
-        trainer.train(resume_from_checkpoint=last)
+        trainer.train(resume_from_checkpoint=_last_checkpoint(work))
+
+
+def _last_checkpoint(work: Path) -> str | None:
+    """Return the last whole checkpoint, and delete later ones, which a kill cut off."""
+    checkpoints = list(work.glob("checkpoint-*"))
+    for one in sorted(checkpoints, key=lambda one: int(one.name.split("-")[1]), reverse=True):
+        try:
+            TrainerState.load_from_json(str(one / TRAINER_STATE_NAME))  # the Trainer's last file
+        except (OSError, ValueError):
+            shutil.rmtree(one, ignore_errors=True)  # the other processes do it as well
+        else:
+            return str(one)
+    return None
 
 
 class _Progress(TrainerCallback):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -35,7 +36,8 @@ def load_teacher(
         prompt: how a causal LM is asked.
         max_tokens: longest input; the passage is cut to fit.
         device, dtype: as `Backbone.load` takes them.
-        new_head: also take a plain encoder, and put a random classifier with one score on it.
+        new_head: also take a plain encoder, and put a random classifier with one score on it, the
+            same each time.
 
     Raises:
         CheckpointError: nothing usable is found at `source`.
@@ -50,7 +52,8 @@ def load_teacher(
         "a causal LM or a sequence-classification model: a hub id, a directory, a .gguf file or "
         "package:NAME"
     )
-    with loading(f"teacher {source!r}", wanted, gguf_file):
+    with loading(f"teacher {source!r}", wanted, gguf_file), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # a training that was killed begins with the same new head again
         config = AutoConfig.from_pretrained(directory, **options)
         kind = _kind(config, gguf_file is not None, new_head, source)
         if kind is AutoModelForSequenceClassification and not _is_classifier(config):
