@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+from d2llm_vdb.checks import home_expanded
 from d2llm_vdb.errors import CollectionNotFoundError, InputError
 from d2llm_vdb.store import CollectionOptions, EdgeStore, Schema, Store
 from d2llm_vdb.store.client import (
@@ -113,10 +113,7 @@ class Connection:
             from d2llm_vdb.store.memory import MemoryStore
 
             return MemoryStore.open(self.collection, create)
-        try:
-            directory = Path(self.location).expanduser()
-        except RuntimeError as error:
-            raise InputError(f"location={self.location!r}: {error}; write the path out") from error
+        directory = home_expanded("location", self.location)
         return EdgeStore.open(
             directory / self.collection, create, self.options, any_layout=any_layout
         )

@@ -151,6 +151,7 @@ ALLOWED = {
         "search",
     },
     "cli": {
+        "checks",
         "wording",
         "progress",
         "errors",
