@@ -184,12 +184,17 @@ async def test_texts_are_stored_for_the_tenant_alone_where_that_is_allowed(
             result = await client.call_tool("ingest", {"texts": texts})
             stored = values(result)
             again = values(await client.call_tool("ingest", {"texts": texts[:1]}))
+            changed = [{**texts[0], "metadata": {"kind": "drupe"}}]
+            updated = await client.call_tool("ingest", {"texts": changed})
             found = values(await client.call_tool("search", {"query": "ripe fruit"}))
         assert (whole.count(), index.count()) == (1, 1)
     assert (stored["written"], again["written"], again["unchanged"]) == (1, 0, 1)
     assert {each["id"] for each in stored["refused"]} == {"none", "pear", "deep"}
     assert "metadata.huge" in told(result)
-    assert [each["metadata"] for each in found["passages"]] == [{"kind": "fruit"}]
+    assert "--prune" not in told(result)  # which no client can give
+    assert (values(updated)["written"], values(updated)["updated"]) == (0, 1)
+    assert "1 with new metadata" in told(updated)
+    assert [each["metadata"] for each in found["passages"]] == [{"kind": "drupe"}]
 
 
 async def test_a_client_is_notified_of_how_far_an_ingest_is(
