@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from d2llm_vdb.errors import InputError
@@ -53,3 +55,13 @@ def check_number(name: str, value: Any, least: float = -math.inf, most: float = 
     if not least <= value <= most:
         bounds = f"at least {least}" if most == math.inf else f"between {least} and {most}"
         raise InputError(f"{name}={value!r} must be {bounds}")
+
+
+def home_expanded(name: str, path: str | os.PathLike[str]) -> Path:
+    """Return a path with its `~` expanded; `InputError` if there is no such home directory."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(
+            f"{name}={os.fspath(path)!r}: no such home directory; write the path out"
+        ) from error

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Unpack
 
+from d2llm_vdb.checks import home_expanded
 from d2llm_vdb.errors import CollectionNotFoundError, InputError
 from d2llm_vdb.store import CollectionOptions, EdgeStore, Schema, Store
 from d2llm_vdb.store.client import MEMORY, ClientKeywords, ClientOptions
@@ -82,10 +82,7 @@ class Connection:
             from d2llm_vdb.store.memory import MemoryStore
 
             return MemoryStore.open(self.collection, create)
-        try:
-            directory = Path(self.location).expanduser()
-        except RuntimeError as error:
-            raise InputError(f"location={self.location!r}: {error}; write the path out") from error
+        directory = home_expanded("location", self.location)
         return EdgeStore.open(
             directory / self.collection, create, self._layout, any_layout=any_layout
         )

@@ -160,6 +160,7 @@ ALLOWED = {
         "search",
     },
     "cli": {
+        "checks",
         "wording",
         "progress",
         "errors",

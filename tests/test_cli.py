@@ -190,6 +190,11 @@ def test_a_document_of_one_long_line_is_taken_whole(in_tmp: Path) -> None:
         (["ingest", "-", "--url", "http://127.0.0.1:9", "--rest"], 1, "no answer from Qdrant"),
         (["ingest", "-", "--db", ""], 2, "--db: '' names no directory"),
         (["ingest", "-", "--db", ":memory:"], 2, "gone when the command ends"),
+        (
+            ["ingest", "-", "--db", "~no-such-user/db"],
+            2,
+            "--db='~no-such-user/db': no such home directory",
+        ),
         (["ingest", "-", "--db", "a-file"], 2, "'a-file' is a file; give a directory"),
         (["ingest", "-", "--db", "a-file/db"], 1, "Not a directory"),
         (["ingest", "-", "--db", "http://x"], 2, "a URL; give it with --url"),
@@ -198,6 +203,11 @@ def test_a_document_of_one_long_line_is_taken_whole(in_tmp: Path) -> None:
         (["search", "x", "--db", "db", "--score-threshold", "nan"], 2, "score_threshold=nan"),
         (["info", "--db", "db"], 1, "no collection in"),
         (["init", "a-file"], 2, "'a-file' is a file; name a directory"),
+        (
+            ["init", "new", "--backbone", "~no-such-user/m"],
+            2,
+            "model='~no-such-user/m': no such home directory",
+        ),
         (["init", "full"], 2, "'full' is not empty and holds no student; name another directory"),
     ],
 )

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.cli.app import app
+from d2llm_vdb.cli.distill import beside
 from d2llm_vdb.student.checkpoint import RECORD_FILE
 
 
@@ -120,3 +121,12 @@ def test_what_cannot_be_trained_is_one_clear_line(
     assert result.exit_code in (1, 2)
     assert message in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
+
+
+def test_a_teacher_can_be_written_to_the_working_directory(
+    tmp_path: Path, topics: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = d2llm("teach", topics, "--teacher", "./no-model", "--out", ".")
+    assert "'./no-model': no such directory" in result.stderr.splitlines()[-1]  # and no sooner
+    assert beside(Path()) == tmp_path.resolve().with_name(f"{tmp_path.name}.work")

@@ -71,6 +71,13 @@ def test_a_whole_collection_is_right_in_all_checks(healthy: Path, student: Stude
     assert not any(finding.mend for finding in findings)
 
 
+def test_a_directory_may_be_given_from_home(
+    healthy: Path, student: Student, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(healthy))
+    assert {finding.status for finding in examine("~/db", student)} == {"ok"}
+
+
 def no_collection(db: Path) -> None:
     shutil.rmtree(db / "d2llm")
 
@@ -193,6 +200,33 @@ def test_payloads_that_something_else_has_changed_are_found(
     fields = found(examine(db, student), "payload")
     assert fields.status == "wrong"
     assert "1 of 40 lack one of id, text, doc_id, content_hash" in fields.found
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("metadata", None),
+        ("metadata", 3),
+        ("text", None),
+        ("text", " "),
+        ("doc_id", None),
+        ("chunk", ["list"]),
+        ("chunks", None),
+        ("chunks", "3"),
+        ("source", ["list"]),
+    ],
+)
+def test_a_field_of_another_type_is_found_and_ends_no_check(
+    db: Path, student: Student, field: str, value: Any
+) -> None:
+    with opened(db) as store:
+        first, other, *_ = (each.payload for each in store.scroll())
+        # A list matches where one of its items does: another document's id is asked for.
+        changed = {field: [other["doc_id"]] if field == "doc_id" else value}
+        store.write_payloads([first["id"]], [first | changed])
+    findings = examine(db, student)
+    assert "1 of 40 are not what was written" in found(findings, "payload").found
+    assert {"documents", "encoding", "payload indexes"} <= {each.check for each in findings}
 
 
 def test_documents_with_one_place_twice_of_two_sources_or_in_part_are_found(

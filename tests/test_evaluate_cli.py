@@ -51,6 +51,7 @@ def test_several_sets_of_a_kind_get_a_mean(kitchen: Path, tmp_path: Path) -> Non
     ("arguments", "code", "message"),
     [
         (["nowhere"], 2, "nowhere is not a set"),
+        (["~no-such-user/set"], 2, "set='~no-such-user/set': no such home directory"),
         (["SET", "--modes", "best"], 2, "mode 'best' is not one of"),
         (["SET", "--student", "nowhere"], 1, "not a student directory"),
         (["SET", "--plot", "plot.gif"], 2, "must end in .png or .svg"),

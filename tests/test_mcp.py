@@ -6,11 +6,14 @@ import json
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 from conftest import started
@@ -22,6 +25,7 @@ from typer.testing import CliRunner
 
 from d2llm_vdb import Index, Passage, SearchOptions, Student
 from d2llm_vdb.cli.app import app
+from d2llm_vdb.ingest import IngestReport
 from d2llm_vdb.serve.finder import Finder
 from d2llm_vdb.serve.tools import mcp_server
 
@@ -180,12 +184,17 @@ async def test_texts_are_stored_for_the_tenant_alone_where_that_is_allowed(
             result = await client.call_tool("ingest", {"texts": texts})
             stored = values(result)
             again = values(await client.call_tool("ingest", {"texts": texts[:1]}))
+            changed = [{**texts[0], "metadata": {"kind": "drupe"}}]
+            updated = await client.call_tool("ingest", {"texts": changed})
             found = values(await client.call_tool("search", {"query": "ripe fruit"}))
         assert (whole.count(), index.count()) == (1, 1)
     assert (stored["written"], again["written"], again["unchanged"]) == (1, 0, 1)
     assert {each["id"] for each in stored["refused"]} == {"none", "pear", "deep"}
     assert "metadata.huge" in told(result)
-    assert [each["metadata"] for each in found["passages"]] == [{"kind": "fruit"}]
+    assert "--prune" not in told(result)  # which no client can give
+    assert (values(updated)["written"], values(updated)["updated"]) == (0, 1)
+    assert "1 with new metadata" in told(updated)
+    assert [each["metadata"] for each in found["passages"]] == [{"kind": "drupe"}]
 
 
 async def test_a_client_is_notified_of_how_far_an_ingest_is(
@@ -208,6 +217,38 @@ async def test_a_client_is_notified_of_how_far_an_ingest_is(
     assert len(told) > 1
     assert shares == sorted(set(shares))
     assert told[-1] == (1.0, 1.0, f"{written} passages written")
+
+
+async def test_a_cancelled_ingest_stops_and_ends_before_another_begins(
+    tmp_path: Path, student: Student, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[str] = []
+    begun = threading.Event()
+
+    def slow(*_: Any, on_progress: Callable[[IngestReport], None]) -> IngestReport:
+        log.append("begins")
+        begun.set()
+        try:
+            for _ in range(100):
+                time.sleep(0.02)
+                on_progress(IngestReport())
+            log.append("was not stopped")
+        finally:
+            time.sleep(0.2)  # an upload that is under way
+            log.append("ends")
+        return IngestReport()
+
+    monkeypatch.setattr("d2llm_vdb.serve.tools.ingest_documents", slow)
+    call = ("ingest", {"texts": [{"id": "pear", "text": "Pears are ripe."}]})
+    with Index.open(tmp_path / "db", student) as index:
+        async with connected(index, allow_ingest=True) as client:
+            for _ in range(2):
+                begun.clear()
+                async with anyio.create_task_group() as calls:
+                    calls.start_soon(client.call_tool, *call)
+                    await anyio.to_thread.run_sync(begun.wait)
+                    calls.cancel_scope.cancel()
+    assert log == ["begins", "ends"] * 2
 
 
 @pytest.mark.slow

@@ -75,6 +75,16 @@ def test_documents_are_ranked_with_their_places_scores_and_texts(
     assert late[0]["score"] != ranking[0]["score"]
 
 
+def test_a_blank_document_is_ranked_last_and_changes_no_other(student: Student) -> None:
+    documents = ["", "Cats sleep.", " \n", "A class is defined by the class statement."]
+    ranking = student.rank(QUESTIONS[0], documents, return_documents=False)
+    assert [one["corpus_id"] for one in ranking] == [3, 1, 0, 2]
+    assert [one["score"] for one in ranking[2:]] == [0.0, 0.0]
+    alone = student.rank(QUESTIONS[0], [documents[3], documents[1]])
+    assert [one["score"] for one in ranking[:2]] == [one["score"] for one in alone]
+    assert student.rank(QUESTIONS[0], [""]) == [{"corpus_id": 0, "score": 0.0, "text": ""}]
+
+
 def test_a_student_without_segments_scores_pairs(texts: list[str]) -> None:
     bare = Student.from_backbone(
         "sentence-transformers/all-MiniLM-L6-v2", segments=0, dtype="float32"
@@ -121,6 +131,7 @@ def test_similarity_is_the_cosine_whatever_the_lengths(student: Student) -> None
         (lambda student: student.predict([("a", "b")], rerank="none"), "rerank='none' is not one"),
         (lambda student: student.predict([("a", "b")], task="both"), "task='both' is not one of"),
         (lambda student: student.rank("a", "b"), "documents is one string"),
+        (lambda student: student.rank("a", ["b", None]), "pair 1 is"),
         (lambda student: student.rank("a", ["b"], top_k=0), "top_k=0 must be a whole number"),
         (lambda student: student.encode_query(["a", None]), "text 1 is NoneType"),
     ],

@@ -121,9 +121,7 @@ def distill(
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of every draw and of new weights (0).")] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace the student that is at OUT.")
-    ] = False,
+    force: flags.Force = False,
     _verbose: flags.Verbose = False,
 ) -> None:
     """Distil a teacher into a student.
@@ -163,7 +161,7 @@ def distill(
         loaded = teacher and load_teacher(
             teacher, prompt=PROMPTS[language], max_tokens=teacher_tokens
         )
-    directory = work or out.with_name(f"{out.name}.work")
+    directory = work or beside(out)
     with track_steps(errors) as on_progress:
         distilled = run(
             start,
@@ -226,7 +224,7 @@ def teach(
         from d2llm_vdb.teacher import PROMPTS, load_teacher
 
     check_free(out, force, "teacher")
-    directory = out.with_name(f"{out.name}.work")
+    directory = beside(out)
     sets = training_sets(train, limit, passages, seed)
     miner = load_student(student)
     settings = TeachConfig(epochs, batch_size, 1, learning_rate, lora_rank, seed=seed)
@@ -250,6 +248,12 @@ def teach(
             on_progress=on_progress,
         )
     output.print(printable(f"teacher written to {out}"), soft_wrap=True)
+
+
+def beside(out: Path) -> Path:
+    """Return where work on OUT is kept where nobody says; resolved, since "." has no name."""
+    whole = out.resolve()
+    return whole.with_name(f"{whole.name}.work")
 
 
 def show_training(record: dict[str, Any]) -> None:

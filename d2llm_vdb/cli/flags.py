@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from d2llm_vdb.checks import home_expanded
 from d2llm_vdb.cli.logs import log_json, log_more
 from d2llm_vdb.errors import InputError
 
@@ -244,10 +245,11 @@ def key_in(file: Path) -> str:
     Raises:
         InputError: it cannot be read, or holds no key.
     """
+    path = home_expanded("--api-key-file", file)
     try:
-        with file.expanduser().open(encoding="ascii") as opened:
+        with path.open(encoding="ascii") as opened:
             key = opened.read(MAX_KEY + 1).strip()
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text in ASCII"
         raise InputError(f"--api-key-file {str(file)!r} cannot be read: {reason}") from None
     if not key or len(key) > MAX_KEY:
@@ -265,6 +267,7 @@ def location(db: str | None, url: str | None) -> str:
 
     Raises:
         BadParameter: none or both are given, or the one given cannot be a location.
+        InputError: the directory is in a home directory that is not known.
     """
     if url is None and db is not None:
         _check_directory(db)
@@ -288,7 +291,7 @@ def _check_directory(db: str) -> None:
         )
     elif db.startswith(("http://", "https://")):
         problem = "that is a URL; give it with --url"
-    elif Path(db).expanduser().exists() and not Path(db).expanduser().is_dir():
+    elif (path := home_expanded("--db", db)).exists() and not path.is_dir():
         problem = f"{db!r} is a file; give a directory, which is made where there is none"
     else:
         return

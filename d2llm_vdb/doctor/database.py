@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from d2llm_vdb.connection import Connection
@@ -37,7 +38,8 @@ def payload_indexes(info: StoreInfo, points: Sequence[StoredPoint], place: Place
             f"none on {', '.join(lacking)}, which adding and tenants look up by",
             f"{place.command('ingest', 'SOURCE')}, or Index.open(...) in Python, makes them",
         )
-    names = {name for point in points for name in point.payload.get("metadata", {})}
+    held = [point.payload.get("metadata") for point in points]
+    names = {name for each in held if isinstance(each, dict) for name in each}
     unindexed = sorted(name for name in names if f"metadata.{name}" not in present)
     if unindexed and info.points >= MANY_PASSAGES:
         return Finding(
@@ -51,7 +53,8 @@ def payload_indexes(info: StoreInfo, points: Sequence[StoredPoint], place: Place
 
 def disk(place: Place, info: StoreInfo) -> Finding:
     """Look at what is free on the disk of an embedded collection."""
-    free, held = shutil.disk_usage(place.location).free, info.disk_bytes or 0
+    directory = Path(place.location).expanduser()
+    free, held = shutil.disk_usage(directory).free, info.disk_bytes or 0
     needed = max(held, FREE_BYTES)
     what = f"{free / 2**30:,.1f} GiB free, {held / 2**30:,.2f} GiB used by the collection"
     if free >= needed:

@@ -102,7 +102,7 @@ def payload(points: Sequence[StoredPoint], place: Place) -> Finding:
 
 def same_vectors(points: Sequence[StoredPoint], student: Student) -> Finding:
     """Encode some passages and compare with what is stored."""
-    some = [point for point in points if RECALL in point.vectors and "text" in point.payload]
+    some = [point for point in points if RECALL in point.vectors and _has_text(point.payload)]
     some = some[:ENCODED]
     if not some:
         return Finding("encoding", "ok", "there is nothing to compare with")
@@ -129,9 +129,11 @@ def documents(points: Sequence[StoredPoint], store: Store) -> Finding:
         return Finding("documents", "ok", "there are none")
     condition = models.FieldCondition(key="doc_id", match=models.MatchAny(any=ids))
     fields = ["doc_id", "chunk", "chunks", "source", TENANT_FIELD]
-    parts: defaultdict[tuple[Any, str], list[dict[str, Any]]] = defaultdict(list)
+    parts: defaultdict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for point in store.scroll(models.Filter(must=[condition]), fields=fields):
-        parts[point.payload.get(TENANT_FIELD), point.payload["doc_id"]].append(point.payload)
+        # Something else may have put values of any type there, which `payload` tells.
+        whose = repr(point.payload.get(TENANT_FIELD)), str(point.payload["doc_id"])
+        parts[whose].append(point.payload)
     found = list(_of_documents(parts))
     if not found:
         whole = counted(len(parts), "document")
@@ -145,16 +147,17 @@ def documents(points: Sequence[StoredPoint], store: Store) -> Finding:
 
 
 def _of_documents(
-    parts: dict[tuple[Any, str], list[dict[str, Any]]],
+    parts: dict[tuple[str, str], list[dict[str, Any]]],
 ) -> Iterator[tuple[str, list[str]]]:
     twice, several, lacking = [], [], []
     for (_, name), passages in parts.items():
-        places = [each.get("chunk") for each in passages]
-        if len(set(places)) < len(places):
+        places = {repr(each.get("chunk")) for each in passages}
+        counts = [each["chunks"] for each in passages if isinstance(each.get("chunks"), int)]
+        if len(places) < len(passages):
             twice.append(name)
-        elif len(places) < max(each.get("chunks", 1) for each in passages):
+        elif len(places) < max(counts, default=1):
             lacking.append(name)
-        if len({each.get("source") for each in passages}) > 1:
+        if len({repr(each.get("source")) for each in passages}) > 1:
             several.append(name)
     if twice:
         yield "have two passages for one place", twice
@@ -167,6 +170,11 @@ def _of_documents(
 def _arrays(point: StoredPoint) -> Iterator[Any]:
     for array in point.vectors.values():
         yield array[1] if isinstance(array, tuple) else array
+
+
+def _has_text(payload: dict[str, Any]) -> bool:
+    text = payload.get("text")
+    return isinstance(text, str) and bool(text.strip())
 
 
 def _has_its_hash(payload: dict[str, Any]) -> bool:

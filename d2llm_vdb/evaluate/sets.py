@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from d2llm_vdb.checks import check_whole_number
+from d2llm_vdb.checks import check_whole_number, home_expanded
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.pair_set import PairSet, read_pair_set
 from d2llm_vdb.evaluate.retrieval_set import RetrievalSet, read_retrieval_set
@@ -36,7 +36,7 @@ def load_set(
     Raises:
         InputError: a file is missing or damaged; names the file, the line and the value.
     """
-    path = Path(directory).expanduser()
+    path = home_expanded("set", directory)
     if limit is not None:
         check_whole_number("limit", limit)
     name = name or path.resolve().name
@@ -58,7 +58,7 @@ def distinct_names(directories: list[Path]) -> list[str]:
     Raises:
         InputError: a directory is given twice.
     """
-    paths = [path.expanduser().resolve() for path in directories]
+    paths = [home_expanded("set", path).resolve() for path in directories]
     names: list[str] = []
     for path in paths:
         if paths.count(path) > 1:

@@ -244,6 +244,6 @@ def _may_be_in(unclear: Collection[str], source: str | None) -> bool:
 
 def _blank(document: Document) -> str:
     return (
-        f"text is blank: {document.text[:40]!r}; give it text, or run with --prune to delete what "
+        f"text is blank: {document.text[:40]!r}; give it text; only a run that prunes deletes what "
         f"is stored of it"
     )

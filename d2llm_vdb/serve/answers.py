@@ -187,11 +187,15 @@ class RefusedText:
 
 @dataclass(frozen=True)
 class Ingested:
-    """What became of the texts: passages written, replaced, found unchanged, deleted; refusals."""
+    """What became of the texts' passages, and refusals.
+
+    Of an updated passage only what is beside the text was written, since the text is the same.
+    """
 
     texts: int
     written: int
     replaced: int
+    updated: int
     unchanged: int
     deleted: int
     refused: list[RefusedText]
@@ -203,6 +207,7 @@ class Ingested:
             texts=report.documents,
             written=report.added.encoded,
             replaced=report.added.replaced,
+            updated=report.added.updated,
             unchanged=report.added.unchanged,
             deleted=report.added.deleted,
             refused=[RefusedText(each.id, each.reason) for each in rejects],
@@ -212,7 +217,7 @@ class Ingested:
         """Return the counts, and a line for each text refused."""
         counts = (
             f"Texts: {self.texts}. Passages: {self.written} written ({self.replaced} of them in "
-            f"the place of others), {self.unchanged} unchanged, {self.deleted} deleted. "
-            f"Refused: {len(self.refused)}."
+            f"the place of others), {self.updated} with new metadata, {self.unchanged} unchanged, "
+            f"{self.deleted} deleted. Refused: {len(self.refused)}."
         )
         return "\n".join([counts, *(f"  {each.id}: {each.reason}" for each in self.refused)])

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from inspect import getdoc
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from pydantic import Field
 from d2llm_vdb.errors import D2LLMError, MissingExtraError
 
 try:  # before `hosts`, whose packages come with this one
+    from anyio import from_thread, to_thread
     from mcp.server import MCPServer
     from mcp.server.mcpserver import Context
     from mcp.server.mcpserver.exceptions import ToolError
@@ -191,18 +193,24 @@ class Tools:
         refusals = _Refusals()
         with _told():
             async with self._writing:
-                report = await asyncio.to_thread(
-                    ingest_documents,
-                    self._finder.index,
-                    documents,
-                    refusals,
-                    on_progress=_Progress(context, len(documents)),
+                # Waits for the thread even where the call is cancelled, so that no other ingest
+                # begins while it writes; `asyncio.to_thread` would not.
+                report = await to_thread.run_sync(
+                    partial(
+                        ingest_documents,
+                        self._finder.index,
+                        documents,
+                        refusals,
+                        on_progress=_Progress(context, len(documents)),
+                    )
                 )
         return _result(Ingested.of(report, refusals.rejects))
 
 
 class _Progress:
     """Notifies the client of how far an ingest is, from the thread that ingests.
+
+    It ends the ingest there where the call was cancelled; what was written before stays.
 
     Args:
         context: of the call; where the client asked for no progress, it hears of none.
@@ -216,6 +224,7 @@ class _Progress:
         self._told = 0.0
 
     def __call__(self, report: IngestReport) -> None:
+        from_thread.check_cancelled()
         report.read = report.documents / self._texts
         done = report.done or 0.0
         if done <= self._told:  # it is an estimate, and the protocol wants it to grow

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 from urllib.request import getproxies
 
-from d2llm_vdb.checks import check_choice, check_number, check_whole_number
+from d2llm_vdb.checks import check_choice, check_number, check_whole_number, home_expanded
 from d2llm_vdb.errors import InputError, StoreUnavailableError
 from d2llm_vdb.lazy import models
 
@@ -221,7 +221,7 @@ def unavailable(location: str, reason: object, where: str) -> StoreUnavailableEr
 
 def _trusting(ca_file: Path) -> tuple[ssl.SSLContext, bytes]:
     """Return what trusts the certificates of a file and no others: httpx's way, and gRPC's."""
-    path = ca_file.expanduser()
+    path = home_expanded("ca_file", ca_file)
     try:
         return ssl.create_default_context(cafile=path), path.read_bytes()
     except OSError as error:  # also of what is no certificate

@@ -21,6 +21,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 from transformers.utils import logging as transformers_logging
 
 from d2llm_vdb.batching import length_batches
+from d2llm_vdb.checks import home_expanded
 from d2llm_vdb.errors import CheckpointError, InputError, MissingExtraError
 from d2llm_vdb.student.merged import MergedAdapters
 from d2llm_vdb.student.precision import bfloat16_is_faster
@@ -330,7 +331,7 @@ def locate(source: str) -> tuple[str, str | None]:
         source = f"package:{package}"
     if source.startswith("package:"):
         return _locate_in_package(source.removeprefix("package:"))
-    path = Path(source).expanduser()
+    path = home_expanded("model", source)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise CheckpointError(f"model {source!r}: no such file")
@@ -347,7 +348,7 @@ def independent_of_directory(source: str) -> str:
 
     Paths become absolute; hub ids and installed packages stay as they are.
     """
-    path = Path(source).expanduser()
+    path = home_expanded("model", source)
     local = source not in INSTALLABLE and (path.suffix == ".gguf" or path.is_dir())
     return str(path.resolve()) if local else source
 

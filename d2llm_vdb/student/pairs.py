@@ -74,7 +74,10 @@ def rank(
     if isinstance(documents, str):
         raise InputError("documents is one string; wrap it in a list")
     texts = list(documents)
-    scores = predict(student, [(query, text) for text in texts], rerank, task)
+    # A blank text, which has no embedding, scores 0. What is no text is refused with the others.
+    rows = [row for row, text in enumerate(texts) if not isinstance(text, str) or text.strip()]
+    scores = np.zeros(len(texts))
+    scores[rows] = predict(student, [(query, texts[row]) for row in rows], rerank, task)
     ranking = []
     for row in np.argsort(-scores, kind="stable")[:top_k].tolist():
         ranked = RankedDocument(corpus_id=row, score=float(scores[row]))

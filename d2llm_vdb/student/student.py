@@ -342,7 +342,7 @@ class Student:
 
         Args:
             query: any text.
-            documents: texts, none of them blank.
+            documents: texts; a blank one scores 0.
             top_k: how many to return; None for all.
             return_documents: return their texts too.
             rerank, task: as `predict` takes them.

@@ -45,10 +45,11 @@ class D2LLMRerank(BaseDocumentCompressor):
     ) -> list[Document]:
         """Return copies of the best documents, best first.
 
-        Their metadata has the probability as `relevance_score`, in place of an older one.
+        Their metadata has the probability as `relevance_score`, in place of an older one. That of
+        a document without text is 0.
 
         Raises:
-            InputError: the query or a document is blank.
+            InputError: the query is blank.
         """
         ranking = self.student.rank(
             query,

@@ -90,9 +90,15 @@ def test_a_field_that_cannot_be_used_is_refused_by_name(
         D2LLMRerank(student=student, **fields)
 
 
-def test_a_blank_document_is_refused(student: Student) -> None:
+def test_a_document_without_text_comes_last_and_a_query_without_is_refused(
+    student: Student,
+) -> None:
+    given = [Document(text) for text in (" ", "Rain falls.", "The break statement ends a loop.")]
+    found = D2LLMRerank(student=student).compress_documents(given, LOOP)
+    assert [document.page_content for document in found[::2]] == [given[2].page_content, " "]
+    assert scores(found)[-1] == 0.0
     with pytest.raises(InputError, match="is blank"):
-        D2LLMRerank(student=student).compress_documents([Document("")], LOOP)
+        D2LLMRerank(student=student).compress_documents(given, " ")
 
 
 async def test_it_reranks_in_a_chain_what_another_retriever_found(

@@ -64,6 +64,23 @@ def pipeline(
     )
 
 
+def test_an_index_that_inserts_in_batches_keeps_documents_whole_and_replaces_them(
+    student: Student, embed_model: D2LLMEmbedding
+) -> None:
+    with Index.open(":memory:", student) as index:
+        over_store = VectorStoreIndex.from_vector_store(
+            D2LLMVectorStore(index, replace_documents=True),
+            embed_model=embed_model,
+            insert_batch_size=1,
+            transformations=[SentenceSplitter(chunk_size=20, chunk_overlap=0)],
+        )
+        texts = list(DOCUMENTS.values())
+        for text in (texts[0], " ".join(texts), " ".join(texts[1:])):
+            over_store.insert(Document(id_="all", text=text))
+            stored = sorted(index.scroll(), key=lambda passage: passage.chunk)
+            assert " ".join(passage.text for passage in stored) == text
+
+
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["query", "aquery"])
 async def test_a_query_engine_answers_from_what_was_retrieved_and_reranked(
     index: Index, student: Student, passages: dict[str, Passage], asynchronous: bool

@@ -14,6 +14,7 @@ from llama_index.core.schema import (
     MediaResource,
     MetadataMode,
     Node,
+    NodeRelationship,
     TextNode,
 )
 from llama_index.core.vector_stores import (
@@ -171,6 +172,49 @@ def test_a_document_is_replaced_whole_where_that_is_asked_for(
     store.add(of_raise[:1])
     assert ids(store.get_nodes(filters=topic("raise"))) == ids(of_raise[:1])
     assert empty.count() == len(nodes) - len(of_raise) + 1
+
+
+def versions_of_raise(changed: str = "") -> list[BaseNode]:
+    """The nodes of a document, with ids that no other call gives them."""
+    [document] = [each for each in documents() if each.doc_id == "raise"]
+    document.set_content(document.get_content() + changed)
+    splitter = SentenceSplitter(chunk_size=120, chunk_overlap=0)
+    return list(splitter.get_nodes_from_documents([document]))
+
+
+@pytest.mark.parametrize("replace_documents", [False, True])
+async def test_a_document_that_comes_in_batches_is_kept_whole_and_numbered_from_end_to_end(
+    empty: Index, nodes: list[BaseNode], replace_documents: bool
+) -> None:
+    store = D2LLMVectorStore(empty, replace_documents=replace_documents)
+    given = versions_of_raise()
+    store.add([*nodes[:3], *given[:2]])
+    store.add(given[2:3])
+    await store.async_add([*given[3:], *nodes[-1:]])
+    [*stored] = empty.scroll({"topic": "raise"})
+    assert {each.chunk: each.id for each in stored} == dict(enumerate(ids(given)))
+    assert max(each.chunks for each in stored) == len(given)
+    assert empty.count() == len(given) + 4
+
+
+def test_another_version_of_a_document_goes_on_from_none_before_it(
+    empty: Index, nodes: list[BaseNode]
+) -> None:
+    store = D2LLMVectorStore(empty, replace_documents=True)
+    store.add(versions_of_raise())
+    changed = versions_of_raise(" Changed.")
+    store.add(changed[:2])
+    store.add(changed[2:])
+    assert set(ids(store.get_nodes())) == set(ids(changed))
+    old = [node for node in nodes if node.ref_doc_id == "raise"]
+    store.add(old)  # by ids that stay the same, the next version has one before its first
+    shorter = [node.model_copy(deep=True) for node in old[1:]]
+    for node in shorter:
+        node.relationships[NodeRelationship.SOURCE] = changed[0].relationships[
+            NodeRelationship.SOURCE
+        ]
+    store.add(shorter)
+    assert set(ids(store.get_nodes())) == set(ids(shorter))
 
 
 async def test_nodes_are_deleted_by_document_by_id_and_by_filter(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from llama_index.core.schema import (
@@ -35,15 +35,50 @@ _CLASSES: dict[str, type[BaseNode]] = {
 }
 
 
-def as_passages(nodes: Sequence[BaseNode]) -> Iterator[Passage]:
+def nodes_going_on(nodes: Sequence[BaseNode]) -> dict[str, BaseNode]:
+    """Return the first nodes of documents that begin elsewhere, by the ids of those before them.
+
+    LlamaIndex hands a long document to a store in batches, of which every one but the first is
+    such; node parsers have each node name the one before it.
+    """
+    here = {node.node_id for node in nodes}
+    first = {_document(node): node for node in reversed(nodes)}.values()
+    before = [(node.prev_node, node) for node in first]
+    return {
+        previous.node_id: node
+        for previous, node in before
+        if previous is not None and previous.node_id not in here
+    }
+
+
+def begun_elsewhere(going_on: Mapping[str, BaseNode], stored: Iterable[Passage]) -> dict[str, int]:
+    """Return how many nodes are stored of the documents that go on, by the documents' ids.
+
+    Args:
+        going_on: as `nodes_going_on` returns them.
+        stored: what is stored by its ids. Of another version of the document, it is no beginning.
+    """
+    return {
+        _document(going_on[passage.id]): passage.chunk + 1
+        for passage in stored
+        if _version(as_node(passage)) == _version(going_on[passage.id])
+    }
+
+
+def as_passages(nodes: Sequence[BaseNode], begun: Mapping[str, int]) -> Iterator[Passage]:
     """Turn nodes into passages; the text is what LlamaIndex embeds of a node.
 
     That is its own text and the metadata it shows to embedding models. Nodes of a document are
     numbered in the order they come; a node without one is a document by itself.
+
+    Args:
+        nodes: any.
+        begun: how many nodes came before these, of documents that begin elsewhere.
     """
-    documents = [node.ref_doc_id or node.node_id for node in nodes]
-    chunks, given = Counter(documents), Counter[str]()
-    for node, document in zip(nodes, documents, strict=True):
+    given = Counter(begun)
+    chunks = given + Counter(map(_document, nodes))
+    for node in nodes:
+        document = _document(node)
         text = node.get_content(MetadataMode.EMBED)
         yield Passage(
             id=node.node_id,
@@ -76,6 +111,16 @@ def as_node(found: Hit | Passage, hidden: Mapping[str, Any] | None = None) -> Ba
     if issubclass(kind, TextNode):
         fields.setdefault("text", found.text)
     return kind.from_dict(fields, id_=found.id, metadata=added | metadata)
+
+
+def _document(node: BaseNode) -> str:
+    return node.ref_doc_id or node.node_id
+
+
+def _version(node: BaseNode) -> tuple[str, str | None]:
+    """Return a node's document, and the hash of what that held."""
+    source = node.source_node
+    return _document(node), None if source is None else source.hash
 
 
 def _content(node: BaseNode, embedded: str) -> str:

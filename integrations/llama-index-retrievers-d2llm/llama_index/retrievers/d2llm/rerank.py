@@ -74,18 +74,15 @@ class D2LLMRerank(BaseNodePostprocessor):
         return best
 
     def _best(self, nodes: list[NodeWithScore], query: str) -> list[NodeWithScore]:
-        texts = [node.get_content(MetadataMode.EMBED) for node in nodes]
-        rows = [row for row, text in enumerate(texts) if text.strip()]
         ranking = self.student.rank(
             query,
-            [texts[row] for row in rows],
+            [node.get_content(MetadataMode.EMBED) for node in nodes],
+            self.top_n,
             return_documents=False,
             rerank=self.rerank,
             task=self.task,
         )
-        scored = [(nodes[rows[one["corpus_id"]]], one["score"]) for one in ranking]
-        scored += [(node, 0.0) for node, text in zip(nodes, texts, strict=True) if not text.strip()]
-        return [self._with_score(*each) for each in scored[: self.top_n]]
+        return [self._with_score(nodes[one["corpus_id"]], one["score"]) for one in ranking]
 
     def _with_score(self, given: NodeWithScore, score: float) -> NodeWithScore:
         node = given.node

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Unpack
 
 from llama_index.core.bridge.pydantic import PrivateAttr
@@ -14,7 +14,12 @@ from llama_index.core.vector_stores.types import (
     VectorStoreQueryResult,
 )
 from llama_index.retrievers.d2llm.filters import selection
-from llama_index.retrievers.d2llm.nodes import as_node, as_passages
+from llama_index.retrievers.d2llm.nodes import (
+    as_node,
+    as_passages,
+    begun_elsewhere,
+    nodes_going_on,
+)
 from llama_index.retrievers.d2llm.queries import query_text, search_options
 from qdrant_client import models
 
@@ -38,7 +43,9 @@ class D2LLMVectorStore(BasePydanticVectorStore):
     Args:
         index: an open index; closing it is up to its owner.
         replace_documents: what else is stored of a document goes when nodes of it are added; they
-            then come one after the other and complete.
+            then come one after the other and complete. The batches that LlamaIndex makes of a long
+            document (`insert_batch_size`) are put together by what node parsers tell: each node
+            names the one before it, unless `include_prev_next_rel` is false.
         options: defaults for every query: fields of `d2llm_vdb.SearchOptions`, which describes
             them, such as `rerank` and `recall_k`. A query takes them as keyword arguments, too,
             from LlamaIndex's `vector_store_kwargs`. `tenant` is for everything that is done here.
@@ -85,13 +92,31 @@ class D2LLMVectorStore(BasePydanticVectorStore):
         Raises:
             InputError: a node has no text, an id comes twice, or metadata is not JSON.
         """
-        self._index.add(as_passages(nodes), replace_documents=self.replace_documents)
+        going_on = nodes_going_on(nodes)
+        stored = self._index.get(going_on) if going_on else []
+        for passages, replaces in self._parts(nodes, begun_elsewhere(going_on, stored)):
+            self._index.add(passages, replace_documents=replaces)
         return [node.node_id for node in nodes]
 
     async def async_add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:  # noqa: ARG002
         """Async twin of `add`."""
-        await self._index.aadd(as_passages(nodes), replace_documents=self.replace_documents)
+        going_on = nodes_going_on(nodes)
+        stored = await self._index.aget(going_on) if going_on else []
+        for passages, replaces in self._parts(nodes, begun_elsewhere(going_on, stored)):
+            await self._index.aadd(passages, replace_documents=replaces)
         return [node.node_id for node in nodes]
+
+    def _parts(
+        self, nodes: Sequence[BaseNode], begun: Mapping[str, int]
+    ) -> list[tuple[list[Passage], bool]]:
+        """Return passages to add, and whether what else is stored of their documents goes."""
+        passages = list(as_passages(nodes, begun))
+        if not begun:
+            return [(passages, self.replace_documents)]
+        return [
+            ([each for each in passages if each.doc_id in begun], False),
+            ([each for each in passages if each.doc_id not in begun], self.replace_documents),
+        ]
 
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:  # noqa: ARG002
         """Delete the nodes of a document."""
