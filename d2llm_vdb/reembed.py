@@ -17,6 +17,7 @@ from d2llm_vdb.add import NORM_FIELD, stored_columns
 from d2llm_vdb.copying import by_tenant, carry_indexes, not_in, pages
 from d2llm_vdb.errors import InputError, StoreError
 from d2llm_vdb.store import Columns, Store, StoredPoint
+from d2llm_vdb.store.columns import Payload
 from d2llm_vdb.store.recall import PageRequest
 from d2llm_vdb.store.schema import FIRST_LAYOUT, SEGMENTS, TOKENS, Schema
 from d2llm_vdb.student import PassageVectors, Student
@@ -207,9 +208,24 @@ def _written(
     start = 0
     for vectors in _vectors(student, old, new, origin, points) if points else ():
         own = points[start : start + len(vectors)]
-        payloads = [point.payload for point in own]
+        # The length is that of the old embedding; the new one has its own, or none that is read.
+        payloads = [
+            {name: value for name, value in point.payload.items() if name != NORM_FIELD}
+            for point in own
+        ]
         yield stored_columns([payload["id"] for payload in payloads], payloads, vectors)
         start += len(own)
+
+
+def _norm(payload: Payload) -> float:
+    if NORM_FIELD not in payload:
+        raise StoreError(
+            f"passage {payload['id']!r} has no {NORM_FIELD!r}, the length of its embedding, which "
+            f"the new student's IEM reads; delete it (d2llm delete ID), run this again, and ingest "
+            f"its document into the new collection"
+        )
+    norm: float = payload[NORM_FIELD]
+    return norm
 
 
 def _vectors(
@@ -223,8 +239,8 @@ def _vectors(
         states = [point.vectors[TOKENS] for point in points]
         return from_tokens(student, texts, states, keep_tokens=keep_tokens)
     embeddings = np.stack([point.vectors[old.embedding] for point in points])
-    norms = [point.payload.get(NORM_FIELD) for point in points]
-    if all(norms):
+    if student.config.norm_read and old.version != FIRST_LAYOUT:
+        norms = [_norm(point.payload) for point in points]
         embeddings = embeddings * np.array(norms, np.float32)[:, None]
     multivectors = {name: [point.vectors[name] for point in points] for name in new.multivectors}
     segments, tokens = multivectors.get(SEGMENTS), multivectors.get(TOKENS)

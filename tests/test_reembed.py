@@ -16,7 +16,7 @@ import torch
 from conftest import hit_ids
 
 from d2llm_vdb import Index, Passage, Student
-from d2llm_vdb.errors import InputError, SchemaMismatchError
+from d2llm_vdb.errors import InputError, SchemaMismatchError, StoreError
 from d2llm_vdb.reembed import Origin, ReembedReport, reembed
 from d2llm_vdb.store import Columns, EdgeStore
 from d2llm_vdb.store.columns import point_id
@@ -129,6 +129,41 @@ def test_the_length_of_embeddings_is_kept_where_the_iem_reads_it(
         no_backbone()
         assert old.reembed(new).origin == "embeddings"
         assert_same(new, fresh)
+
+
+def test_the_lengths_of_an_older_students_embeddings_are_not_taken_for_the_new_ones(
+    student: Student, passages: list[Passage], tmp_path: Path
+) -> None:
+    first = changed(student, iem=IEMConfig(64, "concat"))
+    second = changed(student, "mha_pma")
+    third = changed(second, iem=IEMConfig(64, "concat"), recall_dim=48)
+    with (
+        filled(tmp_path, first, passages[:10], "raw") as old,
+        Index.open(tmp_path, second, collection="second", preset="exact") as between,
+        Index.open(tmp_path, third, collection="third", preset="exact") as new,
+        filled(tmp_path, third, passages[:10], "none") as fresh,
+    ):
+        assert old.reembed(between).origin == "token states"
+        assert between.reembed(new).origin == "texts"
+        assert "iem" in new.store.schema.vectors
+        assert_same(new, fresh)
+
+
+def test_a_passage_without_the_length_that_the_iem_reads_is_named_with_the_way_out(
+    student: Student, passages: list[Passage], tmp_path: Path
+) -> None:
+    papers = changed(student, iem=IEMConfig(64, "concat"))
+    with (
+        filled(tmp_path, papers, passages[:10], "none") as old,
+        Index.open(tmp_path, changed(papers, "iem"), collection="new") as new,
+    ):
+        last = [point.payload for point in old.store.scroll()][-1]
+        name = str(last["id"])
+        old.store.write_payloads([name], [{k: v for k, v in last.items() if k != "norm"}])
+        with pytest.raises(StoreError, match=f"'{name}' has no 'norm'.*d2llm delete ID"):
+            old.reembed(new)
+        old.delete([name])
+        assert old.reembed(new).written == 9
 
 
 def test_a_run_that_was_broken_off_goes_on_where_it_was(
