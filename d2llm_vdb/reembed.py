@@ -18,7 +18,7 @@ from d2llm_vdb.copying import by_tenant, carry_indexes, not_in, pages
 from d2llm_vdb.errors import InputError, StoreError
 from d2llm_vdb.store import Columns, Store, StoredPoint
 from d2llm_vdb.store.columns import Payload
-from d2llm_vdb.store.recall import PageRequest
+from d2llm_vdb.store.recall import PageRequest, page_points
 from d2llm_vdb.store.schema import FIRST_LAYOUT, SEGMENTS, TOKENS, Schema
 from d2llm_vdb.student import PassageVectors, Student
 from d2llm_vdb.student.embeddings import unit
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Origin = Literal["embeddings", "token states", "texts"]
-
-PAGE_POINTS = 256
 
 # Times that a collection is gone through before an alias is moved, while others write to it.
 PASSES = 5
@@ -109,15 +107,17 @@ def _write_all(
     """Write what the target has not got yet."""
     report.passages = 0
     wanted = _wanted(source.schema, target.store.schema, report.origin)
-    for page in pages(source, wanted, PAGE_POINTS):
+    for page in pages(source, [], page_points(wanted)):
         report.passages += len(page)
-        for store, rows in by_tenant(target.store, [point.payload for point in page]):
-            own = [page[row] for row in rows]
-            new = [own[row] for row in not_in(store, [point.payload for point in own])]
-            for columns in _written(
-                target.student, source.schema, store.schema, report.origin, new
-            ):
-                store.upsert(columns)
+        payloads = [point.payload for point in page]
+        tenants = by_tenant(source, payloads), by_tenant(target.store, payloads)
+        for (old, rows), (new, _) in zip(*tenants, strict=True):
+            own = [payloads[row] for row in rows]
+            ids = [own[row]["id"] for row in not_in(new, own)]
+            # Vectors are most of what is stored; those of passages that are there are never read.
+            points = old.retrieve(ids, vectors=wanted) if ids else []
+            for columns in _written(target.student, old.schema, new.schema, report.origin, points):
+                new.upsert(columns)
                 report.written += len(columns)
         if on_progress is not None:
             on_progress(report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,8 @@ from d2llm_vdb.errors import InputError, SchemaMismatchError, StoreError
 from d2llm_vdb.reembed import Origin, ReembedReport, reembed
 from d2llm_vdb.store import Columns, EdgeStore
 from d2llm_vdb.store.columns import point_id
+from d2llm_vdb.store.points import Page
+from d2llm_vdb.store.recall import PageRequest
 from d2llm_vdb.student import Backbone
 from d2llm_vdb.student.config import IEMConfig
 from d2llm_vdb.student.heads import StudentHeads
@@ -172,7 +174,7 @@ def test_a_run_that_was_broken_off_goes_on_where_it_was(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("d2llm_vdb.reembed.PAGE_POINTS", 8)
+    monkeypatch.setattr("d2llm_vdb.store.recall.PAGE_POINTS", 8)
     reports = []
 
     def stop(report: ReembedReport) -> None:
@@ -191,6 +193,35 @@ def test_a_run_that_was_broken_off_goes_on_where_it_was(
         assert (report.passages, report.written) == (20, 4)
         assert new.count() == old.count() == 20
         assert old.search(QUESTION, 1).hits  # it serves meanwhile, and after
+
+
+def test_vectors_are_read_of_no_passage_that_is_there_already(
+    student: Student, passages: list[Passage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages: list[PageRequest] = []
+    read: list[str] = []
+    scroll_page, retrieve = EdgeStore.scroll_page, EdgeStore.retrieve
+
+    def scrolling(self: EdgeStore, request: PageRequest) -> Page:
+        pages.append(request)
+        return scroll_page(self, request)
+
+    def retrieving(self: EdgeStore, ids: Sequence[str], *what: Any, **more: Any) -> Any:
+        read.extend(ids if more.get("vectors") else [])
+        return retrieve(self, ids, *what, **more)
+
+    with (
+        filled(tmp_path, student, passages[:20], "raw") as old,
+        Index.open(tmp_path, changed(student, "mha_pma"), collection="new") as new,
+    ):
+        old.reembed(new)
+        old.add(passages[:23])
+        monkeypatch.setattr(EdgeStore, "scroll_page", scrolling)
+        monkeypatch.setattr(EdgeStore, "retrieve", retrieving)
+        monkeypatch.setattr("d2llm_vdb.store.recall.PAGE_POINTS", 32)
+        assert old.reembed(new).written == 3
+    assert sorted(read) == sorted(passage.id for passage in passages[20:23])
+    assert [(page.limit, page.vectors) for page in pages] == 3 * [(8, [])]
 
 
 def test_tenants_keep_their_passages(
