@@ -233,12 +233,13 @@ def _rows(candidates: Candidates, scores: Array, options: SearchOptions) -> list
     rows = by_score(scores)
     if options.score_threshold is not None:
         rows = [row for row in rows if scores[row] >= options.score_threshold]
+    page = slice(options.offset, options.offset + options.k)
     if options.mmr_lambda is not None and rows:
         relevance = comparable(scores, options.score_kind)
+        shown = page.stop if options.group_by is None else None
         rows = by_marginal_relevance(
-            relevance, candidates.vectors[RECALL], rows, options.mmr_lambda
+            relevance, candidates.vectors[RECALL], rows, options.mmr_lambda, shown
         )
-    page = slice(options.offset, options.offset + options.k)
     if options.group_by is None:
         return rows[page]
     groups = grouped(candidates.payloads, rows, options.group_by, options.group_size)
