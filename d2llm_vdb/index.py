@@ -211,7 +211,7 @@ class Index(Collection):
     def search_many(
         self, queries: Iterable[str], k: int = 10, **options: Unpack[MoreOptions]
     ) -> list[SearchResult]:
-        """Search several queries at once: encoded together, recalled in the same requests.
+        """Search many queries: encoded together and recalled in the same requests, some at a time.
 
         Args:
             queries: any texts.

@@ -17,7 +17,8 @@ from d2llm_vdb.add import NORM_FIELD, stored_columns
 from d2llm_vdb.copying import by_tenant, carry_indexes, not_in, pages
 from d2llm_vdb.errors import InputError, StoreError
 from d2llm_vdb.store import Columns, Store, StoredPoint
-from d2llm_vdb.store.recall import PageRequest
+from d2llm_vdb.store.columns import Payload
+from d2llm_vdb.store.recall import PageRequest, page_points
 from d2llm_vdb.store.schema import FIRST_LAYOUT, SEGMENTS, TENANT_FIELD, TOKENS, Schema
 from d2llm_vdb.student import PassageVectors, Student
 from d2llm_vdb.student.embeddings import unit
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Origin = Literal["embeddings", "token states", "texts"]
-
-PAGE_POINTS = 256
 
 # Times that a collection is gone through before an alias is moved, while others write to it.
 PASSES = 5
@@ -110,15 +109,17 @@ def _write_all(
     """Write what the target has not got yet."""
     report.passages = 0
     wanted = _wanted(source.schema, target.store.schema, report.origin)
-    for page in pages(source, wanted, PAGE_POINTS):
+    for page in pages(source, [], page_points(wanted)):
         report.passages += len(page)
-        for store, rows in by_tenant(target.store, [point.payload for point in page]):
-            own = [page[row] for row in rows]
-            new = [own[row] for row in not_in(store, [point.payload for point in own])]
-            for columns in _written(
-                target.student, source.schema, store.schema, report.origin, new
-            ):
-                store.upsert(columns)
+        payloads = [point.payload for point in page]
+        tenants = by_tenant(source, payloads), by_tenant(target.store, payloads)
+        for (old, rows), (new, _) in zip(*tenants, strict=True):
+            own = [payloads[row] for row in rows]
+            ids = [own[row]["id"] for row in not_in(new, own)]
+            # Vectors are most of what is stored; those of passages that are there are never read.
+            points = old.retrieve(ids, vectors=wanted) if ids else []
+            for columns in _written(target.student, old.schema, new.schema, report.origin, points):
+                new.upsert(columns)
                 report.written += len(columns)
         if on_progress is not None:
             on_progress(report)
@@ -221,9 +222,24 @@ def _written(
     start = 0
     for vectors in _vectors(student, old, new, origin, points) if points else ():
         own = points[start : start + len(vectors)]
-        payloads = [point.payload for point in own]
+        # The length is that of the old embedding; the new one has its own, or none that is read.
+        payloads = [
+            {name: value for name, value in point.payload.items() if name != NORM_FIELD}
+            for point in own
+        ]
         yield stored_columns([payload["id"] for payload in payloads], payloads, vectors)
         start += len(own)
+
+
+def _norm(payload: Payload) -> float:
+    if NORM_FIELD not in payload:
+        raise StoreError(
+            f"passage {payload['id']!r} has no {NORM_FIELD!r}, the length of its embedding, which "
+            f"the new student's IEM reads; delete it (d2llm delete ID), run this again, and ingest "
+            f"its document into the new collection"
+        )
+    norm: float = payload[NORM_FIELD]
+    return norm
 
 
 def _vectors(
@@ -237,8 +253,8 @@ def _vectors(
         states = [point.vectors[TOKENS] for point in points]
         return from_tokens(student, texts, states, keep_tokens=keep_tokens)
     embeddings = np.stack([point.vectors[old.embedding] for point in points])
-    norms = [point.payload.get(NORM_FIELD) for point in points]
-    if all(norms):
+    if student.config.norm_read and old.version != FIRST_LAYOUT:
+        norms = [_norm(point.payload) for point in points]
         embeddings = embeddings * np.array(norms, np.float32)[:, None]
     multivectors = {name: [point.vectors[name] for point in points] for name in new.multivectors}
     segments, tokens = multivectors.get(SEGMENTS), multivectors.get(TOKENS)

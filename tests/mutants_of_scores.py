@@ -207,3 +207,9 @@ def norms_of_tokens_lost() -> None:
 def trust_ignored() -> None:
     """What the student cannot read counts as much as what it can."""
     swap(Evidence, "trust_beside_words", 1.0)
+
+
+@mutant("test_search.py::test_many_queries_are_recalled_some_at_a_time[edge-iem]")
+def many_queries_recalled_at_once() -> None:
+    """The candidates of all queries are held together."""
+    steps.batched = lambda queries, size: [queries]  # here alone: others cut streams by it

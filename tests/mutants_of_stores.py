@@ -72,7 +72,7 @@ def must_not_dropped() -> None:
 def count_without_filter() -> None:
     """Counting counts everything."""
     whole = EdgeStore.count
-    swap(EdgeStore, "count", lambda self, *_: whole(self))
+    swap(EdgeStore, "count", lambda self, *_, **options: whole(self, **options))
 
 
 @mutant("test_store.py::test_scroll_reads_everything_once_across_pages[edge]")

@@ -39,6 +39,7 @@ ALLOWED = {
     "explain": {"lazy", "search", "student"},
     "search": {
         "errors",
+        "batching",
         "checks",
         "explain",
         "filters",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +16,12 @@ import torch
 from conftest import hit_ids
 
 from d2llm_vdb import Index, Passage, Student
-from d2llm_vdb.errors import InputError, SchemaMismatchError
+from d2llm_vdb.errors import InputError, SchemaMismatchError, StoreError
 from d2llm_vdb.reembed import Origin, ReembedReport, reembed
 from d2llm_vdb.store import Columns, EdgeStore
 from d2llm_vdb.store.columns import point_id
+from d2llm_vdb.store.points import Page
+from d2llm_vdb.store.recall import PageRequest
 from d2llm_vdb.student import Backbone
 from d2llm_vdb.student.config import IEMConfig
 from d2llm_vdb.student.heads import StudentHeads
@@ -131,13 +133,48 @@ def test_the_length_of_embeddings_is_kept_where_the_iem_reads_it(
         assert_same(new, fresh)
 
 
+def test_the_lengths_of_an_older_students_embeddings_are_not_taken_for_the_new_ones(
+    student: Student, passages: list[Passage], tmp_path: Path
+) -> None:
+    first = changed(student, iem=IEMConfig(64, "concat"))
+    second = changed(student, "mha_pma")
+    third = changed(second, iem=IEMConfig(64, "concat"), recall_dim=48)
+    with (
+        filled(tmp_path, first, passages[:10], "raw") as old,
+        Index.open(tmp_path, second, collection="second", preset="exact") as between,
+        Index.open(tmp_path, third, collection="third", preset="exact") as new,
+        filled(tmp_path, third, passages[:10], "none") as fresh,
+    ):
+        assert old.reembed(between).origin == "token states"
+        assert between.reembed(new).origin == "texts"
+        assert "iem" in new.store.schema.vectors
+        assert_same(new, fresh)
+
+
+def test_a_passage_without_the_length_that_the_iem_reads_is_named_with_the_way_out(
+    student: Student, passages: list[Passage], tmp_path: Path
+) -> None:
+    papers = changed(student, iem=IEMConfig(64, "concat"))
+    with (
+        filled(tmp_path, papers, passages[:10], "none") as old,
+        Index.open(tmp_path, changed(papers, "iem"), collection="new") as new,
+    ):
+        last = [point.payload for point in old.store.scroll()][-1]
+        name = str(last["id"])
+        old.store.write_payloads([name], [{k: v for k, v in last.items() if k != "norm"}])
+        with pytest.raises(StoreError, match=f"'{name}' has no 'norm'.*d2llm delete ID"):
+            old.reembed(new)
+        old.delete([name])
+        assert old.reembed(new).written == 9
+
+
 def test_a_run_that_was_broken_off_goes_on_where_it_was(
     student: Student,
     passages: list[Passage],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("d2llm_vdb.reembed.PAGE_POINTS", 8)
+    monkeypatch.setattr("d2llm_vdb.store.recall.PAGE_POINTS", 8)
     reports = []
 
     def stop(report: ReembedReport) -> None:
@@ -156,6 +193,35 @@ def test_a_run_that_was_broken_off_goes_on_where_it_was(
         assert (report.passages, report.written) == (20, 4)
         assert new.count() == old.count() == 20
         assert old.search(QUESTION, 1).hits  # it serves meanwhile, and after
+
+
+def test_vectors_are_read_of_no_passage_that_is_there_already(
+    student: Student, passages: list[Passage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages: list[PageRequest] = []
+    read: list[str] = []
+    scroll_page, retrieve = EdgeStore.scroll_page, EdgeStore.retrieve
+
+    def scrolling(self: EdgeStore, request: PageRequest) -> Page:
+        pages.append(request)
+        return scroll_page(self, request)
+
+    def retrieving(self: EdgeStore, ids: Sequence[str], *what: Any, **more: Any) -> Any:
+        read.extend(ids if more.get("vectors") else [])
+        return retrieve(self, ids, *what, **more)
+
+    with (
+        filled(tmp_path, student, passages[:20], "raw") as old,
+        Index.open(tmp_path, changed(student, "mha_pma"), collection="new") as new,
+    ):
+        old.reembed(new)
+        old.add(passages[:23])
+        monkeypatch.setattr(EdgeStore, "scroll_page", scrolling)
+        monkeypatch.setattr(EdgeStore, "retrieve", retrieving)
+        monkeypatch.setattr("d2llm_vdb.store.recall.PAGE_POINTS", 32)
+        assert old.reembed(new).written == 3
+    assert sorted(read) == sorted(passage.id for passage in passages[20:23])
+    assert [(page.limit, page.vectors) for page in pages] == 3 * [(8, [])]
 
 
 def test_tenants_keep_their_passages(

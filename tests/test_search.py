@@ -6,6 +6,7 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ from qdrant_client import models
 from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.rankers import StackedSegments
+from d2llm_vdb.search import steps
+from d2llm_vdb.store.recall import Candidates, RecallRequest, Steps
+from d2llm_vdb.store.recalling import recalling
 from d2llm_vdb.student.evidence import Evidence
 
 QUESTION = "what does an assert statement do?"
@@ -112,6 +116,28 @@ def test_many_queries_and_async_give_what_single_searches_give(index: Index) -> 
             scores = [[hit.score for hit in each.hits] for each in (alone, found, awaited)]
             np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)
             np.testing.assert_allclose(scores[0], scores[2], atol=1e-5)
+
+
+@pytest.mark.parametrize("rerank", ["none", "iem"])
+async def test_many_queries_are_recalled_some_at_a_time(
+    index: Index, monkeypatch: pytest.MonkeyPatch, rerank: Literal["none", "iem"]
+) -> None:
+    queries = [f"{word} {QUESTION}" for word in ("why", "when", "how", "where", "who")]
+    together = index.search_many(queries, 4, recall_k=4, rerank=rerank)
+    asked: list[int] = []
+
+    def noting(request: RecallRequest) -> Steps[list[Candidates]]:
+        asked.append(len(request.vectors))
+        return recalling(request)
+
+    monkeypatch.setattr(steps, "recalling", noting)
+    monkeypatch.setattr(steps, "CANDIDATES_AT_ONCE", 11)
+    awaited = await index.asearch_many(queries, 4, recall_k=4, rerank=rerank)
+    for found in (index.search_many(queries, 4, recall_k=4, rerank=rerank), awaited):
+        assert [each.query for each in found] == queries
+        assert [hit_ids(each) for each in found] == [hit_ids(each) for each in together]
+        assert len({each.timings for each in found}) == 1
+    assert asked == 2 * [2, 2, 1]
 
 
 def test_filters_thresholds_and_small_k(index: Index) -> None:

@@ -110,9 +110,9 @@ def test_marginal_relevance_trades_relevance_for_variety(index: Index, options: 
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 12), st.floats(0, 1))
+@given(st.integers(0, 10_000), st.integers(1, 12), st.floats(0, 1), st.integers(0, 14))
 def test_marginal_relevance_is_the_greedy_choice_written_out(
-    seed: int, count: int, mmr_lambda: float
+    seed: int, count: int, mmr_lambda: float, limit: int
 ) -> None:
     draw = np.random.default_rng(seed)
     scores, vectors = draw.random(count), draw.normal(size=(count, 3))
@@ -120,6 +120,8 @@ def test_marginal_relevance_is_the_greedy_choice_written_out(
     cosines = unit @ unit.T
     order = by_marginal_relevance(scores, vectors, by_score(scores), mmr_lambda)
     assert sorted(order) == list(range(count))
+    first = by_marginal_relevance(scores, vectors, by_score(scores), mmr_lambda, limit)
+    assert first == order[:limit]
 
     def value(row: int, before: list[int]) -> float:
         alike = max((cosines[row, each] for each in before), default=0.0)
@@ -141,6 +143,8 @@ def test_grouping_returns_the_best_hits_of_each_group(index: Index) -> None:
     two = index.search(QUESTION, 2, group_by="metadata.initial", group_size=2, offset=1)
     assert hit_ids(two) == [each for group in expected[1:3] for each in group[:2]]
     assert len(index.search(QUESTION, 40, group_by="metadata.missing").hits) == 40
+    halves = index.search(QUESTION, 2, group_by="metadata.even", group_size=5, mmr_lambda=0.5)
+    assert len(halves.hits) == 10
 
 
 def test_rows_without_the_field_are_groups_by_themselves() -> None:

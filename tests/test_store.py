@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import qdrant_edge as edge
 from conftest import OpenStore
 from qdrant_client import models
 from qdrant_server import open_server
@@ -19,7 +21,7 @@ from d2llm_vdb.errors import (
     StoreUnavailableError,
 )
 from d2llm_vdb.sparse import SparseRows
-from d2llm_vdb.store import Columns, RecallRequest, Schema, ServerStore, Store
+from d2llm_vdb.store import Columns, RecallRequest, Schema, ServerStore, Store, requests
 from d2llm_vdb.store.client import ClientOptions
 from d2llm_vdb.store.columns import point_id
 from d2llm_vdb.store.recall import PageRequest, PointQuery
@@ -82,6 +84,28 @@ async def test_the_size_is_known_anew_after_every_write(store: Store) -> None:
     assert store.size() == 27
     tenant.delete_where(models.Filter())
     assert store.size() == 25
+
+
+async def test_the_size_goes_through_no_points_and_a_count_through_all(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact: list[bool] = []
+
+    def noting(make: Callable[..., Any]) -> Callable[..., Any]:
+        def made(*arguments: Any, **options: Any) -> Any:
+            exact.append(options["exact"])
+            return make(*arguments, **options)
+
+        return made
+
+    monkeypatch.setattr(requests, "count", noting(requests.count))
+    monkeypatch.setattr(edge, "CountRequest", noting(edge.CountRequest))
+    tenant = TenantStore(store, "one")
+    assert (store.size(), store.count(), await store.acount()) == (20, 20, 20)
+    store._wrote()
+    assert (await tenant.asize(), tenant.count(), await tenant.acount()) == (20, 0, 0)
+    tenant.count(exact=False)
+    assert exact == [False, True, True, False, True, True, False]
 
 
 def test_vectors_and_payload_are_read_back_as_written(store: Store) -> None:

@@ -23,11 +23,8 @@ from d2llm_vdb.errors import (
 from d2llm_vdb.store import CollectionOptions, Columns, Schema, Store, StoredPoint, TenantStore
 from d2llm_vdb.store.client import ClientKeywords
 from d2llm_vdb.store.presets import PresetName
+from d2llm_vdb.store.recall import page_points
 from d2llm_vdb.store.schema import BM25, INDEXED_FIELDS
-
-# Passages in memory at a time. With token states a quarter: the clients read them as lists of
-# Python's floats, of which a passage takes two megabytes.
-PART_PASSAGES = 256
 
 
 @dataclass(slots=True)
@@ -89,10 +86,9 @@ def export_store(
     """Write what a store holds into a file; arguments and errors as of `export_collection`."""
     schema, info = store.schema, store.info()
     names = [*schema.vectors, BM25, *schema.multivectors]
-    size = PART_PASSAGES if schema.token_dim is None else PART_PASSAGES // 4
     report = ArchiveReport(store.count())
     with writing(Path(path), overwrite=overwrite) as file:
-        for points in pages(store, names, size):
+        for points in pages(store, names, page_points(names)):
             if points:
                 columns = _whole(points, store)
                 file.add(list(columns.payloads), arrays_of(columns))

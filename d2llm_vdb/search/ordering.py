@@ -36,7 +36,9 @@ def comparable(scores: Array, kind: ScoreKind) -> Array:
     return scaled
 
 
-def by_marginal_relevance(scores: Array, vectors: Array, rows: Rows, mmr_lambda: float) -> Rows:
+def by_marginal_relevance(
+    scores: Array, vectors: Array, rows: Rows, mmr_lambda: float, limit: int | None = None
+) -> Rows:
     """Order rows so that each is relevant and unlike those before it.
 
     The next row is the one with the largest
@@ -47,6 +49,7 @@ def by_marginal_relevance(scores: Array, vectors: Array, rows: Rows, mmr_lambda:
         vectors: recall vectors, float32 (n, r).
         rows: to order.
         mmr_lambda: 1 for relevance alone, 0 for diversity alone.
+        limit: how many to choose, each of which takes its time; None for all.
 
     Source: Carbonell and Goldstein (SIGIR 1998), section 2.
     """
@@ -54,7 +57,7 @@ def by_marginal_relevance(scores: Array, vectors: Array, rows: Rows, mmr_lambda:
     waiting = np.array(rows, np.intp)
     alike = np.zeros(len(waiting), np.float32)
     chosen: Rows = []
-    while len(waiting):
+    for _ in rows[:limit]:
         best = int(np.argmax(mmr_lambda * scores[waiting] - (1 - mmr_lambda) * alike))
         chosen.append(int(waiting[best]))
         cosines = unit[waiting] @ unit[waiting[best]]

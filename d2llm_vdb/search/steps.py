@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from d2llm_vdb.batching import batched
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.search.hits import Hit, Timings
 from d2llm_vdb.search.options import SearchOptions
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+# Recalled in one request, those of all its queries together; of 64 queries with a hundred
+# candidates each, the vectors take 120 MB.
+CANDIDATES_AT_ONCE = 6_400
 
 
 def explainable(
@@ -96,11 +101,11 @@ def searching(
     passages: int,
     watch: Stopwatch,
 ) -> Steps[list[Ranked]]:
-    """Search for some queries: encode, recall, rerank, and read what is shown alone.
+    """Search for any number of queries, as many at a time as their candidates allow.
 
     Args:
         student, options: how to search.
-        texts: of the queries, one at least.
+        texts: of the queries.
         schema: of the collection.
         passages: how many it has.
         watch: told where the time goes.
@@ -109,6 +114,21 @@ def searching(
         InputError: token states are asked for and the collection has none.
     """
     check_tokens(options, schema)
+    ranked: list[Ranked] = []
+    for some in batched(texts, max(1, CANDIDATES_AT_ONCE // options.candidates)):
+        ranked += yield from _searching(student, options, some, schema, passages, watch)
+    return ranked
+
+
+def _searching(
+    student: Student,
+    options: SearchOptions,
+    texts: Sequence[str],
+    schema: Schema,
+    passages: int,
+    watch: Stopwatch,
+) -> Steps[list[Ranked]]:
+    """Encode some queries, recall, rerank, and read what is shown alone."""
     with watch.stage("encode"):
         queries = QueryVectors.concatenate(list(student.encode_queries(texts)))
     with watch.stage("recall"):
@@ -213,12 +233,13 @@ def _rows(candidates: Candidates, scores: Array, options: SearchOptions) -> list
     rows = by_score(scores)
     if options.score_threshold is not None:
         rows = [row for row in rows if scores[row] >= options.score_threshold]
+    page = slice(options.offset, options.offset + options.k)
     if options.mmr_lambda is not None and rows:
         relevance = comparable(scores, options.score_kind)
+        shown = page.stop if options.group_by is None else None
         rows = by_marginal_relevance(
-            relevance, candidates.vectors[RECALL], rows, options.mmr_lambda
+            relevance, candidates.vectors[RECALL], rows, options.mmr_lambda, shown
         )
-    page = slice(options.offset, options.offset + options.k)
     if options.group_by is None:
         return rows[page]
     groups = grouped(candidates.payloads, rows, options.group_by, options.group_size)

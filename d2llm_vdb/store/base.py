@@ -116,8 +116,14 @@ class Store(ABC):
         """Delete the points that match."""
 
     @abstractmethod
-    def count(self, filter: models.Filter | None = None) -> int:
-        """Count points exactly."""
+    def count(self, filter: models.Filter | None = None, *, exact: bool = True) -> int:
+        """Count points.
+
+        Args:
+            filter: which; None for all.
+            exact: go through all of them; else add up what is known, in a moment: a server may
+                count a point twice that it is moving.
+        """
 
     @abstractmethod
     def values(self, field: str, filter: models.Filter | None = None) -> dict[str, int]:
@@ -224,17 +230,17 @@ class Store(ABC):
         return await self.aquery(asked)
 
     def size(self) -> int:
-        """Return how many passages the collection has, all tenants together, for BM25's scale.
+        """Return about how many passages the collection has, of all tenants, for BM25's scale.
 
-        Counted again after each write of this store, and after a minute for those of others.
+        Estimated again after each write of this store, and after a minute for those of others.
         """
         known = self._known_size()
-        return self._counted(self.count()) if known is None else known
+        return self._counted(self.count(exact=False)) if known is None else known
 
     async def asize(self) -> int:
         """Async twin of `size`."""
         known = self._known_size()
-        return self._counted(await self.acount()) if known is None else known
+        return self._counted(await self.acount(exact=False)) if known is None else known
 
     def _known_size(self) -> int | None:
         if self._size is None or time.monotonic() - self._size[0] > SIZE_SECONDS:
@@ -314,9 +320,9 @@ class Store(ABC):
         """Async twin of `delete_where`."""
         await asyncio.to_thread(self.delete_where, filter)
 
-    async def acount(self, filter: models.Filter | None = None) -> int:
+    async def acount(self, filter: models.Filter | None = None, *, exact: bool = True) -> int:
         """Async twin of `count`."""
-        return await asyncio.to_thread(self.count, filter)
+        return await asyncio.to_thread(self.count, filter, exact=exact)
 
     async def avalues(self, field: str, filter: models.Filter | None = None) -> dict[str, int]:
         """Async twin of `values`."""

@@ -137,8 +137,8 @@ class ClientStore(Store):
         self._call(requests.delete_where(self._collection, filter))
         self._wrote()
 
-    def count(self, filter: models.Filter | None = None) -> int:
-        return self._call(requests.count(self._collection, filter))
+    def count(self, filter: models.Filter | None = None, *, exact: bool = True) -> int:
+        return self._call(requests.count(self._collection, filter, exact=exact))
 
     def values(self, field: str, filter: models.Filter | None = None) -> dict[str, int]:
         return self._call(requests.values(self._collection, field, filter))
@@ -196,8 +196,8 @@ class ClientStore(Store):
         await self._acall(requests.delete_where(self._collection, filter))
         self._wrote()
 
-    async def acount(self, filter: models.Filter | None = None) -> int:
-        return await self._acall(requests.count(self._collection, filter))
+    async def acount(self, filter: models.Filter | None = None, *, exact: bool = True) -> int:
+        return await self._acall(requests.count(self._collection, filter, exact=exact))
 
     async def avalues(self, field: str, filter: models.Filter | None = None) -> dict[str, int]:
         return await self._acall(requests.values(self._collection, field, filter))

@@ -227,8 +227,9 @@ class EdgeStore(Store):
         if left:
             raise self._passed_over(f"still has {left:,} passages that were deleted")
 
-    def count(self, filter: models.Filter | None = None) -> int:
-        return int(self._run(self._shard.count, edge.CountRequest(filter=_filter(filter))))
+    def count(self, filter: models.Filter | None = None, *, exact: bool = True) -> int:
+        asked = edge.CountRequest(exact=exact, filter=_filter(filter))
+        return int(self._run(self._shard.count, asked))
 
     def values(self, field: str, filter: models.Filter | None = None) -> dict[str, int]:
         request = edge.FacetRequest(field, MAX_COUNT, exact=True, filter=_filter(filter))

@@ -13,11 +13,16 @@ from numpy.typing import NDArray
 from d2llm_vdb.lazy import models
 from d2llm_vdb.sparse import SparseRows
 from d2llm_vdb.store.columns import Array, Payload
+from d2llm_vdb.store.schema import TOKENS
 
 T = TypeVar("T")
 
 # Indices and values of a sparse vector.
 SparseVector = tuple[NDArray[np.uint32], NDArray[np.float32]]
+
+# Points read at a time. With token states a quarter: the clients read them as lists of Python's
+# floats, of which a passage takes two megabytes.
+PAGE_POINTS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,11 @@ class PageRequest:
     filter: models.Filter | None = None
     fields: Sequence[str] | None = None
     vectors: Sequence[str] = ()
+
+
+def page_points(vectors: Sequence[str]) -> int:
+    """Return how many points to read at a time, with some of their vectors."""
+    return PAGE_POINTS // 4 if TOKENS in vectors else PAGE_POINTS
 
 
 class Fact(Enum):

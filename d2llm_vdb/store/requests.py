@@ -263,12 +263,12 @@ def _delete(name: str, selector: models.PointsSelector) -> Call[None]:
     return Call("delete", arguments, _ignore)
 
 
-def count(name: str, filter: models.Filter | None) -> Call[int]:
-    """Count points exactly."""
+def count(name: str, filter: models.Filter | None, *, exact: bool) -> Call[int]:
+    """Count points, or add up what is known of how many there are."""
     arguments = {
         "collection_name": name,
         "count_filter": None if filter is None else database_filter(filter),
-        "exact": True,
+        "exact": exact,
     }
     return Call("count", arguments, lambda answer: int(answer.count))
 

@@ -108,11 +108,11 @@ class TenantStore(Store):
     async def adelete_where(self, filter: models.Filter) -> None:
         await self.whole.adelete_where(self._filter(filter))
 
-    def count(self, filter: models.Filter | None = None) -> int:
-        return self.whole.count(self._filter(filter))
+    def count(self, filter: models.Filter | None = None, *, exact: bool = True) -> int:
+        return self.whole.count(self._filter(filter), exact=exact)
 
-    async def acount(self, filter: models.Filter | None = None) -> int:
-        return await self.whole.acount(self._filter(filter))
+    async def acount(self, filter: models.Filter | None = None, *, exact: bool = True) -> int:
+        return await self.whole.acount(self._filter(filter), exact=exact)
 
     def values(self, field: str, filter: models.Filter | None = None) -> dict[str, int]:
         return self.whole.values(field, self._filter(filter))
