@@ -21,7 +21,7 @@ from d2llm_vdb.errors import (
     StoreUnavailableError,
 )
 from d2llm_vdb.sparse import SparseRows
-from d2llm_vdb.store import Columns, RecallRequest, Schema, ServerStore, Store, requests
+from d2llm_vdb.store import Columns, RecallRequest, Schema, ServerStore, Store, conditions, requests
 from d2llm_vdb.store.client import ClientOptions
 from d2llm_vdb.store.columns import point_id
 from d2llm_vdb.store.recall import PageRequest, PointQuery
@@ -106,6 +106,35 @@ async def test_the_size_goes_through_no_points_and_a_count_through_all(
     assert (await tenant.asize(), tenant.count(), await tenant.acount()) == (20, 0, 0)
     tenant.count(exact=False)
     assert exact == [False, True, True, False, True, True, False]
+
+
+def test_a_filter_that_many_queries_have_is_translated_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    translated: list[models.Filter] = []
+    with_ids = conditions.with_ids
+
+    def noting(filter: models.Filter, rename: Callable[[str], str]) -> models.Filter:
+        translated.append(filter)
+        return with_ids(filter, rename)
+
+    monkeypatch.setattr(conditions, "with_ids", noting)
+    monkeypatch.setattr("d2llm_vdb.store.tenant.with_ids", noting)
+    first, second = (
+        models.Filter(must=[models.HasIdCondition(has_id=[f"passage {row}"])]) for row in (1, 2)
+    )
+    queries = [
+        PointQuery("recall", vector, 3, own, fields=None)
+        for vector in some_columns(4).recall
+        for own in (first, None, second)
+    ]
+    found = store.query(queries)
+    assert [ids(each) for each in found[0::3]] == 4 * [["passage 1"]]
+    assert [len(each) for each in found[1::3]] == 4 * [3]
+    assert [ids(each) for each in found[2::3]] == 4 * [["passage 2"]]
+    assert len(translated) == 2
+    assert not any(TenantStore(store, "one").query(queries))
+    assert len(translated) == 2 + 2 + 3
 
 
 def test_vectors_and_payload_are_read_back_as_written(store: Store) -> None:

@@ -108,10 +108,10 @@ class SearchOptions:
         check_tenant(self.tenant)
         if not isinstance(self.allow_degraded, bool):
             raise InputError(f"allow_degraded={self.allow_degraded!r} must be True or False")
-        if self.database_filter is not None:
+        if (condition := self.database_filter) is not None:
             from d2llm_vdb.store.conditions import database_filter
 
-            database_filter(self.database_filter)  # refused now and not after encoding
+            database_filter(condition)  # refused now and not after encoding
 
     @classmethod
     def from_keywords(cls, function: str, keywords: Mapping[str, Any]) -> SearchOptions:

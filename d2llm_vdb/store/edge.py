@@ -31,7 +31,7 @@ from d2llm_vdb.store.edge_flushed import Flushed
 from d2llm_vdb.store.edge_layout import SEGMENT_POINTS
 from d2llm_vdb.store.edge_lock import DirectoryLock
 from d2llm_vdb.store.points import Page, StoredPoint, StoreInfo
-from d2llm_vdb.store.recall import PageRequest, Point, PointQuery, SparseVector
+from d2llm_vdb.store.recall import PageRequest, Point, PointQuery, SparseVector, filters_of
 from d2llm_vdb.store.schema import (
     BM25,
     INDEXED_FIELDS,
@@ -180,11 +180,11 @@ class EdgeStore(Store):
     def query(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
         asked = [
             edge.QueryRequest(
-                **_query(each),
+                **_query(each, own),
                 with_payload=_selected(each.fields),
                 with_vector=list(each.vectors),
             )
-            for each in queries
+            for each, own in zip(queries, filters_of(queries, _filter), strict=True)
         ]
         answers: list[Sequence[Point]] = self._run(
             self._shard.query_batch, edge.QueryBatchRequest(asked)
@@ -307,9 +307,9 @@ def _give_memory_back() -> None:
         trim(0)
 
 
-def _query(query: PointQuery) -> dict[str, Any]:
-    """Return a query as the arguments of a request."""
-    conditions = [] if query.filter is None else [_filter(query.filter)]
+def _query(query: PointQuery, filter: Any) -> dict[str, Any]:
+    """Return a query, and its filter as the database takes it, as the arguments of a request."""
+    conditions = [] if filter is None else [filter]
     arguments: dict[str, Any] = {"limit": query.limit}
     if query.among is not None:
         conditions.append(edge.HasIdCondition(set(query.among)))

@@ -17,7 +17,7 @@ from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 from d2llm_vdb.store.client import ClientOptions
 from d2llm_vdb.store.columns import Array, Payload
 from d2llm_vdb.store.conditions import database_filter
-from d2llm_vdb.store.recall import Point, PointQuery
+from d2llm_vdb.store.recall import Point, PointQuery, filters_of
 from d2llm_vdb.store.requests import OVERSAMPLING, Call
 from d2llm_vdb.store.schema import RECALL
 
@@ -72,7 +72,10 @@ def query(
     consistency = options.agreed("query_batch_points").get("consistency")
     request = grpc.QueryBatchPoints(
         collection_name=name,
-        query_points=[_query(name, each) for each in queries],
+        query_points=[
+            _query(name, each, own)
+            for each, own in zip(queries, filters_of(queries, _condition), strict=True)
+        ],
         read_consistency=None
         if consistency is None
         else RestToGrpc.convert_read_consistency(consistency),
@@ -85,7 +88,7 @@ def _read(answer: Any) -> list[Sequence[Point]]:
     return [[FoundPoint(hit) for hit in each.result] for each in answer.result]
 
 
-def _query(name: str, query: PointQuery) -> grpc.QueryPoints:
+def _query(name: str, query: PointQuery, condition: grpc.Condition | None) -> grpc.QueryPoints:
     params = None
     if query.using == RECALL:
         params = grpc.SearchParams(
@@ -97,7 +100,7 @@ def _query(name: str, query: PointQuery) -> grpc.QueryPoints:
         collection_name=name,
         query=grpc.Query(nearest=_vector(query.value)),
         using=query.using,
-        filter=_filter(query),
+        filter=_filter(query, condition),
         params=params,
         limit=query.limit,
         with_vectors=grpc.WithVectorsSelector(
@@ -125,11 +128,14 @@ def _vector(value: Any) -> grpc.VectorInput:
     return grpc.VectorInput(multi_dense=grpc.MultiDenseVector(vectors=rows))
 
 
-def _filter(query: PointQuery) -> grpc.Filter | None:
-    conditions = []
-    if query.filter is not None:
-        own: models.Filter = database_filter(query.filter)
-        conditions.append(grpc.Condition(filter=RestToGrpc.convert_filter(own)))
+def _condition(filter: models.Filter | None) -> grpc.Condition | None:
+    if filter is None:
+        return None
+    return grpc.Condition(filter=RestToGrpc.convert_filter(database_filter(filter)))
+
+
+def _filter(query: PointQuery, condition: grpc.Condition | None) -> grpc.Filter | None:
+    conditions = [] if condition is None else [condition]
     if query.among is not None:
         ids = [grpc.PointId(uuid=str(each)) for each in query.among]
         conditions.append(grpc.Condition(has_id=grpc.HasIdCondition(has_id=ids)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Protocol, TypeVar
@@ -53,6 +53,15 @@ class PointQuery:
     def ef(self) -> int:
         """HNSW search width: twice the points asked for, 256 at least."""
         return max(256, 2 * self.limit)
+
+
+def filters_of(
+    queries: Sequence[PointQuery], translate: Callable[[models.Filter | None], T]
+) -> list[T]:
+    """Return the filter of each query as a database takes it; one that many have is made once."""
+    distinct = {id(each.filter): each.filter for each in queries}
+    made = {key: translate(own) for key, own in distinct.items()}
+    return [made[id(each.filter)] for each in queries]
 
 
 class Point(Protocol):

@@ -18,7 +18,7 @@ from d2llm_vdb.store.columns import Columns, Payload, distinct_ids, point_id, st
 from d2llm_vdb.store.conditions import database_filter
 from d2llm_vdb.store.points import Page, StoredPoint
 from d2llm_vdb.store.presets import PRESETS
-from d2llm_vdb.store.recall import PageRequest, Point, PointQuery
+from d2llm_vdb.store.recall import PageRequest, Point, PointQuery, filters_of
 from d2llm_vdb.store.schema import (
     BM25,
     RECALL,
@@ -171,11 +171,11 @@ def query(
     """
     asked = [
         models.QueryRequest(
-            **_query(each, wire, indexed),
+            **_query(each, own, wire, indexed),
             with_payload=True if each.fields is None else list(each.fields) or False,
             with_vector=list(each.vectors) or False,
         )
-        for each in queries
+        for each, own in zip(queries, filters_of(queries, _filter), strict=True)
     ]
 
     def read(answers: list[models.QueryResponse]) -> list[Sequence[Point]]:
@@ -184,11 +184,15 @@ def query(
     return Call("query_batch_points", {"collection_name": name, "requests": asked}, read)
 
 
-def _query(query: PointQuery, wire: Wire, indexed: bool) -> dict[str, Any]:
-    """Return a query as the arguments of a request."""
-    conditions: list[models.Condition] = []
-    if query.filter is not None:
-        conditions.append(database_filter(query.filter))
+def _filter(filter: models.Filter | None) -> models.Filter | None:
+    return None if filter is None else database_filter(filter)
+
+
+def _query(
+    query: PointQuery, filter: models.Filter | None, wire: Wire, indexed: bool
+) -> dict[str, Any]:
+    """Return a query, and its filter as the database takes it, as the arguments of a request."""
+    conditions: list[models.Condition] = [] if filter is None else [filter]
     arguments: dict[str, Any] = {"using": query.using, "limit": query.limit}
     if query.among is not None:
         conditions.append(models.HasIdCondition(has_id=list(query.among)))
@@ -228,7 +232,7 @@ def scroll_page(name: str, request: PageRequest) -> Call[Page]:
         "collection_name": name,
         "offset": request.offset,
         "limit": request.limit,
-        "scroll_filter": None if condition is None else database_filter(condition),
+        "scroll_filter": _filter(condition),
         "with_payload": True if fields is None else list(fields),
         "with_vectors": list(request.vectors),
     }
@@ -267,7 +271,7 @@ def count(name: str, filter: models.Filter | None, *, exact: bool) -> Call[int]:
     """Count points, or add up what is known of how many there are."""
     arguments = {
         "collection_name": name,
-        "count_filter": None if filter is None else database_filter(filter),
+        "count_filter": _filter(filter),
         "exact": exact,
     }
     return Call("count", arguments, lambda answer: int(answer.count))
@@ -278,7 +282,7 @@ def values(name: str, field: str, filter: models.Filter | None) -> Call[dict[str
     arguments = {
         "collection_name": name,
         "key": field,
-        "facet_filter": None if filter is None else database_filter(filter),
+        "facet_filter": _filter(filter),
         "limit": MAX_COUNT,
         "exact": True,
     }

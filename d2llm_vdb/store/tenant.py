@@ -16,7 +16,7 @@ from d2llm_vdb.store.base import Store
 from d2llm_vdb.store.columns import POINT_NAMESPACE, Columns, Payload, distinct_ids
 from d2llm_vdb.store.conditions import with_ids
 from d2llm_vdb.store.points import Page, StoredPoint, StoreInfo
-from d2llm_vdb.store.recall import PageRequest, Point, PointQuery
+from d2llm_vdb.store.recall import PageRequest, Point, PointQuery, filters_of
 from d2llm_vdb.store.schema import INDEXED_FIELDS, TENANT_FIELD, FieldKind
 
 
@@ -53,8 +53,9 @@ class TenantStore(Store):
         payloads = self._payloads(columns.payloads)
         return replace(columns, ids=self._ids(columns.ids), payloads=payloads)
 
-    def _query(self, query: PointQuery) -> PointQuery:
-        return replace(query, filter=self._filter(query.filter))
+    def _queries(self, queries: Sequence[PointQuery]) -> list[PointQuery]:
+        filters = filters_of(queries, self._filter)
+        return [replace(each, filter=own) for each, own in zip(queries, filters, strict=True)]
 
     def _page(self, request: PageRequest) -> PageRequest:
         return replace(request, filter=self._filter(request.filter))
@@ -75,10 +76,10 @@ class TenantStore(Store):
         await self.whole.awrite_payloads(self._ids(ids), self._payloads(payloads))
 
     def query(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
-        return self.whole.query([self._query(each) for each in queries])
+        return self.whole.query(self._queries(queries))
 
     async def aquery(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
-        return await self.whole.aquery([self._query(each) for each in queries])
+        return await self.whole.aquery(self._queries(queries))
 
     def retrieve(
         self, ids: Sequence[str], fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
