@@ -165,6 +165,7 @@ ALLOWED = {
         "filters",
         "index",
         "ingest",
+        "opening",
         "selection",
         "reembed",
         "search",
