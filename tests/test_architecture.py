@@ -175,6 +175,7 @@ ALLOWED = {
         "filters",
         "index",
         "ingest",
+        "opening",
         "selection",
         "reembed",
         "search",

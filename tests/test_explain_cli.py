@@ -57,9 +57,10 @@ def test_another_hit_is_explained_and_the_dict_printed(db: Path) -> None:
 
 
 def test_a_page_is_written_beside_what_is_shown(db: Path, tmp_path: Path) -> None:
-    shown = explain(db, "--html", tmp_path / "why.html")
-    assert "page written to" in shown.stdout
-    assert "<title>Why keys was found</title>" in (tmp_path / "why.html").read_text()
+    page = tmp_path / "why\x1b[31m.html"
+    shown = explain(db, "--html", page)
+    assert f"page written to {tmp_path}/why.html" in shown.stdout  # commands no terminal
+    assert "<title>Why keys was found</title>" in page.read_text()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import typer
 from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.shared import Database
-from d2llm_vdb.cli.terminal import confirm, failing_clearly, output, printable, waiting
+from d2llm_vdb.cli.terminal import confirm, failing_clearly, print_line, waiting
 from d2llm_vdb.wording import counted
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def alias(
         before = store.point_alias(name)
         told = store.location
     instead = f", and not {before!r}" if before not in (None, told.rpartition("/")[2]) else ""
-    output.print(printable(f"{name!r} means {told} now{instead}"), soft_wrap=True)
+    print_line(f"{name!r} means {told} now{instead}")
 
 
 @with_groups
@@ -57,7 +57,7 @@ def drop(
         if not yes:
             confirm(f"delete {told} and its {held}?", "nothing deleted")
         store.drop()
-    output.print(printable(f"{told} deleted, with {held}"), soft_wrap=True)
+    print_line(f"{told} deleted, with {held}")
 
 
 def _open(database: Database) -> Store:

@@ -11,14 +11,7 @@ import typer
 from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.shared import Database
-from d2llm_vdb.cli.terminal import (
-    errors,
-    failing_clearly,
-    output,
-    print_json,
-    printable,
-    waiting,
-)
+from d2llm_vdb.cli.terminal import errors, failing_clearly, print_json, print_line, waiting
 from d2llm_vdb.wording import counted
 
 if TYPE_CHECKING:
@@ -64,7 +57,7 @@ def export(
         print_json({"passages": report.passages, "bytes": size, "seconds": seconds})
     else:
         passages = counted(report.passages, "passage")
-        _tell(f"{passages} written into {out}, {size / 2**20:,.1f} MiB")
+        print_line(f"{passages} written into {out}, {size / 2**20:,.1f} MiB")
 
 
 @with_groups
@@ -110,7 +103,7 @@ def import_(
         there = report.passages - report.written
         before = f", {there:,} were there before" if there else ""
         passages = counted(report.written, "passage")
-        _tell(f"{passages} written into the collection {database.collection!r}{before}")
+        print_line(f"{passages} written into the collection {database.collection!r}{before}")
 
 
 def _tracking(starting: str, done: str) -> Any:
@@ -120,7 +113,3 @@ def _tracking(starting: str, done: str) -> Any:
         return f"{report.passages:,} of {report.total:,} passages {done}"
 
     return track_counted(errors, starting, None, lambda report: report.passages, line)
-
-
-def _tell(text: str) -> None:
-    output.print(printable(text), soft_wrap=True)

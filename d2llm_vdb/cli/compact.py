@@ -12,7 +12,7 @@ from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.loading import check_free, open_index
 from d2llm_vdb.cli.reembed import check_other_name, tell_what_is_where, write_anew
 from d2llm_vdb.cli.shared import Database, Layout, Model
-from d2llm_vdb.cli.terminal import failing_clearly, output, printable, waiting
+from d2llm_vdb.cli.terminal import failing_clearly, print_line, waiting
 from d2llm_vdb.errors import CollectionNotFoundError, InputError
 from d2llm_vdb.wording import counted
 
@@ -118,14 +118,11 @@ def _lines(path: Path) -> list[str]:
 
 
 def _show_fitted(out: Path, made: CompactStudent, whole: int) -> None:
-    output.print(
-        printable(
-            f"{out}: recall vectors of {made.student.config.recall_width} dimensions and not "
-            f"{whole}, fitted to {counted(made.passages, 'passage')}; of the whole "
-            f"embedding's first ten {made.recall:.1%} are among their first hundred, by "
-            f"{counted(made.queries, 'query', 'queries')}"
-        ),
-        soft_wrap=True,
+    print_line(
+        f"{out}: recall vectors of {made.student.config.recall_width} dimensions and not "
+        f"{whole}, fitted to {counted(made.passages, 'passage')}; of the whole "
+        f"embedding's first ten {made.recall:.1%} are among their first hundred, by "
+        f"{counted(made.queries, 'query', 'queries')}"
     )
 
 

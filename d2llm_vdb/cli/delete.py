@@ -16,9 +16,8 @@ from d2llm_vdb.cli.terminal import (
     confirm,
     errors,
     failing_clearly,
-    output,
     print_json,
-    printable,
+    print_line,
     waiting,
 )
 from d2llm_vdb.errors import InputError
@@ -89,9 +88,9 @@ def delete(
             )
         if not found:
             store.run(UnknownFields().check(store.tenant, chosen))
-            errors.print(
+            print_line(
                 "nothing matches; `d2llm search --json` shows ids and documents as they are stored",
-                soft_wrap=True,
+                errors,
             )
         if ids and not (doc or filter):
             _tell_left(_left_of_documents(store, ids, chosen))
@@ -104,10 +103,7 @@ def delete(
     if as_json:
         print_json({"deleted": found, "left": held - found})
     else:
-        output.print(
-            printable(f"{counted(found, 'passage')} deleted from {told}, {held - found:,} left"),
-            soft_wrap=True,
-        )
+        print_line(f"{counted(found, 'passage')} deleted from {told}, {held - found:,} left")
 
 
 def _of_tenant(store: Store, tenant: str | None) -> Store:
@@ -154,10 +150,9 @@ def _tell_left(documents: Mapping[str, int]) -> None:
     for name, passages in list(documents.items())[:SHOWN_DOCUMENTS]:
         left = counted(passages, "more passage")
         whole = f"--doc {shlex.quote(name)} means all of it"
-        told = f"the document {name!r} has {left}, not meant by its id; {whole}"
-        errors.print(printable(told), soft_wrap=True)
+        print_line(f"the document {name!r} has {left}, not meant by its id; {whole}", errors)
     if (more := len(documents) - SHOWN_DOCUMENTS) > 0:
-        errors.print(f"and so have {counted(more, 'other document')}")
+        print_line(f"and so have {counted(more, 'other document')}", errors)
 
 
 def _ask(store: Store, found: int, held: int, chosen: models.Filter) -> None:

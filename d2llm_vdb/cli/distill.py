@@ -12,7 +12,14 @@ from rich.table import Table
 from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.loading import check_free, load_student
 from d2llm_vdb.cli.step_progress import track_steps
-from d2llm_vdb.cli.terminal import errors, failing_clearly, output, printable, waiting
+from d2llm_vdb.cli.terminal import (
+    errors,
+    failing_clearly,
+    output,
+    print_line,
+    printable,
+    waiting,
+)
 
 if TYPE_CHECKING:
     from d2llm_vdb.distill import TrainingSet
@@ -178,8 +185,8 @@ def distill(
     plot = directory / "losses.png"
     save_losses_plot(distilled.losses, plot)
     show_training(distilled.record)
-    output.print(printable(f"losses: {distilled.losses}, {plot}"), soft_wrap=True)
-    output.print(printable(f"student written to {out}"), soft_wrap=True)
+    print_line(f"losses: {distilled.losses}, {plot}")
+    print_line(f"student written to {out}")
 
 
 @failing_clearly("interrupted; run the same command again to go on")
@@ -247,7 +254,7 @@ def teach(
             work=directory,
             on_progress=on_progress,
         )
-    output.print(printable(f"teacher written to {out}"), soft_wrap=True)
+    print_line(f"teacher written to {out}")
 
 
 def beside(out: Path) -> Path:

@@ -16,6 +16,7 @@ from d2llm_vdb.cli.terminal import (
     failing_clearly,
     output,
     print_json,
+    print_line,
     printable,
     waiting,
 )
@@ -73,4 +74,4 @@ def _show(found: Sequence[Finding]) -> None:
     output.print(table)
     for each in found:
         if each.mend:
-            output.print(printable(f"{each.check}: {each.mend}"), soft_wrap=True)
+            print_line(f"{each.check}: {each.mend}")

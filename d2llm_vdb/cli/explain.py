@@ -12,7 +12,7 @@ from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.loading import open_index
 from d2llm_vdb.cli.shared import Model, SearchedDatabase, Searching
-from d2llm_vdb.cli.terminal import failing_clearly, output, print_json, waiting
+from d2llm_vdb.cli.terminal import failing_clearly, print_json, print_line, waiting
 from d2llm_vdb.errors import InputError
 
 
@@ -62,4 +62,4 @@ def explain(
     show_places(result.hits, chosen=hit)
     show_explanation(explanation)
     if html is not None:
-        output.print(f"page written to {html}", soft_wrap=True)
+        print_line(f"page written to {html}")

@@ -19,7 +19,7 @@ from d2llm_vdb.cli.terminal import (
     errors,
     failing_clearly,
     print_json,
-    printable,
+    print_line,
     waiting,
 )
 from d2llm_vdb.errors import CollectionNotFoundError
@@ -224,27 +224,25 @@ def ingest(
         show_summary(report, index.store.location)
     if reader.passed_over:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in reader.passed_over.most_common())
-        errors.print(printable(f"passed over in folders: {kinds}"), soft_wrap=True)
+        print_line(f"passed over in folders: {kinds}", errors)
     if report.kept:
-        errors.print(
+        print_line(
             f"{counted(report.kept, 'document')} kept, though not read: rejects without an "
             f"id may be any of what is stored",
-            soft_wrap=True,
+            errors,
         )
     if report.rejected:
-        where = printable(str(rejects))
-        errors.print(f"{report.rejected:,} rejected, with reasons, in {where}", soft_wrap=True)
+        print_line(f"{report.rejected:,} rejected, with reasons, in {rejects}", errors)
         if (first := rejects_file.first) is not None:
             place = first.source if first.line is None else f"{first.source}:{first.line}"
-            told = f"the first, in {place}: {first.reason}"
-            errors.print(printable(told), soft_wrap=True)
+            print_line(f"the first, in {place}: {first.reason}", errors)
         raise typer.Exit(EXIT_REJECTS)
 
 
 def _tell_indexed(fields: Mapping[str, str]) -> None:
     named = ", ".join(f"{name}:{kind}" for name, kind in fields.items())
-    told = printable(named) or "no further field; name those you filter by with --payload-index"
-    errors.print(f"indexed for filters: {told}", soft_wrap=True)
+    told = named or "no further field; name those you filter by with --payload-index"
+    print_line(f"indexed for filters: {told}", errors)
 
 
 def _tuple(values: list[str] | None) -> tuple[str, ...] | None:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from d2llm_vdb.cli.bar import progress_bar
 from d2llm_vdb.cli.samples import Samples
-from d2llm_vdb.cli.terminal import every_few_seconds, output, printable
+from d2llm_vdb.cli.terminal import every_few_seconds, output, print_line
 from d2llm_vdb.ingest.pipeline import IngestReport, OnIngested
 from d2llm_vdb.wording import counted
 
@@ -100,5 +100,5 @@ def show_summary(report: IngestReport, location: str) -> None:
             f", {report.passages_per_second:,.1f} passages and "
             f"{report.tokens_per_second:,.0f} tokens a second"
         )
-    output.print(printable(told), soft_wrap=True)
+    print_line(told)
     output.print(table)

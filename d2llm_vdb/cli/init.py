@@ -9,7 +9,7 @@ import typer
 
 from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.loading import check_free
-from d2llm_vdb.cli.terminal import errors, failing_clearly, output, printable, waiting
+from d2llm_vdb.cli.terminal import errors, failing_clearly, print_line, waiting
 
 
 @failing_clearly()
@@ -107,4 +107,4 @@ def init(
         f"recall vector of {made.config.recall_width} dimensions{fitted}",
         *(part for part, told in chosen.items() if told),
     ]
-    output.print(printable(", ".join(parts)), soft_wrap=True)
+    print_line(", ".join(parts))

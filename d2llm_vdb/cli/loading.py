@@ -52,11 +52,10 @@ def open_index(
 def load_student(student: str | None, device: str = "auto") -> Student:
     """Load the student that a new collection is made with."""
     with waiting("loading the student"):
-        from d2llm_vdb.student import Student
+        from d2llm_vdb import opening
 
-        if student in (None, "default"):
-            return Student.default(device=device)
-        return Student.load(student, device=device)
+        named = opening.DEFAULT_STUDENT_NAME if student is None else student
+        return opening.load_student(named, device)
 
 
 def check_free(out: Path, force: bool, kind: str = "student") -> None:

@@ -11,7 +11,7 @@ from d2llm_vdb.cli import flags, serving
 from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.loading import open_index
 from d2llm_vdb.cli.shared import Model, SearchedDatabase
-from d2llm_vdb.cli.terminal import errors, failing_clearly, waiting
+from d2llm_vdb.cli.terminal import errors, failing_clearly, print_line, waiting
 from d2llm_vdb.errors import InputError
 
 
@@ -74,7 +74,7 @@ def mcp(
             _end_at_once()
             server.run()
         else:
-            errors.print(f"MCP at {url_of(listening, '/mcp')}; Ctrl-C ends it", soft_wrap=True)
+            print_line(f"MCP at {url_of(listening, '/mcp')}; Ctrl-C ends it", errors)
             run(mcp_app(server, host), listening)
 
 

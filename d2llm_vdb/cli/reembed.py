@@ -12,7 +12,7 @@ from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.loading import open_index
 from d2llm_vdb.cli.shared import Database, Layout, Model
-from d2llm_vdb.cli.terminal import errors, failing_clearly, output, print_json, printable, waiting
+from d2llm_vdb.cli.terminal import errors, failing_clearly, output, print_json, print_line, waiting
 
 if TYPE_CHECKING:
     from d2llm_vdb.index import Index
@@ -63,7 +63,7 @@ def reembed(
         schema = source.schema
         if source.alias is not None and source.alias.collection == into:
             told = f"{database.collection!r} means {into!r} already: nothing is to be done"
-            (errors if as_json else output).print(printable(told), soft_wrap=True)
+            print_line(told, errors if as_json else output)
             if as_json:
                 held = source.count()
                 print_json({"origin": None, "passages": held, "written": 0, "seconds": 0.0})
@@ -130,14 +130,8 @@ def tell_what_is_where(database: Database, into: str, left: str) -> None:
     if database.db is None:
         option, place = "--url", hide_credentials(place)
     where = f"{option} {shlex.quote(place)}"
-    output.print(
-        printable(f"use it:  d2llm search {where} --collection {shlex.quote(into)}"),
-        soft_wrap=True,
-    )
-    output.print(
-        printable(
-            f"{left!r} is still there, unchanged; when nobody uses it:  "
-            f"d2llm drop {where} --collection {shlex.quote(left)}"
-        ),
-        soft_wrap=True,
+    print_line(f"use it:  d2llm search {where} --collection {shlex.quote(into)}")
+    print_line(
+        f"{left!r} is still there, unchanged; when nobody uses it:  "
+        f"d2llm drop {where} --collection {shlex.quote(left)}"
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from d2llm_vdb.cli.terminal import output, printable
+from d2llm_vdb.cli.terminal import output, print_line, printable
 from d2llm_vdb.store.capabilities import LAYOUT_FEATURES, capabilities_of
 from d2llm_vdb.store.schema import IEM, LAYOUT_OPTIONS, RECALL, SEGMENTS, TOKENS
 
@@ -33,7 +33,7 @@ def show_result(result: SearchResult) -> None:
         output.print("no hits")
     if result.degraded is not None:
         told = f"not reranked, in the order of recall: {result.degraded}"
-        output.print(printable(told), style="yellow", soft_wrap=True)
+        print_line(told, style="yellow")
     timings = result.timings
     output.print(
         f"score: {result.score_kind} · encode {timings.encode_ms:.1f} ms · recall "
@@ -163,7 +163,7 @@ def _show_facts(title: str, rows: dict[str, str]) -> None:
     table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(name, printable(value))
-    output.print(printable(title), soft_wrap=True)
+    print_line(title)
     output.print(table)
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from d2llm_vdb.cli.bar import track_counted
-from d2llm_vdb.cli.terminal import output, printable
+from d2llm_vdb.cli.terminal import output, print_line
 from d2llm_vdb.reembed import OnReembedded, Origin, ReembedReport
 from d2llm_vdb.wording import counted
 
@@ -61,5 +61,5 @@ def show_rewritten(report: ReembedReport, seconds: float, location: str) -> None
     table.add_row("written", f"{report.written:,}")
     table.add_row("there before", f"{report.passages - report.written:,}")
     table.add_row("seconds", f"{seconds:,.1f}")
-    output.print(printable(f"written into {location}"), soft_wrap=True)
+    print_line(f"written into {location}")
     output.print(table)

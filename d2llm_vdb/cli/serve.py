@@ -6,7 +6,7 @@ from d2llm_vdb.cli import flags, serving
 from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.loading import open_index
 from d2llm_vdb.cli.shared import Model, SearchedDatabase
-from d2llm_vdb.cli.terminal import errors, failing_clearly, waiting
+from d2llm_vdb.cli.terminal import errors, failing_clearly, print_line, waiting
 
 
 @with_groups
@@ -45,5 +45,5 @@ def serve(
     ) as index:
         from d2llm_vdb.serve.page import page_app
 
-        errors.print(f"open {url_of(listening)} in a browser; Ctrl-C ends it", soft_wrap=True)
+        print_line(f"open {url_of(listening)} in a browser; Ctrl-C ends it", errors)
         run(page_app(Finder(index, fixed), host), listening)

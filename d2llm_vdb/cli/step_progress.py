@@ -33,4 +33,4 @@ def track_steps(console: Console) -> Iterator[OnProgress]:
 
 
 def _line(progress: Progress) -> str:
-    return printable(f"{progress.set}: {progress.step}, {progress.done:,} of {progress.total:,}")
+    return f"{progress.set}: {progress.step}, {progress.done:,} of {progress.total:,}"

@@ -40,9 +40,14 @@ def printable(text: str) -> str:
     return _CONTROL_CHARACTERS.sub("", _ESCAPE_SEQUENCES.sub("", text))
 
 
+def print_line(text: str, console: Console = output, style: str | None = None) -> None:
+    """Print a text that is the user's in part, on one line however wide the terminal is."""
+    console.print(printable(text), style=style, soft_wrap=True)
+
+
 def print_error(error: Exception) -> None:
-    """Print an error as one line, however wide the terminal is."""
-    errors.print(printable(f"error: {error}"), style="red", soft_wrap=True)
+    """Print an error as one line."""
+    print_line(f"error: {error}", errors, "red")
 
 
 def print_json(values: dict[str, Any]) -> None:
@@ -59,7 +64,7 @@ def confirm(question: str, otherwise: str) -> None:
         errors.print()
         agreed = False
     if not agreed:
-        errors.print(f"{otherwise}; --yes deletes without asking")
+        print_line(f"{otherwise}; --yes deletes without asking", errors)
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -81,7 +86,7 @@ def every_few_seconds(console: Console, line: Callable[[T], str]) -> Callable[[T
         nonlocal last
         if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
             last = time.monotonic()
-            console.print(line(progress), soft_wrap=True)
+            print_line(line(progress), console)
 
     return tell
 
@@ -102,5 +107,5 @@ def failing_clearly(interrupted: str = "interrupted") -> Iterator[None]:
         print_error(error)
         raise typer.Exit(exit_code(error)) from error
     except KeyboardInterrupt:
-        errors.print(interrupted)
+        print_line(interrupted, errors)
         raise typer.Exit(EXIT_INTERRUPTED) from None
