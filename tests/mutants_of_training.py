@@ -24,6 +24,10 @@ STOPS = "test_distill.py::test_training_stops_when_it_makes_nothing_better"
 FINE_TUNED = "test_teacher_training.py::test_a_teacher_learns_labels_and_is_loaded_as_any_other"
 KILLED = "test_teacher_training.py::test_a_teacher_whose_training_was_killed_learns_the_same"
 CUT_OFF = "test_training.py::test_a_checkpoint_that_a_kill_cut_off_is_passed_over"
+PROCESSES = (
+    "test_several_processes.py::"
+    "test_a_plan_has_batches_for_each_process_and_is_gone_on_with_by_as_many"
+)
 GOES_ON = "test_training.py::test_a_training_goes_on_from_its_last_checkpoint"
 RATE = "test_training.py::test_the_learning_rate_rises_over_a_tenth_of_the_steps_and_then_falls"
 
@@ -245,6 +249,20 @@ def gradients_not_clipped() -> None:
 def all_gpus_taken() -> None:
     """One process takes a batch for each GPU that it sees."""
     swap(TrainingArguments, "n_gpu", property(lambda self: torch.cuda.device_count()))
+
+
+@mutant(PROCESSES)
+def steps_shared_out() -> None:
+    """Several processes share the steps out, in place of taking all of them together."""
+    whole = distiller.draw_steps
+    swap(distiller, "draw_steps", lambda *arguments: whole(*arguments[:5]))
+
+
+@mutant(PROCESSES)
+def gone_on_with_by_more() -> None:
+    """A training is gone on with by more processes than began it."""
+    whole = distiller._key
+    swap(distiller, "_key", lambda *arguments: whole(*arguments[:5], 1))
 
 
 @mutant("test_distill.py::test_a_student_learns_from_questions_and_pairs_and_is_calibrated")

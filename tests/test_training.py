@@ -99,6 +99,14 @@ def test_a_machine_of_several_gpus_takes_batches_of_the_same_size(
     assert set(sizes) == {8}
 
 
+def test_of_several_processes_the_first_alone_writes_the_losses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ResumableTrainer, "is_world_process_zero", lambda _: False)
+    trained(tmp_path)
+    assert not (tmp_path / LOSSES_FILE).exists()
+
+
 class KilledError(Exception):
     pass
 

@@ -90,6 +90,7 @@ def distill(
     _check(train, dev, teacher, config, student)
     backbone = None if config.lora_rank is None else student.backbone.model
     model = DistillationModel(student.heads, config, backbone)
+    processes = PartialState().num_processes
     with (
         PartialState().main_process_first(),  # the others find all of it in `work`
         ScoreCache(work / SCORES_FILE) as cache,
@@ -104,8 +105,8 @@ def distill(
                 teachers = [teacher if better[one.name] else None for one in train]
         by_teacher = list(zip(train, teachers, strict=True))
         prepared = prepare(by_teacher, student, cache, work, config, on_progress)
-        steps = draw_steps(prepared, teachers, cache, config, on_progress)
-    directory = work / f"training-{_key(student, train, dev, teacher, config)}"
+        steps = draw_steps(prepared, teachers, cache, config, on_progress, processes)
+    directory = work / f"training-{_key(student, train, dev, teacher, config, processes)}"
     arguments = training_arguments(
         directory,
         per_device_train_batch_size=1,  # the plan's items are whole batches
@@ -210,12 +211,14 @@ def _key(
     dev: Sequence[RetrievalSet | PairSet],
     teacher: Teacher | None,
     config: DistillConfig,
+    processes: int,
 ) -> str:
     """Name a training by all that goes into it, so that only the very same is resumed."""
     parts = [
         student.fingerprint,
         None if teacher is None else teacher.identity,
         config.to_dict(),
+        processes,  # each takes batches of its own
         [_content(one) for one in (*train, *dev)],
     ]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=6).hexdigest()

@@ -138,6 +138,7 @@ def draw_steps(
     cache: ScoreCache,
     config: DistillConfig,
     on_progress: OnProgress,
+    processes: int = 1,
 ) -> list[Step]:
     """Draw all batches of a training, and let the teacher score passages of other queries in them.
 
@@ -147,9 +148,11 @@ def draw_steps(
         cache: of the teachers' scores.
         config: of the training.
         on_progress: told after every step.
+        processes: that train together; at every step each takes batches of its own.
     """
     sizes = [len(one.scored.data) for one in prepared]
-    steps = plan(sizes, config.batch_queries, config.steps * config.accumulate, config.seed)
+    total = config.steps * config.accumulate * processes
+    steps = plan(sizes, config.batch_queries, total, config.seed)
     for place, (one, teacher) in enumerate(zip(prepared, teachers, strict=True)):
         own = [at for at, step in enumerate(steps) if step.place == place]
         if teacher is None or not own:

@@ -140,6 +140,8 @@ class _LossesFile(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
+        if not state.is_world_process_zero:  # all would write into one file at once
+            return
         rows = state.log_history
         names = list(dict.fromkeys(name for row in rows for name in row))
         self._path.parent.mkdir(parents=True, exist_ok=True)
