@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Unpack
 
 from d2llm_vdb.add import Adder, AddReport, OnAdded, OnReject
@@ -168,7 +169,9 @@ class Index(Collection):
             report = await asyncio.shield(adding)
         except asyncio.CancelledError:
             adder.stop()
-            await asyncio.gather(adding, return_exceptions=True)
+            while not adding.done():  # though cancelled again, as anyio does until it is over
+                with suppress(asyncio.CancelledError):
+                    await asyncio.shield(asyncio.gather(adding, return_exceptions=True))
             raise
         self._unindexed.grow(self.tenant, report.encoded - report.replaced)
         return report
