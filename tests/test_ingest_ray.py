@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from copy import copy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -35,10 +36,13 @@ BATCH = 5
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def cluster() -> Iterator[Path]:
     """Ray on this machine, for all tests; gives the directory with its logs."""
-    logs = tmp_path_factory.mktemp("r")
-    with pytest.MonkeyPatch.context() as patch:
+    with (
+        # Not pytest's: the names of Ray's sockets add 70 characters, and may have 107 in all.
+        TemporaryDirectory(prefix="ray-") as logs,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(
             "local",
@@ -47,9 +51,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             log_to_driver=False,
             logging_level=logging.ERROR,
             object_store_memory=100 * 2**20,
-            _temp_dir=str(logs),
+            _temp_dir=logs,
         )
-        yield logs
+        yield Path(logs)
         ray.shutdown()
 
 
