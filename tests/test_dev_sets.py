@@ -23,9 +23,16 @@ from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
 from d2llm_vdb.student.calibration import Scorer, scorer_of
 
 
-def scored(student: Student, data: RetrievalSet | PairSet, work: Path) -> dict[str, float]:
+def ready(
+    student: Student, data: RetrievalSet | PairSet, work: Path
+) -> tuple[dev.DevSet, DistillationModel]:
     read = dev_set(data, student, work, LABELS, lambda _: None)
-    return read.score(DistillationModel(student.heads, LABELS).eval())
+    return read, DistillationModel(student.heads, LABELS).eval()
+
+
+def scored(student: Student, data: RetrievalSet | PairSet, work: Path) -> dict[str, float]:
+    read, model = ready(student, data, work)
+    return read.score(model)
 
 
 def test_a_query_is_left_out_of_its_results_only_where_it_is_a_document(
@@ -55,8 +62,8 @@ def test_measures_do_not_depend_on_how_many_texts_are_encoded_at_a_time(
 def judged(
     student: Student, data: RetrievalSet | PairSet, work: Path
 ) -> dict[Scorer, tuple[Tensor, Tensor]]:
-    read = dev_set(data, student, work, LABELS, lambda _: None)
-    return read.judged(DistillationModel(student.heads, LABELS).eval())
+    read, model = ready(student, data, work)
+    return read.judged(model)
 
 
 def test_a_query_is_none_of_the_documents_that_calibrate(
