@@ -24,6 +24,7 @@ from d2llm_vdb.sparse import SparseRows
 from d2llm_vdb.store import Columns, RecallRequest, Schema, ServerStore, Store, conditions, requests
 from d2llm_vdb.store.client import ClientOptions
 from d2llm_vdb.store.columns import point_id
+from d2llm_vdb.store.memory import MemoryStore
 from d2llm_vdb.store.recall import PageRequest, PointQuery
 from d2llm_vdb.store.schema import CollectionOptions
 from d2llm_vdb.store.tenant import TenantStore
@@ -368,6 +369,19 @@ def test_a_closed_store_says_so(store: Store) -> None:
         store.count()
     with pytest.raises(StoreError, match="is closed; open it again"):
         asyncio.run(store.acount())
+
+
+def test_a_store_that_another_thread_closes_within_a_call_says_that_it_is_closed() -> None:
+    store = MemoryStore.open("test", SCHEMA)
+    count = store._client.count
+
+    def closed_meanwhile(**arguments: Any) -> Any:
+        store.close()
+        return count(**arguments)
+
+    store._client.count = closed_meanwhile
+    with pytest.raises(StoreError, match="is closed; open it again"):
+        store.count()
 
 
 def test_another_student_is_refused_with_both_fingerprints() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from operator import attrgetter
 from typing import TypeVar
@@ -55,9 +55,15 @@ class ClientStore(Store):
         with self._translated():
             return call.read(attrgetter(call.method)(self._client)(**call.arguments))
 
-    def _translated(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
         """Turn the client's exceptions within the block into this library's."""
-        return translated(self.location, self._where_to_look)
+        try:
+            with translated(self.location, self._where_to_look):
+                yield
+        except Exception:
+            self.check_open()  # another thread closed it meanwhile: that is what went wrong
+            raise
 
     def _call_all(self, calls: Batches[T]) -> list[T]:
         for call in calls:
