@@ -13,6 +13,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+from d2llm_vdb.batching import batched_in_time
 from d2llm_vdb.errors import InputError, StoreError
 from d2llm_vdb.lazy import models
 from d2llm_vdb.passages import Passage
@@ -195,7 +196,7 @@ class Adder:
             self._progress()
 
     def _texts_to_encode(self, passages: Iterable[Passage]) -> Iterator[str]:
-        for group in _grouped(passages):
+        for group in self._groups(passages):
             if self._stopped.is_set():
                 return
             with span("look up", passages=len(group)):
@@ -204,6 +205,12 @@ class Adder:
                 self._waiting.append(write)
                 yield write.payload["text"]
             self._progress()
+
+    def _groups(self, passages: Iterable[Passage]) -> Iterator[list[Passage]]:
+        """Group passages for one look-up."""
+        if self._replace_documents:
+            return _whole_documents(passages)
+        return batched_in_time(passages, LOOKUP_PASSAGES, WINDOW_SECONDS)
 
     def _new_or_changed(self, group: list[Passage]) -> list[_Write]:
         self.report.passages += len(group)
@@ -227,9 +234,11 @@ class Adder:
             else:
                 self._note_source(known, payload)
                 changed.append(_Write(passage, payload, replaces=True))
-        if self._replace_documents and stored:
-            self._store.delete(list(stored))
-            self.report.deleted += len(stored)
+        # A document that comes in two parts, against what is asked for, keeps both.
+        left_over = [each for each in stored if each not in self._seen]
+        if self._replace_documents and left_over:
+            self._store.delete(left_over)
+            self.report.deleted += len(left_over)
         return new + self._with_other_texts(changed)
 
     def _with_other_texts(self, changed: list[_Write]) -> list[_Write]:
@@ -270,17 +279,24 @@ class Adder:
         return payload
 
     def _stored(self, payloads: list[Payload]) -> dict[str, Payload]:
-        """Return what is stored of some documents, and under some passages' ids, by passage id."""
-        if not payloads:
+        """Return what is stored under the ids of some passages, by id.
+
+        With what else is stored of their documents, where that is to be replaced.
+        """
+        ids = [payload["id"] for payload in payloads]
+        fields = ["id", "doc_id", "content_hash", "source", TENANT_FIELD]
+        if not ids:
             return {}
+        if not self._replace_documents:
+            points = self._store.retrieve(ids, fields)
+            return {point.payload["id"]: point.payload for point in points}
         documents = models.MatchAny(any=list({payload["doc_id"]: None for payload in payloads}))
         either = models.Filter(
             should=[
                 models.FieldCondition(key="doc_id", match=documents),
-                models.HasIdCondition(has_id=[payload["id"] for payload in payloads]),
+                models.HasIdCondition(has_id=ids),
             ]
         )
-        fields = ["id", "doc_id", "content_hash", "source", TENANT_FIELD]
         found = (point.payload for point in self._store.scroll(either, fields=fields))
         # The whole collection holds the tenants' passages too, whose ids are their own.
         return {each["id"]: each for each in found if each.get(TENANT_FIELD) == self._store.tenant}
@@ -352,7 +368,7 @@ def _taken_by_another(passage: Passage, doc_id: str) -> InputError:
     )
 
 
-def _grouped(passages: Iterable[Passage]) -> Iterator[list[Passage]]:
+def _whole_documents(passages: Iterable[Passage]) -> Iterator[list[Passage]]:
     """Group passages for one look-up, never cutting a document in two."""
     group: list[Passage] = []
     begun = 0.0

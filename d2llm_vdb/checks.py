@@ -57,6 +57,12 @@ def check_number(name: str, value: Any, least: float = -math.inf, most: float = 
         raise InputError(f"{name}={value!r} must be {bounds}")
 
 
+def check_tenant(tenant: object) -> None:
+    """Raise `InputError` unless given a tenant's name or None."""
+    if tenant is not None and (not isinstance(tenant, str) or not tenant.strip()):
+        raise InputError(f"tenant={tenant!r} must be a name, or None for a collection without")
+
+
 def home_expanded(name: str, path: str | os.PathLike[str]) -> Path:
     """Return a path with its `~` expanded; `InputError` if there is no such home directory."""
     try:

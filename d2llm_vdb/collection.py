@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from d2llm_vdb.awaiting import StoppableProgress, in_thread
 from d2llm_vdb.filters import FilterLike, as_filter, required_filter
 from d2llm_vdb.passages import Passage
 from d2llm_vdb.search.unknown import UnknownFields
@@ -159,10 +161,10 @@ class Collection:
         overwrite: bool = False,
         on_progress: OnArchived | None = None,
     ) -> ArchiveReport:
-        """Async twin of `export`."""
-        return await asyncio.to_thread(
-            self.export, path, overwrite=overwrite, on_progress=on_progress
-        )
+        """Async twin of `export`. Cancelled, it stops, and leaves no file."""
+        told = StoppableProgress(on_progress)
+        work = partial(self.export, path, overwrite=overwrite, on_progress=told)
+        return await in_thread(work, told.stop)
 
     def info(self) -> StoreInfo:
         """Describe the collection."""

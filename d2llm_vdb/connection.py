@@ -1,15 +1,20 @@
-"""Where a collection is and which store reaches it."""
+"""Where a collection is, which store reaches it, and how it is laid out."""
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import replace
 from typing import Unpack
 
 from d2llm_vdb.checks import home_expanded
-from d2llm_vdb.errors import CollectionNotFoundError, InputError
+from d2llm_vdb.errors import CollectionNotFoundError, InputError, SchemaMismatchError
 from d2llm_vdb.store import CollectionOptions, EdgeStore, Schema, Store
 from d2llm_vdb.store.client import MEMORY, ClientKeywords, ClientOptions
+from d2llm_vdb.store.presets import PresetName
+from d2llm_vdb.store.schema import LAYOUT_OPTIONS
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_COLLECTION = "d2llm"
 
@@ -86,6 +91,38 @@ class Connection:
         return EdgeStore.open(
             directory / self.collection, create, self._layout, any_layout=any_layout
         )
+
+
+def check_layout(store: Store, preset: PresetName | None, layout: CollectionOptions) -> None:
+    """Compare a collection with what was asked of it, and warn where its shards are others.
+
+    Args:
+        store: an open collection.
+        preset: the one asked for; None takes what is there.
+        layout: shards and copies asked for.
+
+    Raises:
+        SchemaMismatchError: it was made with another preset.
+    """
+    held = store.schema.preset
+    if preset is not None and held and preset != held:
+        raise SchemaMismatchError(
+            f"{store.location} was made with preset={held!r}, not {preset!r}; leave preset out to "
+            f"use it as it is, or write it anew (d2llm reembed --into NAME --preset {preset})"
+        )
+    asked = {name: getattr(layout, name) for name in LAYOUT_OPTIONS}
+    if all(value is None for value in asked.values()):
+        return
+    there = store.info().layout
+    for name, value in asked.items():
+        if value is not None and value != there[name]:
+            logger.warning(
+                "%s has %s=%d, and keeps it; %d counts where a collection is created on a server",
+                store.location,
+                name,
+                there[name],
+                value,
+            )
 
 
 def _check_location(location: object) -> None:

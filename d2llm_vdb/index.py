@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Unpack
 
 from d2llm_vdb.add import Adder, AddReport, OnAdded, OnReject
+from d2llm_vdb.awaiting import StoppableProgress, in_thread
+from d2llm_vdb.checks import check_tenant
 from d2llm_vdb.collection import Collection
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.keywords import check_keywords, takes_keywords_of
@@ -22,7 +24,7 @@ from d2llm_vdb.opening import OpenOptions, open_both
 from d2llm_vdb.passages import Passage, check_query, only_passages
 from d2llm_vdb.search import SearchResult
 from d2llm_vdb.search.neighbours import reading_neighbours
-from d2llm_vdb.search.options import MoreOptions, SearchOptions, check_tenant
+from d2llm_vdb.search.options import MoreOptions, SearchOptions
 from d2llm_vdb.search.steps import Stopwatch, explainable, searching
 from d2llm_vdb.search.telling import log_search, telling
 from d2llm_vdb.search.unindexed import UnindexedFields
@@ -110,7 +112,12 @@ class Index(Collection):
             options: those of `d2llm_vdb.opening.open_both`.
         """
         check_keywords("Index.aopen", options, OpenOptions.__annotations__)
-        return cls(*await asyncio.to_thread(open_both, location, student, **options))
+        opening = asyncio.create_task(asyncio.to_thread(open_both, location, student, **options))
+        try:
+            return cls(*await asyncio.shield(opening))
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_opened)
+            raise
 
     def add(
         self,
@@ -164,15 +171,7 @@ class Index(Collection):
             on_reject=on_reject,
             on_progress=on_progress,
         )
-        adding = asyncio.create_task(asyncio.to_thread(adder.run, only_passages(passages)))
-        try:
-            report = await asyncio.shield(adding)
-        except asyncio.CancelledError:
-            adder.stop()
-            while not adding.done():  # though cancelled again, as anyio does until it is over
-                with suppress(asyncio.CancelledError):
-                    await asyncio.shield(asyncio.gather(adding, return_exceptions=True))
-            raise
+        report = await in_thread(partial(adder.run, only_passages(passages)), adder.stop)
         self._unindexed.grow(self.tenant, report.encoded - report.replaced)
         return report
 
@@ -275,8 +274,13 @@ class Index(Collection):
         alias: str | None = None,
         on_progress: OnReembedded | None = None,
     ) -> ReembedReport:
-        """Async twin of `reembed`: it computes as it goes, so all of it is in a thread."""
-        return await asyncio.to_thread(self.reembed, target, alias=alias, on_progress=on_progress)
+        """Async twin of `reembed`: it computes as it goes, so all of it is in a thread.
+
+        Cancelled, it stops after the page of passages it is writing, and waits for that.
+        """
+        told = StoppableProgress(on_progress)
+        work = partial(self.reembed, target, alias=alias, on_progress=told)
+        return await in_thread(work, told.stop)
 
     def compact(
         self, dim: int, *, floor: float = 0.98, queries: Sequence[str] | None = None
@@ -303,7 +307,7 @@ class Index(Collection):
     async def acompact(
         self, dim: int, *, floor: float = 0.98, queries: Sequence[str] | None = None
     ) -> CompactStudent:
-        """Async twin of `compact`."""
+        """Async twin of `compact`. Cancelled, it computes to its end, which nobody gets."""
         return await asyncio.to_thread(self.compact, dim, floor=floor, queries=queries)
 
     def _search(self, queries: Iterable[str], options: SearchOptions) -> list[SearchResult]:
@@ -376,6 +380,12 @@ def check_index(index: object) -> None:
         raise InputError(
             f"index is {type(index).__name__}, expected d2llm_vdb.Index; make one with Index.open"
         )
+
+
+def _close_opened(opening: asyncio.Task[tuple[Student, Store]]) -> None:
+    """Close what was opened after nobody waited for it any more."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result()[1].close()
 
 
 def _checked(queries: Iterable[str]) -> list[str]:

@@ -6,13 +6,12 @@ transformers are imported, which takes seconds.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, Unpack, get_args
 
-from d2llm_vdb.checks import check_choice
-from d2llm_vdb.connection import DEFAULT_COLLECTION, Connection
+from d2llm_vdb.checks import check_choice, check_tenant
+from d2llm_vdb.connection import DEFAULT_COLLECTION, Connection, check_layout
 from d2llm_vdb.errors import (
     CheckpointError,
     CollectionNotFoundError,
@@ -21,7 +20,6 @@ from d2llm_vdb.errors import (
 )
 from d2llm_vdb.keywords import takes_keywords_of
 from d2llm_vdb.paths import index_paths
-from d2llm_vdb.search.options import check_tenant
 from d2llm_vdb.store import CollectionOptions, Schema, Store
 from d2llm_vdb.store.client import ClientKeywords, ClientOptions
 from d2llm_vdb.store.presets import PresetName
@@ -30,8 +28,6 @@ from d2llm_vdb.store.schema import INDEXED_FIELDS, FieldKind, check_payload_inde
 if TYPE_CHECKING:
     from d2llm_vdb.student import Student
     from d2llm_vdb.student.backbone import DType
-
-logger = logging.getLogger(__name__)
 
 Tokens = Literal["raw", "none"]
 
@@ -94,15 +90,16 @@ def open_both(
     Raises:
         D2LLMError: as `Index.open`.
     """
+    layout = CollectionOptions(
+        shard_number=shard_number,
+        replication_factor=replication_factor,
+        write_consistency_factor=write_consistency_factor,
+        preset=preset or "balanced",
+    )
     connection = Connection(
         os.fspath(location) if isinstance(location, os.PathLike) else location,
         collection,
-        layout=CollectionOptions(
-            shard_number,
-            replication_factor,
-            "balanced" if preset is None else preset,
-            write_consistency_factor=write_consistency_factor,
-        ),
+        layout=layout,
         **options,
     )
     _check_student(student)
@@ -124,15 +121,7 @@ def open_both(
     # a moment earlier, with another student.
     try:
         _check_tokens(store, tokens)
-        _check_preset(store, preset)
-        _compare_layout(
-            store,
-            {
-                "shard_number": shard_number,
-                "replication_factor": replication_factor,
-                "write_consistency_factor": write_consistency_factor,
-            },
-        )
+        check_layout(store, preset, layout)
         if student is None:
             loaded = _remembered_student(store, device)
         else:
@@ -223,27 +212,3 @@ def _check_tokens(store: Store, tokens: Tokens | None) -> None:
             f"{store.location} was made with tokens={stored!r}, not {tokens!r}; leave tokens out "
             f"to use it as it is, or write it anew (d2llm reembed --into NAME --tokens {tokens})"
         )
-
-
-def _check_preset(store: Store, preset: PresetName | None) -> None:
-    held = store.schema.preset
-    if preset is not None and held and preset != held:
-        raise SchemaMismatchError(
-            f"{store.location} was made with preset={held!r}, not {preset!r}; leave preset out to "
-            f"use it as it is, or write it anew (d2llm reembed --into NAME --preset {preset})"
-        )
-
-
-def _compare_layout(store: Store, asked: Mapping[str, int | None]) -> None:
-    """Warn where a collection is laid out in another way than is asked for."""
-    given = {name: value for name, value in asked.items() if value is not None}
-    layout = store.info().layout if given else {}
-    for name, value in given.items():
-        if layout[name] != value:
-            logger.warning(
-                "%s has %s=%d, and keeps it; %d counts where a collection is created on a server",
-                store.location,
-                name,
-                layout[name],
-                value,
-            )

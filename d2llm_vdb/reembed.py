@@ -17,6 +17,7 @@ from d2llm_vdb.add import NORM_FIELD, stored_columns
 from d2llm_vdb.copying import by_tenant, carry_indexes, not_in, pages
 from d2llm_vdb.errors import InputError, StoreError
 from d2llm_vdb.store import Columns, Store, StoredPoint
+from d2llm_vdb.store.client import MEMORY
 from d2llm_vdb.store.columns import Payload
 from d2llm_vdb.store.recall import PageRequest, page_points
 from d2llm_vdb.store.schema import FIRST_LAYOUT, SEGMENTS, TENANT_FIELD, TOKENS, Schema
@@ -80,7 +81,8 @@ def reembed(
         StoreError: the database failed, or the new collection is not complete and the alias stays;
             run it again to go on.
     """
-    if source.location == target.store.location:
+    # Two collections in memory may have one name; one written into itself changes nothing.
+    if source.location == target.store.location and not source.location.startswith(MEMORY):
         raise InputError(
             f"{source.location} cannot be written into itself; name another collection"
         )

@@ -14,7 +14,9 @@ PACKAGE = ROOT / "d2llm_vdb"
 ALLOWED = {
     "errors": set(),
     "lazy": set(),
+    "awaiting": set(),
     "batching": set(),
+    "file_lock": set(),
     "paths": set(),
     "progress": set(),
     "telemetry": set(),
@@ -32,7 +34,7 @@ ALLOWED = {
         "interop",
         "telemetry",
     },  # one method, as below
-    "store": {"errors", "batching", "checks", "sparse", "lazy", "telemetry"},
+    "store": {"errors", "batching", "checks", "file_lock", "sparse", "lazy", "telemetry"},
     "passages": {"errors", "checks", "paths"},
     "filters": {"errors", "checks", "lazy", "paths"},
     "selection": {"errors", "filters", "lazy", "store"},
@@ -50,7 +52,7 @@ ALLOWED = {
         "store",
         "telemetry",
     },
-    "add": {"errors", "lazy", "passages", "student", "store", "telemetry"},
+    "add": {"errors", "batching", "lazy", "passages", "student", "store", "telemetry"},
     "copying": {"store"},
     "reembed": {"errors", "add", "copying", "index", "student", "store"},  # the index by its type
     "archive": {"errors", "checks", "connection", "copying", "sparse", "store"},
@@ -60,6 +62,7 @@ ALLOWED = {
         "connection",
         "opening",
         "passages",
+        "paths",
         "student",
         "store",
         "wording",
@@ -76,8 +79,10 @@ ALLOWED = {
         "student",
         "store",
     },
-    "collection": {"archive", "filters", "passages", "search", "selection", "store"},
+    "collection": {"archive", "awaiting", "filters", "passages", "search", "selection", "store"},
     "index": {
+        "awaiting",
+        "checks",
         "collection",
         "errors",
         "keywords",
@@ -93,6 +98,7 @@ ALLOWED = {
     "ingest": {
         "wording",
         "errors",
+        "file_lock",
         "lazy",
         "checks",
         "batching",

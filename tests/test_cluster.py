@@ -38,7 +38,7 @@ def open_at(node: Node, **options: object) -> ServerStore:
 
 @pytest.mark.slow
 def test_a_cluster_goes_on_with_a_node_killed_and_takes_it_back(nodes: list[Node]) -> None:
-    layout = CollectionOptions(3, 2, write_consistency_factor=1)
+    layout = CollectionOptions(shard_number=3, replication_factor=2, write_consistency_factor=1)
     written = some_columns(60)
     first = open_at(nodes[0], create=SCHEMA, layout=layout)
     first.upsert(written)

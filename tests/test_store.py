@@ -427,7 +427,10 @@ def test_every_request_can_be_put_on_the_wire(prefer_grpc: bool) -> None:
     }
     unanswered = pytest.raises(StoreUnavailableError, match="no answer from Qdrant")
     with unanswered:
-        store._open(SCHEMA, CollectionOptions(2, 2, write_consistency_factor=2))
+        store._open(
+            SCHEMA,
+            CollectionOptions(shard_number=2, replication_factor=2, write_consistency_factor=2),
+        )
     for name, arguments in calls.items():
         with unanswered:
             getattr(store, name)(*arguments)

@@ -11,12 +11,14 @@ from typing import Unpack
 
 from d2llm_vdb.archive.arrays import arrays_of, columns_from, columns_of
 from d2llm_vdb.archive.file import ArchiveReader, Manifest, reading, writing
-from d2llm_vdb.connection import DEFAULT_COLLECTION, Connection
+from d2llm_vdb.checks import check_tenant
+from d2llm_vdb.connection import DEFAULT_COLLECTION, Connection, check_layout
 from d2llm_vdb.copying import by_tenant, not_in, pages
 from d2llm_vdb.errors import (
     ArchiveError,
     CollectionNotFoundError,
     FingerprintMismatchError,
+    InputError,
     SchemaMismatchError,
     StoreError,
 )
@@ -24,7 +26,7 @@ from d2llm_vdb.store import CollectionOptions, Columns, Schema, Store, StoredPoi
 from d2llm_vdb.store.client import ClientKeywords
 from d2llm_vdb.store.presets import PresetName
 from d2llm_vdb.store.recall import page_points
-from d2llm_vdb.store.schema import BM25, INDEXED_FIELDS
+from d2llm_vdb.store.schema import BM25, INDEXED_FIELDS, LAYOUT_OPTIONS
 
 
 @dataclass(slots=True)
@@ -67,12 +69,18 @@ def export_collection(
         client: how to speak to a server; see `d2llm_vdb.store.client.ClientOptions`.
 
     Raises:
-        InputError: the file is there already.
+        InputError: the file is there already, or the tenant has no passage.
         StoreError: the collection is missing, locked or out of reach, or a passage is not whole.
     """
+    check_tenant(tenant)
     connection = Connection(os.fspath(location), collection, **client)
     with closing(connection.open(None)) as store:
         own = store if tenant is None else TenantStore(store, tenant)
+        if tenant is not None and not own.count():
+            raise InputError(
+                f"tenant={tenant!r} has no passage in {store.location}; name one that has, as "
+                f"`d2llm info` lists them"
+            )
         return export_store(own, path, overwrite=overwrite, on_progress=on_progress)
 
 
@@ -137,22 +145,26 @@ def import_collection(
     Raises:
         ArchiveError: the file is not whole, or of another version; nothing was written.
         FingerprintMismatchError: the collection is there and another student's.
-        SchemaMismatchError: it is there and holds other vectors.
+        SchemaMismatchError: it is there and holds other vectors, or was made with another preset.
         StoreError: the database failed; run it again to go on.
     """
     with reading(Path(path)) as file:
         schema, layout = file.manifest.schema, file.manifest.layout
-        options = CollectionOptions(
-            shard_number or layout.get("shard_number"),
-            replication_factor or layout.get("replication_factor"),
-            preset or schema.preset or "balanced",
-            write_consistency_factor or layout.get("write_consistency_factor"),
+        asked = CollectionOptions(
+            shard_number=shard_number,
+            replication_factor=replication_factor,
+            write_consistency_factor=write_consistency_factor,
+            preset=preset or schema.preset or "balanced",
         )
-        connection = Connection(os.fspath(location), collection, layout=options, **client)
+        taken = {name: getattr(asked, name) or layout.get(name) for name in LAYOUT_OPTIONS}
+        connection = Connection(
+            os.fspath(location), collection, layout=replace(asked, **taken), **client
+        )
         _check_existing(connection, schema, path)
         file.check()
         with closing(connection.open(schema)) as store:
             _check_fits(schema, store, path)  # another process may have made it meanwhile
+            check_layout(store, preset, asked)
             return _import(file, store, on_progress)
 
 

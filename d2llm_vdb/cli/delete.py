@@ -59,9 +59,9 @@ def delete(
     """
     location = database.location
     with waiting("starting"):
+        from d2llm_vdb.checks import check_tenant
         from d2llm_vdb.connection import Connection
         from d2llm_vdb.filters import required_filter
-        from d2llm_vdb.search.options import check_tenant
         from d2llm_vdb.search.unknown import UnknownFields
         from d2llm_vdb.selection import selection
 

@@ -23,7 +23,7 @@ def explain(
     *,
     database: SearchedDatabase,
     model: Model,
-    hit: Annotated[int, typer.Option(min=1, help="Which hit to explain, by its place.")] = 1,
+    hit: Annotated[int, typer.Option(min=1, help="Which of the hits to explain.")] = 1,
     searching: Searching,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the explanation as a web page.")
@@ -59,7 +59,7 @@ def explain(
     if as_json:
         print_json(explanation.to_dict())
         return
-    show_places(result.hits, chosen=hit)
+    show_places(result.hits, hit, chosen.offset)
     show_explanation(explanation)
     if html is not None:
         print_line(f"page written to {html}")

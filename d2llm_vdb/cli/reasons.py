@@ -30,22 +30,29 @@ SHADES = ("black on #ffe9b8", "black on #ffc94d", "black on #ff9f1c")
 BAR_WIDTH = 24
 
 
-def show_places(hits: Sequence[Hit], chosen: int) -> None:
-    """Print the places of hits before and after reranking, an arrow at the chosen one."""
+def show_places(hits: Sequence[Hit], chosen: int, offset: int) -> None:
+    """Print the places of hits before and after reranking.
+
+    Args:
+        hits: to show.
+        chosen: which of them gets an arrow, counted from 1.
+        offset: hits before them.
+    """
     table = Table(expand=True)
     for heading in ("", "#", "was", "change", "score", "recall"):
         table.add_column(heading, justify="right")
     table.add_column("passage", ratio=1, no_wrap=True)
-    for place, hit in enumerate(hits, 1):
+    for place, hit in enumerate(hits, offset + 1):
+        arrow = place == offset + chosen
         table.add_row(
-            "→" if place == chosen else "",
+            "→" if arrow else "",
             str(place),
             f"#{hit.recall_rank}",
             moved(hit.recall_rank, place),
             f"{hit.score:.3f}",
             f"{hit.recall_score:.3f}",
             Text.assemble((one_line(hit.id), "cyan"), "  ", excerpt(hit.text)),
-            style="bold" if place == chosen else "",
+            style="bold" if arrow else "",
         )
     output.print(table)
 

@@ -24,11 +24,16 @@ MAX_TEXT = 280
 SHOWN_TENANTS = 10
 
 
-def show_result(result: SearchResult) -> None:
-    """Print one query's hits with their scores and where the time went."""
+def show_result(result: SearchResult, offset: int) -> None:
+    """Print one query's hits with their scores and where the time went.
+
+    Args:
+        result: of the search.
+        offset: hits that it skipped.
+    """
     output.print(printable(result.query), style="bold")
     if result.hits:
-        output.print(_hits(result))
+        output.print(_hits(result, offset))
     else:
         output.print("no hits")
     if result.degraded is not None:
@@ -42,12 +47,12 @@ def show_result(result: SearchResult) -> None:
     )
 
 
-def _hits(result: SearchResult) -> Table:
+def _hits(result: SearchResult, offset: int) -> Table:
     table = Table(show_lines=True, expand=True)
     for heading in ("#", "score", "recall", "was"):
         table.add_column(heading, justify="right")
     table.add_column("passage", ratio=1, overflow="fold")
-    for place, hit in enumerate(result.hits, 1):
+    for place, hit in enumerate(result.hits, offset + 1):
         table.add_row(
             str(place),
             f"{hit.score:.3f}",

@@ -61,7 +61,7 @@ def _answer(index: Index, text: str, search_options: SearchOptions, as_json: boo
     if as_json:
         print_json(result.to_dict())
     else:
-        show_result(result)
+        show_result(result, search_options.offset)
 
 
 def _answer_each(

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from d2llm_vdb.connection import Connection
 from d2llm_vdb.doctor.finding import Finding, Place
+from d2llm_vdb.paths import index_paths
 from d2llm_vdb.store import StoredPoint, StoreInfo
 from d2llm_vdb.store.capabilities import LAYOUT_FEATURES, Capabilities
 from d2llm_vdb.store.health import Health
@@ -40,7 +41,7 @@ def payload_indexes(info: StoreInfo, points: Sequence[StoredPoint], place: Place
         )
     held = [point.payload.get("metadata") for point in points]
     names = {name for each in held if isinstance(each, dict) for name in each}
-    unindexed = sorted(name for name in names if f"metadata.{name}" not in present)
+    unindexed = sorted(name for name in names if not present.keys() & {*index_paths(name)})
     if unindexed and info.points >= MANY_PASSAGES:
         return Finding(
             "payload indexes",

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Protocol
 
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.file_lock import lock
 from d2llm_vdb.ingest.documents import Reject
 
 # Where rejects go if nobody says where.
@@ -29,14 +30,15 @@ class RejectsFile:
     While the run lasts it is written beside its place, as `NAME.unfinished`, from the start, so
     that a path that cannot be written fails before anything else. At the end it takes its name; a
     run without rejects leaves no file. A run that fails or is killed leaves the file of the run
-    before it as it was.
+    before it as it was. Only one run at a time writes it.
 
     Args:
         path: where the rejects of a finished run lie. A file there that holds anything but
             rejects is never overwritten.
 
     Raises:
-        InputError: the path has no name of a file, as `.` and `/` have none.
+        InputError: the path has no name of a file, as `.` and `/` have none; entered, another run
+            writes the file, or it cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,10 +75,23 @@ class RejectsFile:
                     f"lost; name another file with --rejects"
                 )
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.unfinished.open("w", encoding="utf-8", errors="backslashreplace")
+            self._open()
         except OSError as error:
             raise self._unwritable(error) from error
         return self
+
+    def _open(self) -> None:
+        """Open the unfinished file for this run alone."""
+        self._file = self.unfinished.open("a", encoding="utf-8", errors="backslashreplace")
+        try:
+            lock(self._file)
+        except BlockingIOError as error:
+            self._file.close()
+            raise InputError(
+                f"rejects file {self.path} is being written by another run; name another file "
+                f"with --rejects"
+            ) from error
+        self._file.truncate(0)
 
     def _unwritable(self, error: OSError) -> InputError:
         return InputError(

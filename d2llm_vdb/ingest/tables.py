@@ -63,7 +63,8 @@ def read_csv(
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     try:
         lines = _Lines(text)
-        dialect = _dialect(lines.first(), fields.delimiter or delimiter)
+        first = lines.first()
+        dialect = _dialect(first, fields.delimiter or delimiter, cut=not lines.all_sampled)
         rows = csv.reader(lines, strict=True, **dialect)
         try:
             header = _header(rows)
@@ -89,6 +90,7 @@ class _Lines:
         self._sampled: deque[str | None] = deque()  # None is a line too long to be held
         self._missing = False
         self._left = MAX_LINE_BYTES
+        self.all_sampled = False  # whether `first` has come to the end of the table
 
     def first(self) -> list[str]:
         """Return the lines that tell how the table is written; they are read again."""
@@ -96,6 +98,7 @@ class _Lines:
         while len(self._sampled) < SAMPLED_LINES and characters < SAMPLED_CHARACTERS:
             line = self._read()
             if line == "":
+                self.all_sampled = True
                 break
             self._sampled.append(line)
             characters += len(line or "")
@@ -130,8 +133,14 @@ class _Lines:
         return None
 
 
-def _dialect(lines: Sequence[str], delimiter: str | None) -> Dialect:
-    """Return how the first lines are written: what gives the most rows as wide as the first."""
+def _dialect(lines: Sequence[str], delimiter: str | None, *, cut: bool) -> Dialect:
+    """Return how the first lines are written: what gives the most rows as wide as the first.
+
+    Args:
+        lines: the first of a table.
+        delimiter: between cells; None finds it out.
+        cut: whether more lines follow, so that the last row may go on beyond these.
+    """
     best: Dialect = {"delimiter": delimiter or ","}
     most = (False, 0.0, 0, 0)
     escaped = any('\\"' in line for line in lines)
@@ -143,7 +152,7 @@ def _dialect(lines: Sequence[str], delimiter: str | None) -> Dialect:
             ways.append({"quoting": csv.QUOTE_NONE})
         for way in ways:
             dialect = {"delimiter": each, **way}
-            score = _score(lines, dialect)
+            score = _score(lines, dialect, cut=cut)
             if score[2] > 1 and score > most:
                 best, most = dialect, score
     quoted = any(cell.startswith('"') for line in lines for cell in line.split("\t"))
@@ -153,15 +162,22 @@ def _dialect(lines: Sequence[str], delimiter: str | None) -> Dialect:
     return best
 
 
-def _score(lines: Sequence[str], dialect: Dialect) -> tuple[bool, float, int, int]:
+def _score(lines: Sequence[str], dialect: Dialect, *, cut: bool) -> tuple[bool, float, int, int]:
     """Tell whether lines are sound, the share of rows as wide as the first, how wide, how many."""
-    rows = csv.reader(lines, strict=True, **dialect)
+    ended = False
+
+    def until_the_end() -> Iterator[str]:
+        nonlocal ended
+        yield from lines
+        ended = True
+
+    rows = csv.reader(until_the_end(), strict=True, **dialect)
     widths: list[int] = []
     sound = True
     try:
         widths.extend(len(row) for row in rows if row)
     except csv.Error:
-        sound = False
+        sound = cut and ended  # a row that goes on beyond the sample is as it should be
     if not widths:
         return False, 0.0, 0, 0
     return sound, widths.count(widths[0]) / len(widths), widths[0], len(widths)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypedDict, cast, get_args
 
-from d2llm_vdb.checks import check_choice, check_number, check_whole_number
+from d2llm_vdb.checks import check_choice, check_number, check_tenant, check_whole_number
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.filters import FilterLike, as_filter
 from d2llm_vdb.keywords import check_keywords
@@ -177,12 +177,6 @@ class SearchOptions:
         """How many to recall."""
         shown = self.offset + self.k
         return shown if self.recalls_hits else max(shown, self.recall_k)
-
-
-def check_tenant(tenant: object) -> None:
-    """Raise `InputError` unless given a tenant's name or None."""
-    if tenant is not None and (not isinstance(tenant, str) or not tenant.strip()):
-        raise InputError(f"tenant={tenant!r} must be a name, or None for a collection without")
 
 
 def _check_group(field: object) -> None:

@@ -32,6 +32,10 @@ class Finder:
     index: Index
     fixed: SearchOptions
 
+    def at_most(self, k: int) -> int:
+        """Return a number of hits where a caller says none: k, or as many as anyone gets."""
+        return min(k, self.fixed.recall_k)
+
     async def search(
         self,
         query: str,

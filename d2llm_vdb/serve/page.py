@@ -77,7 +77,7 @@ def page_app(finder: Finder, host: str) -> Starlette:
     async def search(request: Request) -> Response:
         check_keywords("/api/search", request.query_params, ("q", "k", "rerank"))
         query, rerank = _asked(request)
-        k = _hits(request)
+        k = _hits(request, finder.at_most(DEFAULT_HITS))
         # The candidates beyond k tell what reranking left behind.
         result = await finder.search(query, max(k, finder.fixed.recall_k), rerank)
         return _json(both_orders(result, k))
@@ -175,8 +175,8 @@ def _given(request: Request, name: str) -> str:
     return value
 
 
-def _hits(request: Request) -> int:
-    text = request.query_params.get("k", str(DEFAULT_HITS))
+def _hits(request: Request, default: int) -> int:
+    text = request.query_params.get("k", str(default))
     try:
         k = int(text)
     except ValueError as error:

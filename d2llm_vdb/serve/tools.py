@@ -48,7 +48,11 @@ Query = Annotated[
     str,
     Field(description="What to look for: a question or a statement, in plain words."),
 ]
-Count = Annotated[int, Field(ge=1, description="How many passages to return.")]
+DEFAULT_HITS = 5
+Count = Annotated[
+    int | None,
+    Field(ge=1, description=f"How many passages to return; {DEFAULT_HITS} where it is left out."),
+]
 Mode = Annotated[
     Rerank | None,
     Field(
@@ -149,7 +153,7 @@ class Tools:
         self._writing = asyncio.Lock()
 
     async def search(
-        self, query: Query, k: Count = 5, filter: Narrowing = None, rerank: Mode = None
+        self, query: Query, k: Count = None, filter: Narrowing = None, rerank: Mode = None
     ) -> Annotated[CallToolResult, Found]:
         """Find the passages that answer a query, best first, by meaning and by words.
 
@@ -161,6 +165,7 @@ class Tools:
         `degraded` says why the passages could not be reranked, where that is so.
         """
         with _told():
+            k = self._finder.at_most(DEFAULT_HITS) if k is None else k
             found = Found.of(await self._finder.search(query, k, rerank, filter))
         return _result(found)
 

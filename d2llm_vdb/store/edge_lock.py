@@ -6,15 +6,15 @@ before its files are opened and noted when they are closed.
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
+
+from d2llm_vdb.file_lock import lock
 
 LOCK_FILE = "lock"
 
 
 class DirectoryLock:
-    """Holds a directory; the system lets go of it when the process ends, however it ends.
+    """Holds a directory until it is released, or nobody has the lock any more.
 
     Args:
         directory: which exists.
@@ -24,16 +24,14 @@ class DirectoryLock:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._file = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+        # A file and no bare descriptor, so that a store that was never closed gives it back too.
+        self._file = (directory / LOCK_FILE).open("a+b")
         try:
-            if sys.platform != "win32":  # where Qdrant's own has to do
-                import fcntl
-
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._file)  # on Windows Qdrant's own has to do
         except BaseException:
-            os.close(self._file)
+            self._file.close()
             raise
 
     def release(self) -> None:
         """Let others have it."""
-        os.close(self._file)
+        self._file.close()

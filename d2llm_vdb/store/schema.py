@@ -207,22 +207,22 @@ def damaged(location: object, reason: object) -> StoreError:
 LAYOUT_OPTIONS = ("shard_number", "replication_factor", "write_consistency_factor")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionOptions:
     """How a new collection is laid out; the embedded store has one shard and no replicas.
 
     Args:
         shard_number: pieces the collection is cut into.
         replication_factor: copies of each piece.
-        preset: how vectors are held, by name; see `d2llm_vdb.store.presets`.
         write_consistency_factor: copies that must have taken a write before it counts as written;
             1 where nothing is said.
+        preset: how vectors are held, by name; see `d2llm_vdb.store.presets`.
     """
 
     shard_number: int | None = None
     replication_factor: int | None = None
-    preset: PresetName = "balanced"
     write_consistency_factor: int | None = None
+    preset: PresetName = "balanced"
 
     def __post_init__(self) -> None:
         for name in LAYOUT_OPTIONS:

@@ -39,7 +39,8 @@ class D2LLMVectorStore(VectorStore):
     Args:
         index: an open index; closing it is up to its owner.
         options: defaults for every search: fields of `d2llm_vdb.SearchOptions`, which describes
-            them, such as `rerank`, `filter` and `tenant`. A search takes them for itself, too.
+            them, such as `rerank` and `filter`. A search takes them for itself, too. `tenant` is
+            for everything that is done here.
 
     Raises:
         InputError: an option cannot be used.
@@ -47,8 +48,8 @@ class D2LLMVectorStore(VectorStore):
 
     def __init__(self, index: Index, **options: Unpack[MoreOptions]) -> None:
         check_index(index)
-        self.index = index
-        _chosen(DEFAULT_K, **options)  # refused now and not at the first search
+        chosen = _chosen(DEFAULT_K, **options)  # refused now and not at the first search
+        self.index = index if chosen.tenant is None else index.for_tenant(chosen.tenant)
         self.options = options
 
     @classmethod

@@ -120,11 +120,11 @@ class D2LLMVectorStore(BasePydanticVectorStore):
 
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:  # noqa: ARG002
         """Delete the nodes of a document."""
-        self._index.delete_where(_chosen(doc_ids=[ref_doc_id]))
+        self._index.delete(filter=_chosen(doc_ids=[ref_doc_id]))
 
     async def adelete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:  # noqa: ARG002
         """Async twin of `delete`."""
-        await self._index.adelete_where(_chosen(doc_ids=[ref_doc_id]))
+        await self._index.adelete(filter=_chosen(doc_ids=[ref_doc_id]))
 
     def delete_nodes(
         self,
@@ -135,9 +135,9 @@ class D2LLMVectorStore(BasePydanticVectorStore):
         """Delete the nodes that have one of the ids and match the filters, where both are given.
 
         Raises:
-            InputError: neither is given, or a filter cannot be used.
+            InputError: neither is given, the filters are empty, or one cannot be used.
         """
-        self._index.delete_where(_chosen(node_ids, filters))
+        self._index.delete(filter=_chosen(node_ids, filters))
 
     async def adelete_nodes(
         self,
@@ -146,7 +146,7 @@ class D2LLMVectorStore(BasePydanticVectorStore):
         **delete_kwargs: Any,  # noqa: ARG002
     ) -> None:
         """Async twin of `delete_nodes`."""
-        await self._index.adelete_where(_chosen(node_ids, filters))
+        await self._index.adelete(filter=_chosen(node_ids, filters))
 
     def clear(self) -> None:
         """Delete all nodes; of a tenant, that tenant's."""
