@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
-from typing import Any, Union
+from typing import Any, TypeGuard, Union
 
 from d2llm_vdb.checks import check_depth
 from d2llm_vdb.errors import InputError
@@ -19,6 +19,9 @@ from d2llm_vdb.paths import METADATA, metadata_paths
 
 # Mappings and lists within each other; what a database takes is less.
 MAX_FILTER_JSON = 100
+
+# Each whole number up to it is a number of 64 bits with a fraction, as which the database compares.
+LARGEST_EXACT = 2**53
 
 FilterLike = Union["models.Filter", Mapping[str, Any]]
 
@@ -29,8 +32,9 @@ def as_filter(filter: object) -> models.Filter | None:
     Operators of a field: `$eq` (or the bare value), `$ne`, `$gt`, `$gte`, `$lt`, `$lte` (numbers,
     dates, or dates as ISO 8601 writes them), `$in`, `$nin`, `$exists` (true or false) and `$text`
     (all of its words). `$ne` and `$nin` also match passages without the field. A field that holds
-    a list matches by any of its values. `$and` and `$or` take lists of mappings, `$not` takes one.
-    A mapping with `must`, `should`, `must_not` or `min_should` is Qdrant's own filter as JSON.
+    a list matches by any of its values. 2 and 2.0 are equal; whole numbers beyond 2**53 are equal
+    to themselves, and `$gt` and its like round them. `$and` and `$or` take lists of mappings,
+    `$not` takes one. A mapping with `must`, `should`, `must_not` or `min_should` is Qdrant's own filter as JSON.
 
     Raises:
         InputError: it is neither, or an operator or a value cannot be used; names the field.
@@ -147,7 +151,8 @@ def _equal(name: str, value: object, place: str) -> models.Condition:
     if value is None:
         fields = [models.PayloadField(key=path) for path in metadata_paths(name)]
         return _any_of([models.IsNullCondition(is_null=field) for field in fields])
-    if isinstance(value, float):  # the database matches values but for fractions
+    # By a match the database does not find fractions, nor 2.0 by 2.
+    if isinstance(value, float) or (_is_whole(value) and abs(value) <= LARGEST_EXACT):
         return on_metadata(name, range=models.Range(gte=value, lte=value))
     if not isinstance(value, bool | int | str):
         raise InputError(
@@ -157,13 +162,14 @@ def _equal(name: str, value: object, place: str) -> models.Condition:
     return on_metadata(name, match=models.MatchValue(value=value))
 
 
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _any(name: str, values: object, place: str) -> models.Condition:
     if not isinstance(values, list | tuple | set | frozenset):
         raise InputError(f"{place}={values!r} must be a list of values")
-    alike = all(isinstance(each, str) for each in values) or all(
-        isinstance(each, int) and not isinstance(each, bool) for each in values
-    )
-    if values and alike:
+    if values and all(isinstance(each, str) for each in values):
         return on_metadata(name, match=models.MatchAny(any=list(values)))
     if not values:  # nothing is among none
         return _not(models.Filter())

@@ -79,6 +79,51 @@ def test_replacing_a_document_leaves_no_stale_passages(index: Index) -> None:
     ]
 
 
+def test_a_document_that_comes_in_two_parts_keeps_both(
+    db: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("d2llm_vdb.add.LOOKUP_PASSAGES", 2)
+    first, second = document("one", "two")
+    others = [Passage(f"other {row}", f"text {row}") for row in range(3)]
+    db.add(document("older", "older", "left over"), replace_documents=True)
+    report = db.add([first, *others, second], replace_documents=True)
+    assert stored(db) == {each.id: each.text for each in (first, *others, second)}
+    assert report.deleted >= 1
+
+
+def test_a_long_document_is_looked_up_while_it_is_read(
+    db: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("d2llm_vdb.add.LOOKUP_PASSAGES", 4)
+    told: list[int] = []
+
+    def stream() -> Iterator[Passage]:
+        yield from document(*"abcdefgh")
+        assert told[-1] == 4
+
+    db.add(stream(), on_progress=lambda report: told.append(report.passages))
+    assert db.count() == 8
+
+
+def test_what_else_is_stored_of_a_document_is_not_read_unless_it_is_replaced(
+    db: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *others = document("one", "two", "three")
+    db.add(others)
+    read: list[str] = []
+    retrieve = db.store.retrieve
+
+    def noted(ids, *arguments):
+        points = retrieve(ids, *arguments)
+        read.extend(point.payload["id"] for point in points)
+        return points
+
+    monkeypatch.setattr(db.store, "retrieve", noted)
+    monkeypatch.setattr(db.store, "scroll", None)
+    assert db.add([first, others[0]]).unchanged == 1
+    assert read == [others[0].id]
+
+
 def test_an_id_given_twice_in_one_run_is_rejected_not_overwritten(index: Index) -> None:
     rejected: list[str] = []
     report = index.add(

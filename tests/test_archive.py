@@ -355,6 +355,24 @@ def test_passages_are_added_to_a_collection_that_fits(
     assert_equal_bit_for_bit(read(source), read(tmp_path / "fits"))
 
 
+def test_another_preset_than_that_of_the_collection_is_refused_and_other_shards_are_warned_of(
+    tmp_path: Path, exported: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fits = filled(tmp_path / "fits", 3)
+    with pytest.raises(SchemaMismatchError, match="made with preset='exact', not 'small'"):
+        import_collection(exported, fits, preset="small")
+    assert len(read(tmp_path / "fits")) == 4
+    import_collection(exported, fits, preset="exact", shard_number=3)
+    assert "has shard_number=1, and keeps it; 3 counts where" in caplog.text
+
+
+def test_a_tenant_without_a_passage_is_not_exported(tmp_path: Path, source: Path) -> None:
+    for tenant, message in (("acne", "'acne' has no passage in .*d2llm info"), (" ", "be a name")):
+        with pytest.raises(InputError, match=message):
+            export_collection(source, tmp_path / "a.zip", tenant=tenant)
+    assert not (tmp_path / "a.zip").exists()
+
+
 def test_a_file_that_is_there_stays_unless_told(
     tmp_path: Path, source: Path, exported: Path
 ) -> None:

@@ -278,6 +278,15 @@ def test_fields_without_an_index_are_found(
     assert found(examine(db, student), "payload indexes").status == "warning"
 
 
+def test_a_field_with_a_space_in_its_name_may_have_an_index(
+    tmp_path: Path, student: Student, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("d2llm_vdb.doctor.database.MANY_PASSAGES", 1)
+    with Index.open(tmp_path, student, payload_indexes={"unit price": "float"}) as index:
+        index.add([Passage("1", "A pear.", {"unit price": 0.5})])
+    assert found(examine(tmp_path, student), "payload indexes").status == "ok"
+
+
 def test_a_disk_that_is_nearly_full_is_found(
     db: Path, student: Student, monkeypatch: pytest.MonkeyPatch
 ) -> None:

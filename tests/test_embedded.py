@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -118,6 +120,14 @@ def test_a_locked_database_says_so(tmp_path: Path) -> None:
     with pytest.raises(StoreLockedError, match=r"already open.*close it there, or run a Qdrant"):
         EdgeStore.open(tmp_path / "c")
     store.close()
+
+
+def test_a_collection_that_nobody_has_any_more_is_not_locked(tmp_path: Path) -> None:
+    store = EdgeStore.open(tmp_path / "c", SCHEMA)
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        del store
+        gc.collect()
+    EdgeStore.open(tmp_path / "c").close()
 
 
 def test_a_missing_collection_is_not_created_unasked(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,12 @@ def test_another_hit_is_explained_and_the_dict_printed(db: Path) -> None:
     assert (values["id"], values["rank"]) == ("team", 2)
     of_2021 = '{"must": [{"key": "metadata.year", "match": {"value": 2021}}]}'
     assert json.loads(explain(db, "--filter", of_2021, "--json").stdout)["id"] == "team"
+
+
+def test_places_count_from_the_first_hit_of_all(db: Path) -> None:
+    shown = explain(db, "-k", 1, "--offset", 1).stdout
+    assert re.search(r"→ +│ +2 │ +#\d", shown)
+    assert "team · #2, was #" in shown
 
 
 def test_a_page_is_written_beside_what_is_shown(db: Path, tmp_path: Path) -> None:

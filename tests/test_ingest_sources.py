@@ -126,6 +126,18 @@ def test_rejects_that_a_full_disk_does_not_take_are_an_error_that_names_the_file
     assert not file.path.exists()
 
 
+def test_two_runs_do_not_write_one_rejects_file(tmp_path: Path) -> None:
+    path = tmp_path / "rejects.jsonl"
+    with RejectsFile(path) as first:
+        with pytest.raises(InputError, match=r"another run; name another file with --rejects"):
+            RejectsFile(path).__enter__()
+        first.write(Reject("notes.jsonl", "text is blank", 3))
+    assert "text is blank" in path.read_text()
+    with RejectsFile(path):
+        pass  # without rejects
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("path", [".", "", "/"])
 def test_a_path_without_a_name_is_no_rejects_file(path: str) -> None:
     with pytest.raises(InputError, match=r"rejects='[./]' names no file; name one with --rejects"):

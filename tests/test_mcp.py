@@ -27,6 +27,7 @@ from d2llm_vdb import Index, Passage, SearchOptions, Student
 from d2llm_vdb.cli.app import app
 from d2llm_vdb.ingest import IngestReport
 from d2llm_vdb.serve.finder import Finder
+from d2llm_vdb.serve.page import page_app
 from d2llm_vdb.serve.tools import mcp_server
 
 QUESTION = "how do I rotate an API key?"
@@ -160,6 +161,19 @@ async def test_what_is_wrong_is_told_in_the_librarys_words(db: Path, student: St
                 refused = await client.call_tool("search", asked)
                 assert refused.is_error
                 assert message in told(refused)
+
+
+async def test_a_call_without_a_number_of_hits_gets_what_there_is_at_most(
+    db: Path, student: Student
+) -> None:
+    with Index.open(db, student, tenant="own") as index:
+        async with connected(index, recall_k=2) as client:
+            found = values(await client.call_tool("search", {"query": QUESTION}))
+            assert len(found["hits"]) == 2
+        page = httpx.ASGITransport(page_app(Finder(index, SearchOptions(recall_k=2)), "127.0.0.1"))
+        async with httpx.AsyncClient(transport=page, base_url="http://127.0.0.1") as browser:
+            answer = await browser.get("/api/search", params={"q": QUESTION})
+            assert answer.json()["k"] == len(answer.json()["hits"]) == 2
 
 
 async def test_texts_are_stored_for_the_tenant_alone_where_that_is_allowed(

@@ -19,7 +19,7 @@ from d2llm_vdb.store import Columns, EdgeStore, MemoryStore, Schema, Store
 RECORDS: list[dict[str, Any]] = [
     {"year": 2018, "kind": "guide", "tags": ["api", "cli"], "draft": False, "weight": 0.5},
     {"year": 2020, "kind": "guide", "tags": ["cli"], "draft": True, "weight": 1.5},
-    {"year": 2021, "kind": "note", "tags": [], "place": {"city": "Oslo"}},
+    {"year": 2021, "kind": "note", "tags": [], "weight": 2, "place": {"city": "Oslo"}},
     {"year": 2024, "kind": "paper", "tags": ["api"], "weight": 2.0, "place": {"city": "Rome"}},
     {"kind": "note", "published": "2024-05-01T00:00:00Z", "title": "The blue whale"},
     {"year": 2021, "kind": None, "published": "2020-01-01T00:00:00Z", "title": "A red fox"},
@@ -68,6 +68,11 @@ def found(store: Store, filter: Any) -> set[int]:
         ({"year": {"$in": [2018, "2020"]}}, {0}),
         ({"draft": True}, {1}),
         ({"weight": 1.5}, {1}),
+        ({"weight": 2}, {2, 3}),
+        ({"weight": 2.0}, {2, 3}),
+        ({"weight": {"$ne": 2}}, {0, 1, 4, 5, 6}),
+        ({"weight": {"$in": [2, 3]}}, {2, 3}),
+        ({"year": {"$in": [2018, 2**60]}}, {0}),
         ({"weight": {"$lte": 1.5}}, {0, 1}),
         ({"place.city": "Oslo"}, {2}),
         ({"year": {"$exists": False}}, {4, 6}),
@@ -93,6 +98,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "year": st.integers(2017, 2025),
     "kind": st.sampled_from(["guide", "note", "paper", "other"]),
     "tags": st.sampled_from(["api", "cli", "other"]),
+    "weight": st.sampled_from([0.5, 2, 2.0, 3]),
 }
 
 Test = Callable[[dict[str, Any]], bool]

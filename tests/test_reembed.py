@@ -268,6 +268,14 @@ def test_a_collection_is_not_written_into_itself(
         index.reembed(index)
 
 
+def test_collections_in_memory_are_written_into_each_other(
+    student: Student, passages: list[Passage]
+) -> None:
+    with Index.open(":memory:", student) as old, Index.open(":memory:", student) as new:
+        old.add(passages[:10])
+        assert old.reembed(new).written == new.count() == 10
+
+
 def first_layout(directory: Path, columns: Columns, student: Student) -> None:
     """Write a collection as version 0.1 did, by the same student."""
     maxsim = edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
@@ -333,7 +341,11 @@ def test_a_collection_of_the_first_layout_is_converted_and_loses_nothing(
 
 
 def test_compact_vectors_are_fitted_to_the_collection_and_measured(
-    student: Student, texts: list[str], tmp_path: Path, no_backbone: Callable[[], None]
+    student: Student,
+    texts: list[str],
+    tmp_path: Path,
+    no_backbone: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pieces = [text[place : place + 200] for text in texts for place in (0, 200, 400)]
     passages = [Passage(str(row), text) for row, text in enumerate(pieces) if text.strip()]
@@ -342,6 +354,9 @@ def test_compact_vectors_are_fitted_to_the_collection_and_measured(
             index.compact(4)
         made = index.compact(48)
         assert 0.98 <= made.recall <= 1
+        with monkeypatch.context() as patch:
+            patch.setattr("d2llm_vdb.compact.QUERIES_AT_ONCE", 7)
+            assert index.compact(48).recall == pytest.approx(made.recall)
         assert made.passages + made.queries == len(passages)
         assert made.recall > index.compact(12, floor=0).recall
         made.student.save(tmp_path / "student")

@@ -196,6 +196,19 @@ def test_neighbours_come_from_the_same_document_in_order(documents: Index) -> No
         assert plain.previous_id is plain.next_id is None
         nothing = documents.search(QUESTION, neighbours=1, filter={"missing": 1})
         assert nothing.hits == []
+        whole = documents.search(QUESTION, 2, neighbours=2**31 - 1).hits
+        assert [hit.before for hit in whole] == [hit.before for hit in hits]
+
+
+def test_neighbours_of_many_hits_are_read_in_parts(
+    documents: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with documents:
+        hits = documents.search(QUESTION, 6, neighbours=1).hits
+        monkeypatch.setattr("d2llm_vdb.search.neighbours.HITS_AT_ONCE", 2)
+        assert documents.search(QUESTION, 6, neighbours=1).hits == hits
+        assert any(hit.before for hit in hits)
+        assert any(hit.after for hit in hits)
 
 
 @pytest.mark.parametrize(

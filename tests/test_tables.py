@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import io
 import logging
 from decimal import Decimal
@@ -150,6 +151,16 @@ def test_no_row_of_a_table_with_tabs_is_lost_to_a_quote_that_is_never_closed(
     before = "2024\t" if "\t" in header else ""
     data = "".join(f"{line}\n" for line in [header, *(before + cell for cell in cells)])
     assert [each.text for each in read(data, kind="\t")] == cells
+
+
+@pytest.mark.parametrize("columns", [2, 3])
+def test_rows_of_several_lines_are_read_though_the_sample_ends_within_one(columns: int) -> None:
+    texts = [f"First paragraph {row}.\nSecond paragraph {row}." for row in range(150)]
+    written = io.StringIO()
+    table = csv.writer(written, delimiter="\t")
+    table.writerow(["id", "text", "year"][:columns])
+    table.writerows([row, text, 2024][:columns] for row, text in enumerate(texts))
+    assert [each.text for each in read(written.getvalue(), kind="\t")] == texts
 
 
 def test_a_delimiter_can_be_given() -> None:

@@ -15,6 +15,9 @@ SCORERS = cast("tuple[Scorer, ...]", get_args(Scorer))
 
 FIT_STEPS = 100
 
+# Log-odds of a probability of 1 - 2e-9.
+CERTAIN = 20.0
+
 
 def scorer_of(head: Head, *, words: bool) -> Scorer:
     """Return whose calibration fits the logits of a head.
@@ -51,10 +54,13 @@ class Calibration(nn.Module):
     def forward(self, logits: Tensor, scorer: Scorer) -> Tensor:
         """Return probabilities of logits, float64 (...).
 
-        In float32 all that is nearly certain would be 1, and no order left.
+        A sigmoid is exactly 1 from 37 on, in float32 from 17 on, and leaves no order among what is
+        that certain. So beyond `CERTAIN` the logarithm of the rest counts.
         """
         slope, offset = self.line(scorer)
-        return torch.sigmoid(slope * logits.double() + offset)
+        odds = slope * logits.double() + offset
+        beyond = (odds - CERTAIN).clamp_min(0)
+        return torch.sigmoid(odds - beyond + beyond.log1p())
 
     def line(self, scorer: Scorer) -> tuple[Tensor, Tensor]:
         """Return a scorer's slope and offset, float32 of no dimension."""

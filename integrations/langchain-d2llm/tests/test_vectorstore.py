@@ -256,6 +256,17 @@ def test_tenants_of_one_collection_do_not_see_each_other(student: Student) -> No
         assert ids(one.get_by_ids(["1"])) == ["1"]
 
 
+def test_the_tenant_of_a_store_is_for_all_that_is_done_there(student: Student) -> None:
+    with Index.open(":memory:", student) as index:
+        whole, own = D2LLMVectorStore(index), D2LLMVectorStore(index, tenant="acme")
+        whole.add_texts(["The moon."], ids=["1"])
+        own.add_texts(["The sun."], ids=["2"])
+        assert [found.page_content for found in own.similarity_search("moon")] == ["The sun."]
+        own.delete(["1"])
+        assert ids(own.get_by_ids(["1", "2"])) == ["2"]
+        assert ids(whole.get_by_ids(["1"])) == ["1"]
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_a_store_made_from_documents_can_be_opened_again(
     student: Student, tmp_path: Path, asynchronous: bool

@@ -237,6 +237,14 @@ async def test_nodes_are_deleted_by_document_by_id_and_by_filter(
     assert "while" in left()
     with pytest.raises(InputError, match="neither node_ids nor filters is given; clear"):
         store.delete_nodes()
+    for empty_filters in (
+        MetadataFilters(filters=[]),
+        MetadataFilters(filters=[MetadataFilters(filters=[])]),
+    ):
+        with pytest.raises(InputError, match="nothing that is given leaves any passage out"):
+            store.delete_nodes(filters=empty_filters)
+        with pytest.raises(InputError, match="nothing that is given leaves any passage out"):
+            await store.adelete_nodes(filters=empty_filters)
     store.clear()
     assert left() == set()
     store.add(nodes[:1])
