@@ -19,7 +19,7 @@ from d2llm_vdb.lazy import models
 from d2llm_vdb.passages import Passage
 from d2llm_vdb.store import Columns, Store
 from d2llm_vdb.store.columns import Payload
-from d2llm_vdb.store.patience import telling
+from d2llm_vdb.store.patience import with_waits_told_to
 from d2llm_vdb.store.schema import TENANT_FIELD
 from d2llm_vdb.telemetry import count, span
 
@@ -140,7 +140,7 @@ class Adder:
         with (
             span("add", collection=self._store.collection),
             ThreadPoolExecutor(1, thread_name_prefix="d2llm-upsert") as uploader,
-            telling(self._waits),
+            with_waits_told_to(self._waits),
         ):
             try:
                 self._upload(passages, uploader)

@@ -34,7 +34,8 @@ def as_filter(filter: object) -> models.Filter | None:
     (all of its words). `$ne` and `$nin` also match passages without the field. A field that holds
     a list matches by any of its values. 2 and 2.0 are equal; whole numbers beyond 2**53 are equal
     to themselves, and `$gt` and its like round them. `$and` and `$or` take lists of mappings,
-    `$not` takes one. A mapping with `must`, `should`, `must_not` or `min_should` is Qdrant's own filter as JSON.
+    `$not` takes one. A mapping with `must`, `should`, `must_not` or `min_should` is Qdrant's own
+    filter as JSON.
 
     Raises:
         InputError: it is neither, or an operator or a value cannot be used; names the field.

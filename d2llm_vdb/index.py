@@ -20,13 +20,13 @@ from d2llm_vdb.checks import check_tenant
 from d2llm_vdb.collection import Collection
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.keywords import check_keywords, takes_keywords_of
-from d2llm_vdb.opening import OpenOptions, open_both
+from d2llm_vdb.opening import OpenKeywords, open_both
 from d2llm_vdb.passages import Passage, check_query, only_passages
 from d2llm_vdb.search import SearchResult
 from d2llm_vdb.search.neighbours import reading_neighbours
-from d2llm_vdb.search.options import MoreOptions, SearchOptions
+from d2llm_vdb.search.observed import log_search, observed
+from d2llm_vdb.search.options import SearchKeywordsButK, SearchOptions
 from d2llm_vdb.search.steps import Stopwatch, explainable, searching
-from d2llm_vdb.search.telling import log_search, telling
 from d2llm_vdb.search.unindexed import UnindexedFields
 from d2llm_vdb.store import Store
 from d2llm_vdb.store.recall import Fact, Steps
@@ -72,7 +72,7 @@ class Index(Collection):
         cls,
         location: str | os.PathLike[str],
         student: Student | str | os.PathLike[str] | None = None,
-        **options: Unpack[OpenOptions],
+        **options: Unpack[OpenKeywords],
     ) -> Index:
         """Open a collection, creating it where it does not exist.
 
@@ -94,7 +94,7 @@ class Index(Collection):
             ...     index.add([Passage("1", "Qdrant is a vector database.")]).encoded
             1
         """
-        check_keywords("Index.open", options, OpenOptions.__annotations__)
+        check_keywords("Index.open", options, OpenKeywords.__annotations__)
         return cls(*open_both(location, student, **options))
 
     @classmethod
@@ -103,7 +103,7 @@ class Index(Collection):
         cls,
         location: str | os.PathLike[str],
         student: Student | str | os.PathLike[str] | None = None,
-        **options: Unpack[OpenOptions],
+        **options: Unpack[OpenKeywords],
     ) -> Index:
         """Async twin of `open`: loading a student takes a while, so all of it is in a thread.
 
@@ -111,7 +111,7 @@ class Index(Collection):
             location, student: as `open` takes them.
             options: those of `d2llm_vdb.opening.open_both`.
         """
-        check_keywords("Index.aopen", options, OpenOptions.__annotations__)
+        check_keywords("Index.aopen", options, OpenKeywords.__annotations__)
         opening = asyncio.create_task(asyncio.to_thread(open_both, location, student, **options))
         try:
             return cls(*await asyncio.shield(opening))
@@ -141,16 +141,8 @@ class Index(Collection):
             InputError: a passage cannot be stored and `on_reject` is None.
             StoreError: the database failed; what was written before stays.
         """
-        adder = Adder(
-            self.student,
-            self.store,
-            replace_documents=replace_documents,
-            on_reject=on_reject,
-            on_progress=on_progress,
-        )
-        report = adder.run(only_passages(passages))
-        self._unindexed.grow(self.tenant, report.encoded - report.replaced)
-        return report
+        adder = self._adder(replace_documents, on_reject, on_progress)
+        return self._grown(adder.run(only_passages(passages)))
 
     async def aadd(
         self,
@@ -164,19 +156,30 @@ class Index(Collection):
 
         Cancelled, it stops after the window of passages it is encoding, and waits for that.
         """
-        adder = Adder(
+        adder = self._adder(replace_documents, on_reject, on_progress)
+        work = partial(adder.run, only_passages(passages))
+        return self._grown(await in_thread(work, adder.stop))
+
+    def _adder(
+        self, replace_documents: bool, on_reject: OnReject | None, on_progress: OnAdded | None
+    ) -> Adder:
+        return Adder(
             self.student,
             self.store,
             replace_documents=replace_documents,
             on_reject=on_reject,
             on_progress=on_progress,
         )
-        report = await in_thread(partial(adder.run, only_passages(passages)), adder.stop)
+
+    def _grown(self, report: AddReport) -> AddReport:
+        """Take note of how many passages are new."""
         self._unindexed.grow(self.tenant, report.encoded - report.replaced)
         return report
 
     @takes_keywords_of(SearchOptions)
-    def search(self, query: str, k: int = 10, **options: Unpack[MoreOptions]) -> SearchResult:
+    def search(
+        self, query: str, k: int = 10, **options: Unpack[SearchKeywordsButK]
+    ) -> SearchResult:
         """Find the passages that answer a query: recall, then reranking.
 
         Args:
@@ -197,7 +200,7 @@ class Index(Collection):
 
     @takes_keywords_of(SearchOptions)
     async def asearch(
-        self, query: str, k: int = 10, **options: Unpack[MoreOptions]
+        self, query: str, k: int = 10, **options: Unpack[SearchKeywordsButK]
     ) -> SearchResult:
         """Async twin of `search`; the event loop is never blocked.
 
@@ -211,7 +214,7 @@ class Index(Collection):
 
     @takes_keywords_of(SearchOptions)
     def search_many(
-        self, queries: Iterable[str], k: int = 10, **options: Unpack[MoreOptions]
+        self, queries: Iterable[str], k: int = 10, **options: Unpack[SearchKeywordsButK]
     ) -> list[SearchResult]:
         """Search many queries: encoded together and recalled in the same requests, some at a time.
 
@@ -228,7 +231,7 @@ class Index(Collection):
 
     @takes_keywords_of(SearchOptions)
     async def asearch_many(
-        self, queries: Iterable[str], k: int = 10, **options: Unpack[MoreOptions]
+        self, queries: Iterable[str], k: int = 10, **options: Unpack[SearchKeywordsButK]
     ) -> list[SearchResult]:
         """Async twin of `search_many`.
 
@@ -315,7 +318,7 @@ class Index(Collection):
         store = self._store_of(options.tenant)
         if not texts:
             return []
-        with telling(store, texts, options):
+        with observed(store, texts, options):
             return store.run(self._answering(store, texts, options))
 
     async def _asearch(self, queries: Iterable[str], options: SearchOptions) -> list[SearchResult]:
@@ -323,7 +326,7 @@ class Index(Collection):
         store = self._store_of(options.tenant)
         if not texts:
             return []
-        with telling(store, texts, options):
+        with observed(store, texts, options):
             return await store.arun(self._answering(store, texts, options))
 
     def _answering(

@@ -34,7 +34,7 @@ Tokens = Literal["raw", "none"]
 DEFAULT_STUDENT_NAME = "default"
 
 
-class OpenOptions(ClientKeywords, total=False):
+class OpenKeywords(ClientKeywords, total=False):
     """The options of `open_both`, as keyword arguments."""
 
     collection: str

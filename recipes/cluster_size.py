@@ -34,7 +34,6 @@ class Costs:
         searched: bytes that every search reads: quantised vectors, graph, point ids.
         words: bytes of BM25's inverted index, of which a search reads the lists of its words.
         known: bytes of a document's id in the driver.
-        read: records that the driver reads in a second.
     """
 
     encoded: float = 20.0
@@ -43,7 +42,6 @@ class Costs:
     searched: int = 104 + 110 + 29
     words: int = 540
     known: int = 114
-    read: float = 48_000.0
 
 
 @dataclass(frozen=True)
@@ -104,11 +102,6 @@ class Cluster:
     def driver_gb(self) -> float:
         """Memory of the driver's ids."""
         return self.passages / self.per_document * self.costs.known / 1e9
-
-    @property
-    def most_workers(self) -> int:
-        """Workers that one driver reads for."""
-        return int(self.costs.read * self.per_document / self.costs.encoded)
 
     def row(self) -> list[str]:
         """Return a row of the table."""

@@ -29,6 +29,7 @@ from student_sets import samples
 from d2llm_vdb import Student
 from d2llm_vdb.evaluate import PairSet, RetrievalSet, load_set
 from d2llm_vdb.evaluate.metrics import spearman
+from d2llm_vdb.store.recall import OVERSAMPLING
 from d2llm_vdb.student.embeddings import cosines
 from d2llm_vdb.student.projection import CompactProjection
 
@@ -38,9 +39,6 @@ SETS = ("cranfield", "squad", "medquad")
 SIMILARITY = "stsb_en"
 WIDTHS = (256, 128, 64)
 FIRST = 100
-
-# As the library searches: see `d2llm_vdb.store.edge`.
-OVERSAMPLING = 2.0
 
 Array = NDArray[np.float32]
 Cells = dict[tuple[str, str], str]

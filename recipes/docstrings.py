@@ -71,16 +71,12 @@ def installed() -> dict[str, Path]:
     return places
 
 
-def docstring_set(
-    places: Mapping[str, Path], queries: int, passages: int = PASSAGES, each: int = EACH
-) -> RetrievalSet:
+def docstring_set(places: Mapping[str, Path], queries: int) -> RetrievalSet:
     """Make a set whose queries are summaries, and whose passages are the docstrings without them.
 
     Args:
         places: directories of modules, by name.
         queries: how many.
-        passages: how many at most.
-        each: how many of one directory at most.
     """
     draw = random.Random(SEED)
     drawn: list[Docstring] = []
@@ -94,9 +90,9 @@ def docstring_set(
             summaries.add(found.summary)
             openings.add(found.rest[:OPENING])
             own.append(found)
-        drawn += draw.sample(own, min(each, len(own)))
+        drawn += draw.sample(own, min(EACH, len(own)))
     draw.shuffle(drawn)
-    held = {f"{place}-{one.name}": one for place, one in enumerate(drawn[:passages])}
+    held = {f"{place}-{one.name}": one for place, one in enumerate(drawn[:PASSAGES])}
     asked = list(held)[:queries]
     return RetrievalSet(
         NAME,

@@ -181,6 +181,6 @@ def uploads_below_nothing() -> None:
 @mutant("test_telemetry.py::test_a_search_is_a_span_over_its_stages")
 def stages_beside_their_search() -> None:
     """A search's stages are told, and no search."""
-    from d2llm_vdb.search import telling
+    from d2llm_vdb.search import observed
 
-    telling.span = lambda name, **rest: nullcontext()  # type: ignore[assignment]
+    observed.span = lambda name, **rest: nullcontext()  # type: ignore[assignment]

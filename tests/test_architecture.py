@@ -17,6 +17,7 @@ ALLOWED = {
     "awaiting": set(),
     "batching": set(),
     "file_lock": set(),
+    "whole_files": set(),
     "paths": set(),
     "progress": set(),
     "telemetry": set(),
@@ -25,6 +26,7 @@ ALLOWED = {
     "sparse": set(),
     "wording": set(),
     "student": {
+        "whole_files",
         "wording",
         "errors",
         "batching",
@@ -140,6 +142,7 @@ ALLOWED = {
         "evaluate",
     },
     "distill": {
+        "whole_files",
         "wording",
         "progress",
         "errors",

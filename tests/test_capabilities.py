@@ -12,7 +12,7 @@ from test_store import SCHEMA
 from d2llm_vdb.errors import StoreError
 from d2llm_vdb.store import capabilities
 from d2llm_vdb.store.capabilities import EMBEDDED, FEATURES, Feature, capabilities_of
-from d2llm_vdb.store.placement import held, held_quantized, held_vectors
+from d2llm_vdb.store.placement import placed, placed_quantized, placed_vectors
 
 OLD, NEW = capabilities_of("1.18.2"), capabilities_of("1.19.0")
 
@@ -53,14 +53,14 @@ def test_a_missing_feature_is_told_with_the_version_and_the_way_out() -> None:
 
 
 def test_placement_is_said_in_the_servers_words() -> None:
-    assert held("cached", NEW) == {"memory": models.Memory.CACHED}
-    assert held("pinned", NEW) == {"memory": models.Memory.PINNED}
-    assert held_vectors("pinned", NEW) == {"memory": models.Memory.CACHED}
-    assert held_vectors("cold", NEW) == {"memory": models.Memory.COLD}
-    assert held_quantized("pinned", NEW) == {"memory": models.Memory.PINNED}
-    assert [held(each, OLD)["on_disk"] for each in ("cold", "cached", "pinned")] == [1, 0, 0]
-    assert [held_vectors(each, OLD)["on_disk"] for each in ("cold", "pinned")] == [1, 0]
-    ram = [held_quantized(each, OLD)["always_ram"] for each in ("cold", "cached", "pinned")]
+    assert placed("cached", NEW) == {"memory": models.Memory.CACHED}
+    assert placed("pinned", NEW) == {"memory": models.Memory.PINNED}
+    assert placed_vectors("pinned", NEW) == {"memory": models.Memory.CACHED}
+    assert placed_vectors("cold", NEW) == {"memory": models.Memory.COLD}
+    assert placed_quantized("pinned", NEW) == {"memory": models.Memory.PINNED}
+    assert [placed(each, OLD)["on_disk"] for each in ("cold", "cached", "pinned")] == [1, 0, 0]
+    assert [placed_vectors(each, OLD)["on_disk"] for each in ("cold", "pinned")] == [1, 0]
+    ram = [placed_quantized(each, OLD)["always_ram"] for each in ("cold", "cached", "pinned")]
     assert ram == [0, 0, 1]
 
 

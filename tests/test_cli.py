@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 
 import d2llm_vdb
 from d2llm_vdb import Index, Student
-from d2llm_vdb.cli import main, module_main
+from d2llm_vdb.cli import main
 from d2llm_vdb.cli.app import app
 from d2llm_vdb.cli.other_words import OTHER_WORDS
 from d2llm_vdb.store import EdgeStore
@@ -334,7 +334,7 @@ def test_an_api_key_is_not_shown(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("entry", "command"),
     [
-        (partial(module_main, "ingest"), ["-", "-v", "--db", "db"]),
+        (partial(main, "ingest"), ["-", "-v", "--db", "db"]),
         (main, ["ingest", "-", "-v", "--db", "db"]),
         (main, ["-v", "ingest", "-", "--db", "db"]),
     ],

@@ -12,7 +12,7 @@ import pytest
 
 from d2llm_vdb import Index, SearchOptions
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.opening import OpenOptions, open_both
+from d2llm_vdb.opening import OpenKeywords, open_both
 
 SEARCHES = (Index.search, Index.asearch, Index.search_many, Index.asearch_many)
 OPENING = (Index.open, Index.aopen)
@@ -31,10 +31,10 @@ def test_a_search_shows_every_option_with_its_default(search: Callable[..., Any]
 def test_opening_shows_every_option_with_its_default(opening: Callable[..., Any]) -> None:
     shown = inspect.signature(opening).parameters
     theirs = inspect.signature(open_both).parameters
-    assert OpenOptions.__annotations__.keys() <= shown.keys()
-    for name in OpenOptions.__annotations__:
+    assert OpenKeywords.__annotations__.keys() <= shown.keys()
+    for name in OpenKeywords.__annotations__:
         assert shown[name] == theirs[name]
-        assert theirs[name].annotation == OpenOptions.__annotations__[name].__forward_arg__
+        assert theirs[name].annotation == OpenKeywords.__annotations__[name].__forward_arg__
 
 
 @pytest.mark.parametrize("function", [*SEARCHES, *OPENING])

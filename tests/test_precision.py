@@ -10,7 +10,8 @@ import torch
 from d2llm_vdb.student import precision
 from d2llm_vdb.student.backbone import pick_dtype
 from d2llm_vdb.student.precision import bfloat16_is_faster
-from d2llm_vdb.student.user_cache import cache_directory, write_whole
+from d2llm_vdb.student.user_cache import cache_directory
+from d2llm_vdb.whole_files import whole_file
 
 CPU = torch.device("cpu")
 
@@ -150,19 +151,17 @@ def test_the_cache_directory_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert cache_directory() == tmp_path / "home" / "Library" / "Caches" / "d2llm-vdb"
 
 
-def test_a_file_is_written_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file"
-    write_whole(path, b"first")
+    with whole_file(path) as draft:
+        draft.write_text("first")
 
-    def full(draft: Path, content: bytes) -> int:
-        with draft.open("wb") as file:
-            file.write(content[:2])
-        raise OSError("no space left on device")
+    def broken_off() -> None:
+        with whole_file(path) as draft:
+            draft.write_text("se")
+            raise OSError("no space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="no space"):
-        write_whole(path, b"second")
-    assert path.read_bytes() == b"first"
+        broken_off()
+    assert path.read_text() == "first"
     assert [each.name for each in path.parent.iterdir()] == ["file"]

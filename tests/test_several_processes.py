@@ -26,9 +26,9 @@ from accelerate import PartialState
 
 PartialState(cpu=True)
 
-from d2llm_vdb.cli import module_main
+from d2llm_vdb.cli import main
 
-module_main("distill")
+main("distill")
 """
 
 

@@ -186,7 +186,7 @@ def test_a_search_is_logged_with_its_counts_and_without_its_words(
 ) -> None:
     caplog.set_level(logging.DEBUG, "d2llm_vdb")
     small.search(SECRET, k=1)
-    [record] = [each for each in caplog.records if each.name == "d2llm_vdb.search.telling"]
+    [record] = [each for each in caplog.records if each.name == "d2llm_vdb.search.observed"]
     assert (record.collection, record.mode, record.hits) == ("pages", "iem", 1)
     assert record.encode_ms > 0
     assert SECRET not in str(vars(record))

@@ -1,8 +1,8 @@
 """Passages as named arrays, as they stand in a file, and back.
 
-Rows of passages that have several stand one after the other, in an array with the vector's name;
-NAME.offsets says where those of each passage begin, and the last ones end. A sparse vector is
-three such arrays. Numbers are float16 where that is what they are, and float32 else.
+The rows of multivectors are put into one array, which has the vector's name; NAME.offsets has the
+n + 1 places where each passage's rows begin and the last ones end. A sparse vector is three such
+arrays. Numbers are float16 where that is what they are, and float32 else.
 """
 
 from __future__ import annotations

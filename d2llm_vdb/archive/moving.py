@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from d2llm_vdb.archive.arrays import arrays_of, columns_from, columns_of
 from d2llm_vdb.archive.file import ArchiveReader, Manifest, reading, writing
@@ -156,7 +156,9 @@ def import_collection(
             write_consistency_factor=write_consistency_factor,
             preset=preset or schema.preset or "balanced",
         )
-        taken = {name: getattr(asked, name) or layout.get(name) for name in LAYOUT_OPTIONS}
+        taken: dict[str, Any] = {
+            name: getattr(asked, name) or layout.get(name) for name in LAYOUT_OPTIONS
+        }
         connection = Connection(
             os.fspath(location), collection, layout=replace(asked, **taken), **client
         )

@@ -7,17 +7,8 @@ import signal
 import sys
 
 
-def main() -> None:
-    """Run the `d2llm` command."""
-    _run("d2llm")
-
-
-def module_main(command: str) -> None:
-    """Run `python -m d2llm_vdb.COMMAND`, which is `d2llm COMMAND`."""
-    _run(f"python -m d2llm_vdb.{command}", command)
-
-
-def _run(program: str, *command: str) -> None:
+def main(command: str | None = None) -> None:
+    """Run `d2llm`, or as `python -m d2llm_vdb.COMMAND` one of its commands."""
     try:
         from d2llm_vdb.cli.app import app
     except ModuleNotFoundError as error:
@@ -27,12 +18,13 @@ def _run(program: str, *command: str) -> None:
     # Stopped by a supervisor it ends as after Ctrl-C: what was stored stays, the rest is resumed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _take_any_character()
-    if command:
+    if command is None:
+        app(prog_name="d2llm")
+    else:
         from typer.main import get_command
 
-        group = get_command(app)
-        group.commands[command[0]].main(prog_name=program)  # type: ignore[attr-defined]
-    app(prog_name=program)
+        one = get_command(app).commands[command]  # type: ignore[attr-defined]
+        one.main(prog_name=f"python -m d2llm_vdb.{command}")
 
 
 def _take_any_character() -> None:

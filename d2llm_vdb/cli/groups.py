@@ -1,4 +1,4 @@
-"""Options that several commands share, declared once as a dataclass."""
+"""Let a command take dataclasses of options, each field an option of its own."""
 
 from __future__ import annotations
 

@@ -28,6 +28,8 @@ from d2llm_vdb.wording import counted
 
 if TYPE_CHECKING:
     from d2llm_vdb.index import Index
+    from d2llm_vdb.ingest import IngestReport
+    from d2llm_vdb.ingest.files import SourceReader
     from d2llm_vdb.student import Student
 
 
@@ -161,7 +163,7 @@ def ingest(
     """
     location = database.location
     with waiting("starting"):
-        from d2llm_vdb.cli.ingest_progress import show_summary, track
+        from d2llm_vdb.cli.ingest_progress import track
         from d2llm_vdb.ingest import Chunker, Fields
         from d2llm_vdb.ingest.engines import engine_named
         from d2llm_vdb.ingest.files import SourceReader
@@ -218,10 +220,25 @@ def ingest(
                 on_indexed=_tell_indexed,
                 on_progress=on_progress,
             )
+    _tell(report, reader, rejects_file, index.store.location, as_json)
+    if report.rejected:
+        raise typer.Exit(EXIT_REJECTS)
+
+
+def _tell(
+    report: IngestReport,
+    reader: SourceReader,
+    rejects: RejectsFile,
+    location: str,
+    as_json: bool,
+) -> None:
+    """Print what became of the documents, and what was left out."""
+    from d2llm_vdb.cli.ingest_progress import show_summary
+
     if as_json:
         print_json(report.to_dict())
     else:
-        show_summary(report, index.store.location)
+        show_summary(report, location)
     if reader.passed_over:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in reader.passed_over.most_common())
         print_line(f"passed over in folders: {kinds}", errors)
@@ -232,11 +249,10 @@ def ingest(
             errors,
         )
     if report.rejected:
-        print_line(f"{report.rejected:,} rejected, with reasons, in {rejects}", errors)
-        if (first := rejects_file.first) is not None:
+        print_line(f"{report.rejected:,} rejected, with reasons, in {rejects.path}", errors)
+        if (first := rejects.first) is not None:
             place = first.source if first.line is None else f"{first.source}:{first.line}"
             print_line(f"the first, in {place}: {first.reason}", errors)
-        raise typer.Exit(EXIT_REJECTS)
 
 
 def _tell_indexed(fields: Mapping[str, str]) -> None:

@@ -50,7 +50,7 @@ def open_index(
 
 
 def load_student(student: str | None, device: str = "auto") -> Student:
-    """Load the student that a new collection is made with."""
+    """Load a student, which a terminal is told of; None takes the default."""
     with waiting("loading the student"):
         from d2llm_vdb import opening
 

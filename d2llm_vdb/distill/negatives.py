@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from d2llm_vdb.evaluate.exact import best_rows
 from d2llm_vdb.progress import OnCount
 from d2llm_vdb.student import Student
 from d2llm_vdb.student.arrays import Float32
+from d2llm_vdb.whole_files import whole_file
 
 WINDOW_TEXTS = 1024
 # Compared with all passages at once: 256 MB of a million.
@@ -113,10 +113,8 @@ def _vectors(
             on_progress(len(texts))
     vectors = np.concatenate(windows)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}.unfinished.npy")
-        np.save(unfinished, vectors)
-        unfinished.rename(path)
+        with whole_file(path) as draft:
+            np.save(draft, vectors)
     return vectors
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from d2llm_vdb.progress import OnCount
 from d2llm_vdb.student.arrays import Float16
 from d2llm_vdb.student.backbone import Backbone
 from d2llm_vdb.student.checkpoint import backbone_digest
+from d2llm_vdb.whole_files import whole_file
 
 WINDOW_TEXTS = 1024
 
@@ -103,10 +103,8 @@ class TokenIds(Texts):
                 pooled = np.concatenate(
                     [_anchors(window, backbone) for window in batched(ids, WINDOW_TEXTS)]
                 )
-            directory.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(f".{os.getpid()}.unfinished.npy")
-            np.save(unfinished, pooled)
-            unfinished.rename(path)
+            with whole_file(path) as draft:
+                np.save(draft, pooled)
         if on_progress:
             on_progress(len(texts))
         anchors = np.load(path, mmap_mode="r") if learnt else None
@@ -165,19 +163,17 @@ class TokenStates(Texts):
             if on_progress:
                 on_progress(len(texts))
             return cls(np.load(path, mmap_mode="r"), ids)
-        directory.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
-        states = np.lib.format.open_memmap(
-            unfinished, mode="w+", dtype=np.float16, shape=(sum(map(len, ids)), backbone.dim)
-        )
-        start = 0
-        for window in batched(ids, WINDOW_TEXTS):
-            _fill(states[start : start + sum(map(len, window))], window, backbone)
-            start += sum(map(len, window))
-            if on_progress:
-                on_progress(len(window))
-        states.flush()
-        unfinished.rename(path)
+        with whole_file(path) as draft:
+            states = np.lib.format.open_memmap(
+                draft, mode="w+", dtype=np.float16, shape=(sum(map(len, ids)), backbone.dim)
+            )
+            start = 0
+            for window in batched(ids, WINDOW_TEXTS):
+                _fill(states[start : start + sum(map(len, window))], window, backbone)
+                start += sum(map(len, window))
+                if on_progress:
+                    on_progress(len(window))
+            states.flush()
         return cls(np.load(path, mmap_mode="r"), ids)
 
     def __len__(self) -> int:

@@ -16,7 +16,7 @@ from d2llm_vdb.store.capabilities import LAYOUT_FEATURES, Capabilities
 from d2llm_vdb.store.health import Health
 from d2llm_vdb.store.schema import INDEXED_FIELDS
 
-# Passages from which on a filter without an index, and recall without one, are slow.
+# From this many passages on, a filter without an index, and recall without one, are slow.
 MANY_PASSAGES = 20_000
 
 # Share of the vectors that should be in an index, in a collection of that size.

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 def computing(student: Student) -> Finding:
     """Tell device, number format and threads."""
-    from d2llm_vdb.student.threads import all_threads
+    import torch
 
-    backbone, threads = student.backbone, all_threads()
+    backbone, threads = student.backbone, torch.get_num_threads()
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -35,9 +35,9 @@ def computing(student: Student) -> Finding:
     )
 
 
-def packages(distribution: str = "d2llm-vdb") -> Finding:
+def packages() -> Finding:
     """Compare the packages that are installed with what this library asks for."""
-    wrong = [each for each in _requirements(distribution) if not _satisfied(each)]
+    wrong = [each for each in _requirements() if not _satisfied(each)]
     if wrong:
         asked = " ".join(f"'{each.name}{each.specifier}'" for each in wrong)
         have = ", ".join(f"{each.name} {_installed(each.name) or 'is missing'}" for each in wrong)
@@ -46,8 +46,8 @@ def packages(distribution: str = "d2llm-vdb") -> Finding:
     return Finding("packages", "ok", ", ".join(f"{name} {_installed(name)}" for name in shown))
 
 
-def _requirements(distribution: str) -> Iterator[Requirement]:
-    for text in requires(distribution) or ():
+def _requirements() -> Iterator[Requirement]:
+    for text in requires("d2llm-vdb") or ():
         requirement = Requirement(text)
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             yield requirement

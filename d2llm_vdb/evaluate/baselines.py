@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from d2llm_vdb.evaluate.bare import BareCorpus, BareStates
 from d2llm_vdb.evaluate.bm25 import BM25
 from d2llm_vdb.evaluate.exact import best_rows
-from d2llm_vdb.evaluate.rankers import DEPTH, Ranking, names
+from d2llm_vdb.evaluate.rankers import DEPTH, Ranking, at_rows
 from d2llm_vdb.search.steps import Stopwatch
 from d2llm_vdb.student.arrays import Float32
 from d2llm_vdb.teacher import Teacher
@@ -26,7 +26,7 @@ class CosineRanker:
         """Compare a query with every document."""
         watch = Stopwatch()
         _, rows = self.recall(query, leave_out, DEPTH, watch)
-        return Ranking(names(self._corpus.ids, rows), watch.timings(1))
+        return Ranking(at_rows(self._corpus.ids, rows), watch.timings(1))
 
     def recall(
         self, query: str, leave_out: str | None, count: int, watch: Stopwatch
@@ -54,7 +54,7 @@ class MaxSimRanker:
         states, rows = self._cosine.recall(query, leave_out, self._recall_k, watch)
         with watch.stage("rerank"):
             order = best_rows(self._scores(states.tokens[0], rows), DEPTH)
-        return Ranking(names(self._corpus.ids, rows[order]), watch.timings(1))
+        return Ranking(at_rows(self._corpus.ids, rows[order]), watch.timings(1))
 
     def _scores(self, query: Float32, rows: NDArray[np.intp]) -> Float32:
         documents = [self._corpus.tokens(row) for row in rows.tolist()]
@@ -77,11 +77,11 @@ class CrossEncoderRanker:
         """Rerank what the cosine finds."""
         watch = Stopwatch()
         _, rows = self._cosine.recall(query, leave_out, self._recall_k, watch)
-        texts = names(self._corpus.texts, rows)
+        texts = at_rows(self._corpus.texts, rows)
         with watch.stage("rerank"):
             pairs = [(query, text) for text in texts]
             order = best_rows(self._model.score(pairs, "asymmetric").logit, DEPTH)
-        return Ranking(names(self._corpus.ids, rows[order]), watch.timings(1))
+        return Ranking(at_rows(self._corpus.ids, rows[order]), watch.timings(1))
 
 
 class BM25Ranker:
@@ -99,4 +99,4 @@ class BM25Ranker:
             scores = self._bm25.scores(query)
             rows = best_rows(scores, DEPTH, self._rows.get(leave_out))
             found = rows[scores[rows] > 0]
-        return Ranking(names(self._ids, found), watch.timings(1))
+        return Ranking(at_rows(self._ids, found), watch.timings(1))

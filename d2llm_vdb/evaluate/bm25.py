@@ -15,13 +15,15 @@ from d2llm_vdb.student.arrays import Float32
 CJK = "\u3040-\u30ff\u3400-\u9fff"
 WORDS = rf"(?u)[{CJK}]|[^\W{CJK}]{{2,}}"
 
+# Those of Anserini and BEIR.
+K1, B = 0.9, 0.4
+
 
 class BM25:
     """Scores documents by the words that they share with a query.
 
     Args:
         documents: n texts.
-        k1, b: parameters; without, those of Anserini and BEIR.
 
     Raises:
         MissingExtraError: bm25s is not installed.
@@ -29,11 +31,11 @@ class BM25:
     Source: Robertson and Zaragoza (2009), equation 3.15.
     """
 
-    def __init__(self, documents: Sequence[str], k1: float = 0.9, b: float = 0.4) -> None:
+    def __init__(self, documents: Sequence[str]) -> None:
         self._bm25s = require("bm25s", "bm25s", "BM25")
         self._count = len(documents)
         words = self._words(documents)
-        self._model = self._bm25s.BM25(k1=k1, b=b, method="atire")
+        self._model = self._bm25s.BM25(k1=K1, b=B, method="atire")
         self._has_words = any(words)
         if self._has_words:
             self._model.index(words, show_progress=False)

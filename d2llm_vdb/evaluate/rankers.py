@@ -118,7 +118,7 @@ class ExactRanker:
             )
             scores = self._student.scores(evidence, "asymmetric")
             rows = best_rows(scores, DEPTH, self._rows.get(leave_out))
-        return Ranking(names(self._ids, rows), watch.timings(1))
+        return Ranking(at_rows(self._ids, rows), watch.timings(1))
 
     def _words(self, vectors: QueryVectors) -> Float32:
         every = PointQuery(BM25, vectors.terms[0], len(self._ids), fields=["id"])
@@ -148,6 +148,6 @@ class StackedSegments:
         return best
 
 
-def names(ids: Sequence[str], rows: NDArray[np.intp]) -> list[str]:
-    """Return the ids at some rows."""
-    return [ids[row] for row in rows.tolist()]
+def at_rows(values: Sequence[str], rows: NDArray[np.intp]) -> list[str]:
+    """Return the ids, or texts, at some rows."""
+    return [values[row] for row in rows.tolist()]

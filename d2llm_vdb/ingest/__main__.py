@@ -1,6 +1,6 @@
 """`python -m d2llm_vdb.ingest` is `d2llm ingest`."""
 
-from d2llm_vdb.cli import module_main
+from d2llm_vdb.cli import main
 
 if __name__ == "__main__":
-    module_main("ingest")
+    main("ingest")

@@ -44,7 +44,8 @@ class Chunk(NamedTuple):
     Args:
         start: in the document, in characters.
         text: from there on.
-        below: where the text begins whose headings are the passage's, after headings of its own.
+        below: the place in the document whose headings the passage gets: its start, or where its
+            text begins if it opens with headings.
     """
 
     start: int

@@ -48,8 +48,8 @@ class SourceReader:
     A folder is read with everything below it, in name order; hidden files, files of other kinds,
     `.json` unless `format` asks for it, links that lead out of it or to folders, and the rejects
     file are passed over; `passed_over` counts all but the last by their reason, and so does the
-    log. A file is called by its path as
-    given, `/` between folders; that name is the id of a document that is a whole file.
+    log. A file is called by its path as given, `/` between folders; that name is the id of a
+    document that is a whole file.
 
     Args:
         sources: paths, or "-" for standard input.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
+from d2llm_vdb.batching import batched_in_time
 from d2llm_vdb.index import Index
 from d2llm_vdb.ingest.documents import Document, Records, Reject
 from d2llm_vdb.paths import METADATA, index_paths, metadata_paths
@@ -51,7 +53,8 @@ def indexed(
         on_indexed: told the fields that were indexed and were not before, and their kinds.
     """
     rest = iter(records)
-    first = list(_first(rest))
+    sample = batched_in_time(rest, SAMPLED_DOCUMENTS, math.inf, _characters, SAMPLED_CHARACTERS)
+    first = next(sample, [])
     chosen = fields_to_index(each.metadata for each in first if isinstance(each, Document))
     present = index.info().payload_indexes or ()
     new = {name: kind for name, kind in chosen.items() if name not in present}
@@ -85,13 +88,8 @@ def fields_to_index(metadata: Iterable[Mapping[str, Any]]) -> dict[str, FieldKin
     return {path: kind for name, kind in chosen[:MAX_FIELDS] for path in metadata_paths(name)}
 
 
-def _first(records: Iterator[Document | Reject]) -> Records:
-    characters = 0
-    for number, record in enumerate(records, 1):
-        yield record
-        characters += len(record.text) if isinstance(record, Document) else 0
-        if number >= SAMPLED_DOCUMENTS or characters >= SAMPLED_CHARACTERS:
-            return
+def _characters(record: Document | Reject) -> int:
+    return len(record.text) if isinstance(record, Document) else 0
 
 
 def _flat(metadata: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, list[Any]]]:

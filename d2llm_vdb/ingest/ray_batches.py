@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from d2llm_vdb.add import WINDOW_SECONDS
+from d2llm_vdb.batching import batched_in_time
 from d2llm_vdb.ingest.chunking import document_of
 from d2llm_vdb.ingest.documents import Document
 
@@ -51,15 +51,10 @@ class NamesInFlight:
 
 def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     """Cut the stream of documents, by their number, their length and the time they take to come."""
-    begun = size = 0.0
-    batch: list[Document] = []
-    for document in documents:
-        begun = begun if batch else time.monotonic()
-        batch.append(document)
-        size += len(document.text)
-        old = time.monotonic() - begun >= WINDOW_SECONDS
-        if len(batch) >= BATCH_DOCUMENTS or size >= BATCH_CHARACTERS or old:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+    return batched_in_time(
+        documents,
+        BATCH_DOCUMENTS,
+        WINDOW_SECONDS,
+        weight=lambda document: len(document.text),
+        heaviest=BATCH_CHARACTERS,
+    )

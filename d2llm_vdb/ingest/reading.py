@@ -36,16 +36,17 @@ def read_bytes(stream: IO[bytes], limit: int, way_out: str = "split it") -> byte
     return data.getvalue()
 
 
-def bounded(texts: Iterable[str], limit: int = MAX_PARSED_BYTES) -> list[str]:
+def bounded(texts: Iterable[str]) -> list[str]:
     """Return the texts of a file's parts; some formats write a few bytes for a lot of text.
 
     Raises:
         InputError: together they are longer than the limit, in characters.
     """
     taken: list[str] = []
+    left = MAX_PARSED_BYTES
     for text in texts:
-        limit -= len(text)
-        if limit < 0:
+        left -= len(text)
+        if left < 0:
             raise InputError("it unpacks to more text than is read as a whole; split it")
         taken.append(text)
     return taken

@@ -10,12 +10,14 @@ import csv
 import io
 import itertools
 import logging
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import IO, Any
 
+from d2llm_vdb.batching import batched_in_time
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.ingest.documents import Records, Reject
 from d2llm_vdb.ingest.records import (
@@ -219,7 +221,8 @@ def _rows(rows: Any, lines: _Lines, header: Sequence[str], source: str) -> Itera
 def _documents(
     rows: Iterator[Row | Reject], header: Sequence[str], source: str, fields: Fields
 ) -> Records:
-    first = list(_first(rows))
+    sample = batched_in_time(rows, SAMPLED_ROWS, math.inf, _characters, SAMPLED_CHARACTERS)
+    first = next(sample, [])
     columns: list[_Column] = []
     if not fields.strings:
         texts = {*TEXT_FIELDS, *ID_FIELDS, *TITLE_FIELDS, fields.text, fields.id, fields.title}
@@ -242,13 +245,8 @@ def _documents(
         yield fields.read(record, source, line)
 
 
-def _first(rows: Iterator[Row | Reject]) -> Iterator[Row | Reject]:
-    characters = 0
-    for count, row in enumerate(rows, 1):
-        yield row
-        characters += sum(map(len, row[1])) if isinstance(row, tuple) else 0
-        if count >= SAMPLED_ROWS or characters >= SAMPLED_CHARACTERS:
-            return
+def _characters(row: Row | Reject) -> int:
+    return sum(map(len, row[1])) if isinstance(row, tuple) else 0
 
 
 def _kind(filled: Sequence[str]) -> _Kind | None:

@@ -21,7 +21,7 @@ ScoreKind = Literal["probability", "cosine", "rrf"]
 GROUP_FIELDS = ("doc_id", "source")
 
 
-class MoreOptions(TypedDict, total=False):
+class SearchKeywordsButK(TypedDict, total=False):
     """Any of `SearchOptions`' fields but `k`, as keyword arguments."""
 
     recall_k: int
@@ -39,7 +39,7 @@ class MoreOptions(TypedDict, total=False):
     allow_degraded: bool
 
 
-class SearchChanges(MoreOptions, total=False):
+class SearchKeywords(SearchKeywordsButK, total=False):
     """Any of `SearchOptions`' fields, as keyword arguments."""
 
     k: int
@@ -158,7 +158,7 @@ class SearchOptions:
         return asks and self.bm25_weight > 0
 
     @property
-    def degraded(self) -> SearchOptions:
+    def without_rerank(self) -> SearchOptions:
         """The same where nothing can be reranked: recall's order, whose scores mean another thing.
 
         Marginal relevance reads vectors, too.

@@ -134,7 +134,7 @@ def _searching(
     with watch.stage("recall"):
         found = yield from recalling(_request(options, queries, schema))
     _log_degraded(found)
-    ranked_by = [options if each.degraded is None else options.degraded for each in found]
+    ranked_by = [options if each.degraded is None else options.without_rerank for each in found]
     with watch.stage("rerank"):
         words = [
             None if each.bm25 is None or not own.counts_words else shared_words(each.bm25, passages)

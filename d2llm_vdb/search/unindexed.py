@@ -10,7 +10,7 @@ from d2llm_vdb.store import StoreInfo
 
 logger = logging.getLogger(__name__)
 
-# Passages from which on a warning is worth its line. Without an index a filter reads every
+# From this many passages on, a warning is worth its line. Without an index a filter reads every
 # payload, at 2.5 microseconds each: 50 ms here, more than all the rest of a search.
 MANY_PASSAGES = 20_000
 

@@ -176,7 +176,7 @@ class ClientOptions:
             options["metadata"] = UNCOMPRESSED_REST  # the client's name for headers of REST alone
         if self.ca_file is not None:
             options["verify"], certificates = _trusting(Path(self.ca_file))
-            options.setdefault("grpc_options", {})["root_certificates"] = certificates
+            options["grpc_options"]["root_certificates"] = certificates
         try:
             options["grpc_port"] = self.grpc_port_of(url)
             parts = urlsplit(url)

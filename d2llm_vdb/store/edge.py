@@ -31,7 +31,14 @@ from d2llm_vdb.store.edge_flushed import Flushed
 from d2llm_vdb.store.edge_layout import SEGMENT_POINTS
 from d2llm_vdb.store.edge_lock import DirectoryLock
 from d2llm_vdb.store.points import Page, StoredPoint, StoreInfo
-from d2llm_vdb.store.recall import PageRequest, Point, PointQuery, SparseVector, filters_of
+from d2llm_vdb.store.recall import (
+    OVERSAMPLING,
+    PageRequest,
+    Point,
+    PointQuery,
+    SparseVector,
+    filters_of,
+)
 from d2llm_vdb.store.schema import (
     BM25,
     INDEXED_FIELDS,
@@ -179,11 +186,7 @@ class EdgeStore(Store):
 
     def query(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
         asked = [
-            edge.QueryRequest(
-                **_query(each, own),
-                with_payload=_selected(each.fields),
-                with_vector=list(each.vectors),
-            )
+            _query(each, own)
             for each, own in zip(queries, filters_of(queries, _filter), strict=True)
         ]
         answers: list[Sequence[Point]] = self._run(
@@ -307,23 +310,29 @@ def _give_memory_back() -> None:
         trim(0)
 
 
-def _query(query: PointQuery, filter: Any) -> dict[str, Any]:
-    """Return a query, and its filter as the database takes it, as the arguments of a request."""
+def _query(query: PointQuery, filter: Any) -> edge.QueryRequest:
+    """Return a query, and its filter as the database takes it, as a request."""
     conditions = [] if filter is None else [filter]
-    arguments: dict[str, Any] = {"limit": query.limit}
     if query.among is not None:
         conditions.append(edge.HasIdCondition(set(query.among)))
     vector: Any = query.value  # arrays are taken as they are
     if isinstance(query.value, tuple):
         vector = _sparse(query.value)
-    arguments["query"] = edge.Query.Nearest(vector, using=query.using)
+    params = None
     if query.using == RECALL:
-        arguments["params"] = edge.SearchParams(
+        params = edge.SearchParams(
             hnsw_ef=query.ef,
             exact=query.exact,
-            quantization=edge.QuantizationSearchParams(rescore=True, oversampling=2.0),
+            quantization=edge.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING),
         )
-    return arguments | {"filter": edge.Filter(must=conditions) if conditions else None}
+    return edge.QueryRequest(
+        query=edge.Query.Nearest(vector, using=query.using),
+        filter=edge.Filter(must=conditions) if conditions else None,
+        params=params,
+        limit=query.limit,
+        with_payload=_selected(query.fields),
+        with_vector=list(query.vectors),
+    )
 
 
 def _filter(filter: models.Filter | None) -> Any:

@@ -12,7 +12,7 @@ from qdrant_client import models
 
 from d2llm_vdb.store.capabilities import Capabilities
 from d2llm_vdb.store.held import precisions
-from d2llm_vdb.store.placement import held, held_quantized, held_vectors
+from d2llm_vdb.store.placement import placed, placed_quantized, placed_vectors
 from d2llm_vdb.store.presets import Precision, Preset
 from d2llm_vdb.store.schema import BM25, DOCUMENT_FIELD, RECALL, FieldKind, Schema
 
@@ -35,18 +35,18 @@ def collection(schema: Schema, preset: Preset, capabilities: Capabilities) -> di
         distance=models.Distance.COSINE,
         datatype=_datatype(preset.recall_precision, capabilities),
         quantization_config=_quantization(preset, capabilities),
-        **held_vectors(preset.recall, capabilities),
+        **placed_vectors(preset.recall, capabilities),
     )
     words = models.SparseVectorParams(
         modifier=models.Modifier.IDF,
         index=models.SparseIndexParams(
-            datatype=models.Datatype(preset.words_precision), **held("cold", capabilities)
+            datatype=models.Datatype(preset.words_precision), **placed("cold", capabilities)
         ),
     )
     return {
         "vectors_config": vectors,
         "sparse_vectors_config": {BM25: words},
-        "hnsw_config": models.HnswConfigDiff(**held(preset.graph, capabilities)),
+        "hnsw_config": models.HnswConfigDiff(**placed(preset.graph, capabilities)),
     }
 
 
@@ -62,7 +62,7 @@ def _survives(precision: Precision) -> Precision:
 def _quantization(preset: Preset, capabilities: Capabilities) -> models.QuantizationConfig | None:
     if preset.bits is None:
         return None
-    memory = held_quantized("pinned", capabilities)
+    memory = placed_quantized("pinned", capabilities)
     if capabilities.turbo_quantization:
         bits = models.TurboQuantBitSize(f"bits{preset.bits}")
         return models.TurboQuantization(
@@ -95,7 +95,7 @@ def _unindexed(
         distance=models.Distance.DOT,
         datatype=_datatype(precision, capabilities),
         hnsw_config=models.HnswConfigDiff(m=0),
-        **held_vectors(preset.rerank, capabilities),
+        **placed_vectors(preset.rerank, capabilities),
         **options,
     )
 
@@ -108,7 +108,7 @@ def payload_index(field: str, kind: FieldKind, capabilities: Capabilities) -> An
             tokenizer=models.TokenizerType.MULTILINGUAL,
             lowercase=True,
             phrase_matching=kind == "phrases",
-            **held("cold", capabilities),
+            **placed("cold", capabilities),
         )
     if kind == "tenant":
         return models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)

@@ -65,7 +65,7 @@ def of_a_search() -> Iterator[None]:
 
 
 @contextmanager
-def telling(on_waiting: OnWaiting) -> Iterator[None]:
+def with_waits_told_to(on_waiting: OnWaiting) -> Iterator[None]:
     """Have somebody told when a call of a block waits."""
     token = _current.set(replace(current(), on_waiting=on_waiting))
     try:

@@ -15,23 +15,23 @@ from d2llm_vdb.store.capabilities import Capabilities
 from d2llm_vdb.store.presets import Placement
 
 
-def held(placement: Placement, capabilities: Capabilities) -> dict[str, Any]:
+def placed(placement: Placement, capabilities: Capabilities) -> dict[str, Any]:
     """Return the arguments that place an HNSW graph, a payload index or a sparse index."""
     if capabilities.memory_placement:
         return {"memory": models.Memory(placement)}
     return {"on_disk": placement == "cold"}
 
 
-def held_vectors(placement: Placement, capabilities: Capabilities) -> dict[str, Any]:
+def placed_vectors(placement: Placement, capabilities: Capabilities) -> dict[str, Any]:
     """Return the arguments that place vectors themselves.
 
     A server keeps them in the page cache at most, and refuses to create a collection whose
     vectors are to be pinned.
     """
-    return held("cached" if placement == "pinned" else placement, capabilities)
+    return placed("cached" if placement == "pinned" else placement, capabilities)
 
 
-def held_quantized(placement: Placement, capabilities: Capabilities) -> dict[str, Any]:
+def placed_quantized(placement: Placement, capabilities: Capabilities) -> dict[str, Any]:
     """Return the arguments that place quantised vectors."""
     if capabilities.memory_placement:
         return {"memory": models.Memory(placement)}

@@ -24,6 +24,9 @@ SparseVector = tuple[NDArray[np.uint32], NDArray[np.float32]]
 # floats, of which a passage takes two megabytes.
 PAGE_POINTS = 256
 
+# Of the quantised vectors, how many times the points asked for are compared in full.
+OVERSAMPLING = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class PointQuery:
@@ -90,7 +93,7 @@ class PageRequest:
     """
 
     offset: str | None = None
-    limit: int = 256
+    limit: int = PAGE_POINTS
     filter: models.Filter | None = None
     fields: Sequence[str] | None = None
     vectors: Sequence[str] = ()
@@ -148,7 +151,7 @@ class RecallRequest:
     allow_degraded: bool = False
 
     @property
-    def degraded(self) -> RecallRequest:
+    def ids_alone(self) -> RecallRequest:
         """The same without what may fail to be read."""
         return replace(self, with_vectors=(), maxsim={}, allow_degraded=False)
 

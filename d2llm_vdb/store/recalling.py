@@ -42,8 +42,8 @@ def recalling(request: RecallRequest) -> Steps[list[Candidates]]:
     except StoreError as error:
         if not request.allow_degraded:
             raise
-        yield from _scored(request.degraded, pools)
-        return [pool.candidates(request.degraded, str(error)) for pool in pools]
+        yield from _scored(request.ids_alone, pools)
+        return [pool.candidates(request.ids_alone, str(error)) for pool in pools]
     return [pool.candidates_or_degraded(request) for pool in pools]
 
 
@@ -244,7 +244,7 @@ class _Pool:
         more = ", …" if len(lacking) > NAMED else ""
         reason = f"{len(lacking)} of {len(self.ids)} candidates have no {vectors}: {named}{more}"
         if request.allow_degraded:
-            return self.candidates(request.degraded, reason)
+            return self.candidates(request.ids_alone, reason)
         or_else = (
             ", or search with allow_degraded=True (--allow-degraded) for the order of recall"
             if request.maxsim or request.with_vectors
@@ -288,17 +288,14 @@ class _Pool:
         )
 
 
-def reading(
-    vectors: Array, ids: Sequence[Sequence[Any]], fields: Sequence[str] | None = None
-) -> list[PointQuery]:
+def reading(vectors: Array, ids: Sequence[Sequence[Any]]) -> list[PointQuery]:
     """Plan to read the payloads of each query's chosen points.
 
     Args:
         vectors: recall vectors of the queries, float32 (m, r).
         ids: the database's, of each query's points.
-        fields: payload fields to read; None for all.
     """
     return [
-        PointQuery(RECALL, vector, max(1, len(own)), among=own, fields=fields)
+        PointQuery(RECALL, vector, max(1, len(own)), among=own, fields=None)
         for vector, own in zip(vectors, ids, strict=True)
     ]

@@ -18,7 +18,7 @@ from d2llm_vdb.store.columns import Columns, Payload, distinct_ids, point_id, st
 from d2llm_vdb.store.conditions import database_filter
 from d2llm_vdb.store.points import Page, StoredPoint
 from d2llm_vdb.store.presets import PRESETS
-from d2llm_vdb.store.recall import PageRequest, Point, PointQuery, filters_of
+from d2llm_vdb.store.recall import OVERSAMPLING, PageRequest, Point, PointQuery, filters_of
 from d2llm_vdb.store.schema import (
     BM25,
     RECALL,
@@ -31,9 +31,6 @@ from d2llm_vdb.store.wire import Wire
 T = TypeVar("T")
 
 METADATA_KEY = "d2llm"
-
-# Of the quantised vectors, how many times the points asked for are compared in full.
-OVERSAMPLING = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +167,7 @@ def query(
         indexed: whether there is an index that search parameters could speak to.
     """
     asked = [
-        models.QueryRequest(
-            **_query(each, own, wire, indexed),
-            with_payload=True if each.fields is None else list(each.fields) or False,
-            with_vector=list(each.vectors) or False,
-        )
+        _query(each, own, wire, indexed)
         for each, own in zip(queries, filters_of(queries, _filter), strict=True)
     ]
 
@@ -190,26 +183,33 @@ def _filter(filter: models.Filter | None) -> models.Filter | None:
 
 def _query(
     query: PointQuery, filter: models.Filter | None, wire: Wire, indexed: bool
-) -> dict[str, Any]:
-    """Return a query, and its filter as the database takes it, as the arguments of a request."""
+) -> models.QueryRequest:
+    """Return a query, and its filter as the database takes it, as a request."""
     conditions: list[models.Condition] = [] if filter is None else [filter]
-    arguments: dict[str, Any] = {"using": query.using, "limit": query.limit}
     if query.among is not None:
         conditions.append(models.HasIdCondition(has_id=list(query.among)))
+    nearest: Any
     if isinstance(query.value, tuple):
         indices, values = query.value
-        arguments["query"] = models.SparseVector(
-            indices=indices.tolist(), values=wire.floats(values)
-        )
+        nearest = models.SparseVector(indices=indices.tolist(), values=wire.floats(values))
     else:
-        arguments["query"] = wire.floats(query.value)
+        nearest = wire.floats(query.value)
+    params = None
     if query.using == RECALL and indexed:
-        arguments["params"] = models.SearchParams(
+        params = models.SearchParams(
             hnsw_ef=query.ef,
             exact=query.exact,
             quantization=models.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING),
         )
-    return arguments | {"filter": models.Filter(must=conditions) if conditions else None}
+    return models.QueryRequest(
+        query=nearest,
+        using=query.using,
+        filter=models.Filter(must=conditions) if conditions else None,
+        params=params,
+        limit=query.limit,
+        with_payload=True if query.fields is None else list(query.fields) or False,
+        with_vector=list(query.vectors) or False,
+    )
 
 
 def retrieve(

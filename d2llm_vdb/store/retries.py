@@ -38,13 +38,13 @@ T = TypeVar("T")
 # lost a server together must not come back together.
 FIRST_WAIT, LONGEST_WAIT = 0.25, 5.0
 
-# However short the waits turn out, and where it is the server itself that fails.
+# Attempts at most: where the server is away or busy, and where it answers that it failed.
 ATTEMPTS, ATTEMPTS_OF_A_FAILURE = 100, 3
 
 # A server that was waited for in vain is asked by one call in so many seconds.
 PROBE_SECONDS = 5.0
 
-# What was known of it so long ago says nothing any more.
+# An outage without a request for this long counts as over.
 FORGOTTEN_SECONDS = 60.0
 
 

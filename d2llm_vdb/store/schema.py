@@ -43,7 +43,7 @@ _DATABASE_KINDS: Mapping[str, str] = {"phrases": "text", "tenant": "keyword"}
 
 
 def index_kinds(present: Mapping[str, str], described: Mapping[str, Any]) -> dict[str, FieldKind]:
-    """Return the kinds that make the indexes that a collection has, by field.
+    """Return, by field, the kind to ask for to get the index that the collection has.
 
     Args:
         present: the database's names of their kinds.

@@ -30,7 +30,7 @@ from d2llm_vdb.errors import CheckpointError
 from d2llm_vdb.student.backbone import Backbone
 from d2llm_vdb.student.config import StudentConfig
 from d2llm_vdb.student.score import IEM_WORDS, LATE_WORDS
-from d2llm_vdb.student.weights import adapter_weights
+from d2llm_vdb.student.weights import adapter_weights, add_weights
 
 CONFIG_FILE = "config.json"
 HEADS_FILE = "heads.safetensors"
@@ -202,9 +202,7 @@ def fingerprint(config: StudentConfig, heads: nn.Module, backbone: Backbone) -> 
     del values["backbone"]
     digest = backbone_digest(backbone)
     digest.update(json.dumps(values, sort_keys=True).encode())
-    for name, weight in sorted(state_of(heads).items()):
-        digest.update(name.encode())
-        digest.update(weight.contiguous().numpy().tobytes())
+    add_weights(digest, state_of(heads))
     return digest.hexdigest()
 
 
@@ -212,9 +210,8 @@ def backbone_digest(backbone: Backbone) -> hashlib.blake2b:
     """Return a hash, to be gone on with, of a backbone's weights and its adapter's."""
     digest = hashlib.blake2b(backbone.identity.encode(), digest_size=16)
     if isinstance(backbone.model, PeftModel):
-        for name, weight in sorted(adapter_weights(backbone.model).items()):
-            digest.update(f"{ADAPTER_DIR}.{name}".encode())
-            digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+        own = adapter_weights(backbone.model)
+        add_weights(digest, {f"{ADAPTER_DIR}.{name}": weight for name, weight in own.items()})
         if scales := _scales(backbone.model):
             digest.update(json.dumps(scales, sort_keys=True).encode())
     return digest

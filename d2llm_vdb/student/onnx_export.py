@@ -17,8 +17,9 @@ import transformers
 from peft import PeftModel
 from torch import Tensor, nn
 
-from d2llm_vdb.student.user_cache import cache_directory, write_whole
-from d2llm_vdb.student.weights import adapter_weights
+from d2llm_vdb.student.user_cache import cache_directory
+from d2llm_vdb.student.weights import adapter_weights, add_weights
+from d2llm_vdb.whole_files import whole_file
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -76,7 +77,8 @@ def prepare(model: nn.Module, identity: str, unchanged: Callable[[], bool]) -> I
     session = open_session(content)
     check(session, copy)
     try:
-        write_whole(path, content)
+        with whole_file(path) as draft:
+            draft.write_bytes(content)
         _prune(path.parent)
     except OSError as error:
         logger.warning("the exported model cannot be kept in %s: %s", path.parent, error)
@@ -187,9 +189,7 @@ def _key(model: nn.Module, identity: str) -> str:
     if isinstance(model, PeftModel):
         config: Any = model.peft_config[model.active_adapter]
         digest.update(json.dumps(config.to_dict(), sort_keys=True, default=sorted).encode())
-        for name, weight in sorted(adapter_weights(model).items()):
-            digest.update(name.encode())
-            digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+        add_weights(digest, adapter_weights(model))
     return digest.hexdigest()
 
 

@@ -22,7 +22,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from d2llm_vdb.student.threads import one_thread
-from d2llm_vdb.student.user_cache import cache_directory, write_whole
+from d2llm_vdb.student.user_cache import cache_directory
+from d2llm_vdb.whole_files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,9 @@ def bfloat16_is_faster() -> bool:
     if path is not None:
         record = {"bfloat16_is_faster": faster, "float32_s": float32, "bfloat16_s": bfloat16}
         with contextlib.suppress(OSError):
-            write_whole(path, json.dumps(record | {"cpu": cpu_name()}, indent=2).encode())
+            text = json.dumps(record | {"cpu": cpu_name()}, indent=2)
+            with whole_file(path) as draft:
+                draft.write_text(text, encoding="utf-8")
     return faster
 
 

@@ -6,15 +6,13 @@ computed anew, from embeddings whatever reads nothing else.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from d2llm_vdb.batching import length_batches
 from d2llm_vdb.errors import InputError
@@ -25,6 +23,7 @@ from d2llm_vdb.student.encoding import passage_vectors, to_numpy, token_windows
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.student import Student
 from d2llm_vdb.student.terms import passage_terms
+from d2llm_vdb.student.weights import add_weights
 from d2llm_vdb.wording import counted
 
 
@@ -38,20 +37,14 @@ def parts(student: Student) -> dict[str, str]:
     states.update(json.dumps([config.passage_prompt, config.max_tokens]).encode())
     embedding = states.copy()
     embedding.update(json.dumps(asdict(config.pma)).encode())
-    _add(embedding, state_of(heads.mha_pma))
+    add_weights(embedding, state_of(heads.mha_pma))
     found = {"states": states.hexdigest(), "embedding": embedding.hexdigest()}
     if config.segments is not None and heads.segments is not None:
         segments = embedding.copy()
         segments.update(json.dumps(asdict(config.segments)).encode())
-        _add(segments, state_of(heads.segments))
+        add_weights(segments, state_of(heads.segments))
         found["segments"] = segments.hexdigest()
     return found
-
-
-def _add(digest: hashlib.blake2b, state: Mapping[str, Tensor]) -> None:
-    for name, weight in sorted(state.items()):
-        digest.update(name.encode())
-        digest.update(weight.contiguous().numpy().tobytes())
 
 
 def with_compact_recall(student: Student, dim: int, embeddings: Float32) -> Student:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import uuid
 from pathlib import Path
 
 
@@ -22,18 +21,3 @@ def cache_directory() -> Path:
         return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "d2llm-vdb"
     usual = "Library/Caches" if sys.platform == "darwin" else ".cache"
     return Path.home() / usual / "d2llm-vdb"
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that nobody ever reads half of it: to a draft, which is then renamed.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        draft.write_bytes(content)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from peft import PeftModel, get_peft_model_state_dict
@@ -47,6 +49,13 @@ class WeightsWatch:
                 else:
                     version.append((weight.data_ptr(), weight._version))
         return Weights(tuple(version), uncounted)
+
+
+def add_weights(digest: hashlib.blake2b, weights: Mapping[str, Tensor]) -> None:
+    """Add weights to a hash, by name; in which order they are given does not count."""
+    for name, weight in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
 
 
 def adapter_weights(model: PeftModel) -> dict[str, Tensor]:

@@ -15,12 +15,12 @@ from qdrant_client import models
 
 from d2llm_vdb.index import Index, check_index
 from d2llm_vdb.search import Hit
-from d2llm_vdb.search.options import Rerank, SearchChanges, SearchOptions
+from d2llm_vdb.search.options import Rerank, SearchKeywords, SearchOptions
 from d2llm_vdb.student import Task
 from langchain_d2llm.documents import found_document
 
 
-class RetrieverFields(SearchChanges, total=False):
+class RetrieverFields(SearchKeywords, total=False):
     """What the constructor takes besides the index."""
 
     name: str | None
@@ -78,7 +78,7 @@ class D2LLMRetriever(BaseRetriever):
         # Checked before pydantic sees them: an InputError raised by a validator would come out
         # as a ValidationError.
         check_index(index)
-        tracing = RetrieverFields.__annotations__.keys() - SearchChanges.__annotations__.keys()
+        tracing = RetrieverFields.__annotations__.keys() - SearchKeywords.__annotations__.keys()
         SearchOptions.from_keywords(
             "D2LLMRetriever", {name: value for name, value in fields.items() if name not in tracing}
         )
@@ -90,7 +90,7 @@ class D2LLMRetriever(BaseRetriever):
         query: str,
         *,
         run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002
-        **changes: Unpack[SearchChanges],
+        **changes: Unpack[SearchKeywords],
     ) -> list[Document]:
         options = self._options(changes)
         result = self.index.search(query, **options.to_dict())
@@ -101,14 +101,14 @@ class D2LLMRetriever(BaseRetriever):
         query: str,
         *,
         run_manager: AsyncCallbackManagerForRetrieverRun,  # noqa: ARG002
-        **changes: Unpack[SearchChanges],
+        **changes: Unpack[SearchKeywords],
     ) -> list[Document]:
         options = self._options(changes)
         result = await self.index.asearch(query, **options.to_dict())
         return [_document(hit, options) for hit in result.hits]
 
-    def _options(self, changes: SearchChanges) -> SearchOptions:
-        own = {name: getattr(self, name) for name in SearchChanges.__annotations__}
+    def _options(self, changes: SearchKeywords) -> SearchOptions:
+        own = {name: getattr(self, name) for name in SearchKeywords.__annotations__}
         return SearchOptions.from_keywords("D2LLMRetriever.invoke", own | changes)
 
 

@@ -14,7 +14,7 @@ from d2llm_vdb import Index
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.index import check_index
 from d2llm_vdb.search import SearchResult
-from d2llm_vdb.search.options import MoreOptions, ScoreKind, SearchOptions
+from d2llm_vdb.search.options import ScoreKind, SearchKeywordsButK, SearchOptions
 from d2llm_vdb.student import Student
 from langchain_d2llm.documents import as_passages, found_document, stored_document
 from langchain_d2llm.embeddings import D2LLMEmbeddings
@@ -46,7 +46,7 @@ class D2LLMVectorStore(VectorStore):
         InputError: an option cannot be used.
     """
 
-    def __init__(self, index: Index, **options: Unpack[MoreOptions]) -> None:
+    def __init__(self, index: Index, **options: Unpack[SearchKeywordsButK]) -> None:
         check_index(index)
         chosen = _chosen(DEFAULT_K, **options)  # refused now and not at the first search
         self.index = index if chosen.tenant is None else index.for_tenant(chosen.tenant)

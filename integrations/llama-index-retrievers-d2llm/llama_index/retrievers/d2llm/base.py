@@ -13,7 +13,7 @@ from llama_index.retrievers.d2llm.nodes import as_node
 
 from d2llm_vdb.index import Index, check_index
 from d2llm_vdb.search import Hit, SearchResult
-from d2llm_vdb.search.options import MoreOptions, SearchChanges, SearchOptions
+from d2llm_vdb.search.options import SearchKeywords, SearchKeywordsButK, SearchOptions
 
 
 class D2LLMRetriever(BaseRetriever):
@@ -54,7 +54,7 @@ class D2LLMRetriever(BaseRetriever):
         *,
         k: int = 10,
         callback_manager: CallbackManager | None = None,
-        **options: Unpack[MoreOptions],
+        **options: Unpack[SearchKeywordsButK],
     ) -> None:
         check_index(index)
         super().__init__(callback_manager=callback_manager)
@@ -70,7 +70,7 @@ class D2LLMRetriever(BaseRetriever):
     def similarity_top_k(self, k: int) -> None:
         self.options = replace(self.options, k=k)
 
-    def with_options(self, **changes: Unpack[SearchChanges]) -> Self:
+    def with_options(self, **changes: Unpack[SearchKeywords]) -> Self:
         """Return a copy that searches with other options; this retriever stays as it is.
 
         `retrieve` and `aretrieve` take a query and nothing else, so options for one call go

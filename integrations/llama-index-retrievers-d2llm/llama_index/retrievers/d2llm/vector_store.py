@@ -27,7 +27,7 @@ from d2llm_vdb.errors import InputError
 from d2llm_vdb.index import Index, check_index
 from d2llm_vdb.passages import Passage
 from d2llm_vdb.search import SearchResult
-from d2llm_vdb.search.options import MoreOptions, SearchOptions
+from d2llm_vdb.search.options import SearchKeywordsButK, SearchOptions
 
 
 class D2LLMVectorStore(BasePydanticVectorStore):
@@ -62,7 +62,11 @@ class D2LLMVectorStore(BasePydanticVectorStore):
     _options: SearchOptions = PrivateAttr()
 
     def __init__(
-        self, index: Index, *, replace_documents: bool = False, **options: Unpack[MoreOptions]
+        self,
+        index: Index,
+        *,
+        replace_documents: bool = False,
+        **options: Unpack[SearchKeywordsButK],
     ) -> None:
         check_index(index)
         if "k" in options:

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def telling(store: Store, queries: Sequence[str], options: SearchOptions) -> Iterator[None]:
+def observed(store: Store, queries: Sequence[str], options: SearchOptions) -> Iterator[None]:
     """Count the queries that a block searches for, and put it into a span."""
     collection, mode, n = store.collection, options.rerank, len(queries)
     count("queries", n, collection=collection, mode=mode)
