@@ -24,7 +24,7 @@ MAX_TEXT = 280
 SHOWN_TENANTS = 10
 
 
-def show_result(result: SearchResult, offset: int) -> None:
+def show_result(result: SearchResult, offset: int = 0) -> None:
     """Print one query's hits with their scores and where the time went.
 
     Args:
