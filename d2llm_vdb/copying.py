@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from d2llm_vdb.store import Store, StoredPoint, TenantStore
 from d2llm_vdb.store.columns import Payload
-from d2llm_vdb.store.recall import PageRequest
+from d2llm_vdb.store.questions import PageRequest
 from d2llm_vdb.store.schema import FIRST_LAYOUT, TENANT_FIELD
 
 

@@ -29,7 +29,7 @@ from d2llm_vdb.search.options import SearchKeywordsButK, SearchOptions
 from d2llm_vdb.search.steps import Stopwatch, explainable, searching
 from d2llm_vdb.search.unindexed import UnindexedFields
 from d2llm_vdb.store import Store
-from d2llm_vdb.store.recall import Fact, Steps
+from d2llm_vdb.store.questions import Fact, Steps
 
 if TYPE_CHECKING:
     from d2llm_vdb.compact import CompactStudent

@@ -19,7 +19,7 @@ from d2llm_vdb.errors import InputError, StoreError
 from d2llm_vdb.store import Columns, Store, StoredPoint
 from d2llm_vdb.store.client import MEMORY
 from d2llm_vdb.store.columns import Payload
-from d2llm_vdb.store.recall import PageRequest, page_points
+from d2llm_vdb.store.questions import PageRequest, page_points
 from d2llm_vdb.store.schema import FIRST_LAYOUT, SEGMENTS, TENANT_FIELD, TOKENS, Schema
 from d2llm_vdb.student import PassageVectors, Student
 from d2llm_vdb.student.embeddings import unit

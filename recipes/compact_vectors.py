@@ -29,7 +29,7 @@ from student_sets import samples
 from d2llm_vdb import Student
 from d2llm_vdb.evaluate import PairSet, RetrievalSet, load_set
 from d2llm_vdb.evaluate.metrics import spearman
-from d2llm_vdb.store.recall import OVERSAMPLING
+from d2llm_vdb.store.questions import OVERSAMPLING
 from d2llm_vdb.student.embeddings import cosines
 from d2llm_vdb.student.projection import CompactProjection
 

@@ -29,7 +29,7 @@ from d2llm_vdb.store import (
 )
 from d2llm_vdb.store.batches import Batches
 from d2llm_vdb.store.edge_flushed import Flushed
-from d2llm_vdb.store.recall import PageRequest
+from d2llm_vdb.store.questions import PageRequest
 
 
 @mutant(

@@ -214,7 +214,7 @@ def test_the_alias_is_moved_when_the_new_collection_is_complete_and_not_before(
     names: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("d2llm_vdb.store.recall.PAGE_POINTS", 8)
+    monkeypatch.setattr("d2llm_vdb.store.questions.PAGE_POINTS", 8)
     other = changed(student, "iem")
     name = names["alias"]
 

@@ -80,7 +80,7 @@ def filled(directory: Path, count: int = 20, schema: Schema = SCHEMA) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def small_parts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("d2llm_vdb.store.recall.PAGE_POINTS", 32)  # 8 with token states
+        patch.setattr("d2llm_vdb.store.questions.PAGE_POINTS", 32)  # 8 with token states
         yield
 
 

@@ -13,7 +13,7 @@ from test_store import SCHEMA, some_columns
 from d2llm_vdb.connection import Connection
 from d2llm_vdb.errors import InputError, StoreUnavailableError
 from d2llm_vdb.store.client import ClientOptions
-from d2llm_vdb.store.recall import PointQuery
+from d2llm_vdb.store.questions import PointQuery
 
 
 @pytest.mark.parametrize(

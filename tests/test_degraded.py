@@ -20,7 +20,7 @@ from d2llm_vdb.search import SearchOptions
 from d2llm_vdb.serve.answers import Found
 from d2llm_vdb.store import EdgeStore
 from d2llm_vdb.store.columns import point_id
-from d2llm_vdb.store.recall import PointQuery
+from d2llm_vdb.store.questions import PointQuery
 
 QUERY = "What does the assert statement do?"
 DROP = Fault("drop")

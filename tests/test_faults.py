@@ -27,7 +27,7 @@ from d2llm_vdb.cli.ingest_progress import _brief, _line
 from d2llm_vdb.errors import CollectionNotFoundError, StoreError, StoreUnavailableError
 from d2llm_vdb.ingest.pipeline import IngestReport
 from d2llm_vdb.store import ServerStore, Store, patience, retries
-from d2llm_vdb.store.recall import PageRequest, PointQuery
+from d2llm_vdb.store.questions import PageRequest, PointQuery
 
 DROP, CUT, DELAY = Fault("drop"), Fault("cut"), Fault("delay", seconds=0.05)
 FAILS, AWAY = Fault("status", status=500), Fault("status", status=503)

@@ -15,7 +15,7 @@ from test_store import SCHEMA, some_columns
 from d2llm_vdb.evaluate.bm25 import collection_bm25
 from d2llm_vdb.sparse import SparseRows
 from d2llm_vdb.store import Columns, RecallRequest, Store
-from d2llm_vdb.store.recall import PointQuery
+from d2llm_vdb.store.questions import PointQuery
 from d2llm_vdb.store.recalling import recalling
 
 FRUIT = ["apple", "apple pear", "pear", "plum", "plum apple", "fig"]

@@ -21,7 +21,7 @@ from d2llm_vdb.reembed import Origin, ReembedReport, reembed
 from d2llm_vdb.store import Columns, EdgeStore
 from d2llm_vdb.store.columns import point_id
 from d2llm_vdb.store.points import Page
-from d2llm_vdb.store.recall import PageRequest
+from d2llm_vdb.store.questions import PageRequest
 from d2llm_vdb.student import Backbone
 from d2llm_vdb.student.config import IEMConfig
 from d2llm_vdb.student.heads import StudentHeads
@@ -174,7 +174,7 @@ def test_a_run_that_was_broken_off_goes_on_where_it_was(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("d2llm_vdb.store.recall.PAGE_POINTS", 8)
+    monkeypatch.setattr("d2llm_vdb.store.questions.PAGE_POINTS", 8)
     reports = []
 
     def stop(report: ReembedReport) -> None:
@@ -218,7 +218,7 @@ def test_vectors_are_read_of_no_passage_that_is_there_already(
         old.add(passages[:23])
         monkeypatch.setattr(EdgeStore, "scroll_page", scrolling)
         monkeypatch.setattr(EdgeStore, "retrieve", retrieving)
-        monkeypatch.setattr("d2llm_vdb.store.recall.PAGE_POINTS", 32)
+        monkeypatch.setattr("d2llm_vdb.store.questions.PAGE_POINTS", 32)
         assert old.reembed(new).written == 3
     assert sorted(read) == sorted(passage.id for passage in passages[20:23])
     assert [(page.limit, page.vectors) for page in pages] == 3 * [(8, [])]

@@ -48,7 +48,7 @@ def db(in_tmp: Path, encoded: Columns, student: Student) -> str:
 @pytest.fixture
 def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Have Ctrl-C pressed after the second page of eight passages, until told to stop that."""
-    monkeypatch.setattr("d2llm_vdb.store.recall.PAGE_POINTS", 8)
+    monkeypatch.setattr("d2llm_vdb.store.questions.PAGE_POINTS", 8)
 
     def pressing(*_: Any) -> Callable[[ReembedReport], None]:
         def tell(report: ReembedReport) -> None:

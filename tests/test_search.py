@@ -18,7 +18,8 @@ from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.rankers import StackedSegments
 from d2llm_vdb.search import steps
-from d2llm_vdb.store.recall import Candidates, RecallRequest, Steps
+from d2llm_vdb.store.questions import Steps
+from d2llm_vdb.store.recall import Candidates, RecallRequest
 from d2llm_vdb.store.recalling import recalling
 from d2llm_vdb.student.evidence import Evidence
 

@@ -25,7 +25,7 @@ from d2llm_vdb.store import Columns, RecallRequest, Schema, ServerStore, Store, 
 from d2llm_vdb.store.client import ClientOptions
 from d2llm_vdb.store.columns import point_id
 from d2llm_vdb.store.memory import MemoryStore
-from d2llm_vdb.store.recall import PageRequest, PointQuery
+from d2llm_vdb.store.questions import PageRequest, PointQuery
 from d2llm_vdb.store.schema import CollectionOptions
 from d2llm_vdb.store.tenant import TenantStore
 

@@ -23,7 +23,7 @@ from d2llm_vdb.errors import StoreError
 from d2llm_vdb.store import ServerStore
 from d2llm_vdb.store.client import ClientOptions
 from d2llm_vdb.store.columns import Columns
-from d2llm_vdb.store.recall import PointQuery
+from d2llm_vdb.store.questions import PointQuery
 from d2llm_vdb.store.wire import GRPC, REST, decimals, fitting
 
 EVERY_HALF = np.arange(2**16, dtype=np.uint16).view(np.float16)

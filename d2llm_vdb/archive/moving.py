@@ -25,7 +25,7 @@ from d2llm_vdb.errors import (
 from d2llm_vdb.store import CollectionOptions, Columns, Schema, Store, StoredPoint, TenantStore
 from d2llm_vdb.store.client import ClientKeywords
 from d2llm_vdb.store.presets import PresetName
-from d2llm_vdb.store.recall import page_points
+from d2llm_vdb.store.questions import page_points
 from d2llm_vdb.store.schema import BM25, INDEXED_FIELDS, LAYOUT_OPTIONS
 
 

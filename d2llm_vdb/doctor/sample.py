@@ -14,7 +14,7 @@ from d2llm_vdb.errors import InputError
 from d2llm_vdb.lazy import models
 from d2llm_vdb.passages import Passage
 from d2llm_vdb.store import Schema, Store, StoredPoint
-from d2llm_vdb.store.recall import PageRequest
+from d2llm_vdb.store.questions import PageRequest
 from d2llm_vdb.store.schema import BM25, RECALL, TENANT_FIELD
 from d2llm_vdb.wording import counted
 

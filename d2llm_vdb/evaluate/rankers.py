@@ -15,7 +15,7 @@ from d2llm_vdb.index import Index
 from d2llm_vdb.search import Timings
 from d2llm_vdb.search.options import Rerank
 from d2llm_vdb.search.steps import Stopwatch
-from d2llm_vdb.store.recall import PointQuery
+from d2llm_vdb.store.questions import PointQuery
 from d2llm_vdb.store.schema import BM25, IEM, RECALL, SEGMENTS
 from d2llm_vdb.student import QueryVectors
 from d2llm_vdb.student.arrays import Float32

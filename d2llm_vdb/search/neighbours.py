@@ -13,7 +13,7 @@ from d2llm_vdb.lazy import models
 from d2llm_vdb.search import Hit
 from d2llm_vdb.store import StoredPoint
 from d2llm_vdb.store.columns import Payload
-from d2llm_vdb.store.recall import PageRequest, Steps
+from d2llm_vdb.store.questions import PageRequest, Steps
 from d2llm_vdb.store.schema import TENANT_FIELD
 
 # Each is a condition of the filter, which a database goes through for every passage.

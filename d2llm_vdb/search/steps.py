@@ -19,7 +19,7 @@ from d2llm_vdb.search.options import SearchOptions
 from d2llm_vdb.search.ordering import by_marginal_relevance, by_score, comparable, grouped
 from d2llm_vdb.store import Candidates, RecallRequest, Schema
 from d2llm_vdb.store.columns import Array, Payload
-from d2llm_vdb.store.recall import Steps
+from d2llm_vdb.store.questions import Steps
 from d2llm_vdb.store.recalling import reading, recalling
 from d2llm_vdb.store.schema import IEM, RECALL, SEGMENTS, TENANT_FIELD, TOKENS
 from d2llm_vdb.student.arrays import Float64, QueryVectors

@@ -9,7 +9,7 @@ from typing import Any
 
 from d2llm_vdb.lazy import models
 from d2llm_vdb.paths import BESIDE, ESCAPED, METADATA, name_of
-from d2llm_vdb.store.recall import PageRequest, Steps
+from d2llm_vdb.store.questions import PageRequest, Steps
 
 logger = logging.getLogger(__name__)
 

@@ -24,16 +24,8 @@ from d2llm_vdb.store.capabilities import EMBEDDED, Capabilities
 from d2llm_vdb.store.columns import Columns, Payload
 from d2llm_vdb.store.health import Health
 from d2llm_vdb.store.points import Page, StoredPoint, StoreInfo
-from d2llm_vdb.store.recall import (
-    Candidates,
-    Fact,
-    PageRequest,
-    Point,
-    PointQuery,
-    Question,
-    RecallRequest,
-    Steps,
-)
+from d2llm_vdb.store.questions import Fact, PageRequest, Point, PointQuery, Question, Steps
+from d2llm_vdb.store.recall import Candidates, RecallRequest
 from d2llm_vdb.store.recalling import recalling
 from d2llm_vdb.store.schema import INDEXED_FIELDS, FieldKind, Schema
 

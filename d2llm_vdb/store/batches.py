@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from d2llm_vdb.errors import StoreError
 from d2llm_vdb.store import requests
 from d2llm_vdb.store.columns import Columns, Payload
-from d2llm_vdb.store.recall import Point, PointQuery
+from d2llm_vdb.store.questions import Point, PointQuery
 from d2llm_vdb.store.requests import Call
 from d2llm_vdb.store.wire import ID_BYTES, POINT_BYTES, Wire, fitting
 

@@ -19,7 +19,7 @@ from d2llm_vdb.store.client import WHERE_TO_LOOK
 from d2llm_vdb.store.columns import Columns, Payload
 from d2llm_vdb.store.faults import translated
 from d2llm_vdb.store.points import Page, StoredPoint, StoreInfo
-from d2llm_vdb.store.recall import PageRequest, Point, PointQuery
+from d2llm_vdb.store.questions import PageRequest, Point, PointQuery
 from d2llm_vdb.store.requests import METADATA_KEY, Call
 from d2llm_vdb.store.schema import (
     INDEXED_FIELDS,

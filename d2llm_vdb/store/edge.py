@@ -31,7 +31,7 @@ from d2llm_vdb.store.edge_flushed import Flushed
 from d2llm_vdb.store.edge_layout import SEGMENT_POINTS
 from d2llm_vdb.store.edge_lock import DirectoryLock
 from d2llm_vdb.store.points import Page, StoredPoint, StoreInfo
-from d2llm_vdb.store.recall import (
+from d2llm_vdb.store.questions import (
     OVERSAMPLING,
     PageRequest,
     Point,

@@ -17,7 +17,7 @@ from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 from d2llm_vdb.store.client import ClientOptions
 from d2llm_vdb.store.columns import Array, Payload
 from d2llm_vdb.store.conditions import database_filter
-from d2llm_vdb.store.recall import OVERSAMPLING, Point, PointQuery, filters_of
+from d2llm_vdb.store.questions import OVERSAMPLING, Point, PointQuery, filters_of
 from d2llm_vdb.store.requests import Call
 from d2llm_vdb.store.schema import RECALL
 

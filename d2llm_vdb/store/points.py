@@ -8,7 +8,7 @@ from typing import Any
 
 from d2llm_vdb.store.columns import Payload
 from d2llm_vdb.store.held import as_asked
-from d2llm_vdb.store.recall import PageRequest
+from d2llm_vdb.store.questions import PageRequest
 from d2llm_vdb.store.schema import LAYOUT_OPTIONS, FieldKind, Schema
 
 

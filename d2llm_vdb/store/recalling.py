@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from d2llm_vdb.errors import StoreError
 from d2llm_vdb.store.columns import Array
-from d2llm_vdb.store.recall import Candidates, Point, PointQuery, RecallRequest, Steps
+from d2llm_vdb.store.questions import Point, PointQuery, Steps
+from d2llm_vdb.store.recall import Candidates, RecallRequest
 from d2llm_vdb.store.schema import BM25, RECALL
 
 # Ranks are fused by 1 / (RRF_K + rank). Source: Cormack et al. (SIGIR 2009).

@@ -18,7 +18,7 @@ from d2llm_vdb.store.columns import Columns, Payload, distinct_ids, point_id, st
 from d2llm_vdb.store.conditions import database_filter
 from d2llm_vdb.store.points import Page, StoredPoint
 from d2llm_vdb.store.presets import PRESETS
-from d2llm_vdb.store.recall import OVERSAMPLING, PageRequest, Point, PointQuery, filters_of
+from d2llm_vdb.store.questions import OVERSAMPLING, PageRequest, Point, PointQuery, filters_of
 from d2llm_vdb.store.schema import (
     BM25,
     RECALL,

@@ -28,7 +28,7 @@ from d2llm_vdb.store.held import as_reported
 from d2llm_vdb.store.loop_thread import LoopThread
 from d2llm_vdb.store.patience import Patience
 from d2llm_vdb.store.points import StoreInfo
-from d2llm_vdb.store.recall import Point, PointQuery
+from d2llm_vdb.store.questions import Point, PointQuery
 from d2llm_vdb.store.requests import Call
 from d2llm_vdb.store.retries import Retries
 from d2llm_vdb.store.schema import (

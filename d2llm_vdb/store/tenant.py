@@ -16,7 +16,7 @@ from d2llm_vdb.store.base import Store
 from d2llm_vdb.store.columns import POINT_NAMESPACE, Columns, Payload, distinct_ids
 from d2llm_vdb.store.conditions import with_ids
 from d2llm_vdb.store.points import Page, StoredPoint, StoreInfo
-from d2llm_vdb.store.recall import PageRequest, Point, PointQuery, filters_of
+from d2llm_vdb.store.questions import PageRequest, Point, PointQuery, filters_of
 from d2llm_vdb.store.schema import INDEXED_FIELDS, TENANT_FIELD, FieldKind
 
 
