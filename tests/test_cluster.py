@@ -42,7 +42,7 @@ def test_a_cluster_goes_on_with_a_node_killed_and_takes_it_back(nodes: list[Node
     written = some_columns(60)
     first = open_at(nodes[0], create=SCHEMA, layout=layout)
     first.upsert(written)
-    request = RecallRequest(written.recall[:3], limit=10, with_vectors=["iem"], exact=True)
+    request = RecallRequest(written.recall[:3], limit=10, with_vectors=["iem"])
     expected = [each.scores for each in first.recall(request)]
 
     nodes[2].kill()

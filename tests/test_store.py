@@ -153,7 +153,7 @@ def test_recall_returns_the_nearest_by_cosine_with_payload_and_halves(store: Sto
     written = some_columns(20)
     query = written.recall[3]
     [found] = store.recall(
-        RecallRequest(query[None], limit=20, with_vectors=["iem"], with_fields=None, exact=True)
+        RecallRequest(query[None], limit=20, with_vectors=["iem"], with_fields=None)
     )
     unit = written.recall / np.linalg.norm(written.recall, axis=1, keepdims=True)
     cosines = unit @ query / np.linalg.norm(query)

@@ -322,7 +322,6 @@ def _query(query: PointQuery, filter: Any) -> edge.QueryRequest:
     if query.using == RECALL:
         params = edge.SearchParams(
             hnsw_ef=query.ef,
-            exact=query.exact,
             quantization=edge.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING),
         )
     return edge.QueryRequest(

@@ -93,7 +93,6 @@ def _query(name: str, query: PointQuery, condition: grpc.Condition | None) -> gr
     if query.using == RECALL:
         params = grpc.SearchParams(
             hnsw_ef=query.ef,
-            exact=query.exact,
             quantization=grpc.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING),
         )
     return grpc.QueryPoints(

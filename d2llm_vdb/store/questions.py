@@ -37,7 +37,6 @@ class PointQuery:
         limit: points to return.
         filter: which points count.
         among: ids of the only points that count; None for all.
-        exact: search every point in place of the index.
         vectors: names of the vectors to return.
         fields: payload fields to return; None for all.
     """
@@ -47,7 +46,6 @@ class PointQuery:
     limit: int
     filter: models.Filter | None = None
     among: Sequence[Any] | None = None
-    exact: bool = False
     vectors: Sequence[str] = ()
     fields: Sequence[str] | None = ()
 

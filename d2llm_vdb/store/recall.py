@@ -26,7 +26,6 @@ class RecallRequest:
         terms: of the queries, to find candidates by BM25 as well, fuse both rankings and return
             the BM25 scores; None recalls by the vectors alone.
         bm25_weight: of BM25's ranking in the fusion; that of the vectors is 1.
-        exact: search every point in place of the index.
         allow_degraded: where `with_vectors` or `maxsim` cannot be read, or a candidate lacks one
             of them, return the candidates without both, and why.
     """
@@ -39,7 +38,6 @@ class RecallRequest:
     maxsim: Mapping[str, Sequence[Array]] = field(default_factory=dict)
     terms: SparseRows | None = None
     bm25_weight: float = 1.0
-    exact: bool = False
     allow_degraded: bool = False
 
     @property

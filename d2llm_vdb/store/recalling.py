@@ -70,7 +70,7 @@ def _found(request: RecallRequest) -> Steps[list[_Pool]]:
 
 def _nearest(request: RecallRequest, **reads: Any) -> list[PointQuery]:
     return [
-        PointQuery(RECALL, vector, request.limit, request.filter, exact=request.exact, **reads)
+        PointQuery(RECALL, vector, request.limit, request.filter, **reads)
         for vector in request.vectors
     ]
 

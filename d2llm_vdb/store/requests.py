@@ -198,7 +198,6 @@ def _query(
     if query.using == RECALL and indexed:
         params = models.SearchParams(
             hnsw_ef=query.ef,
-            exact=query.exact,
             quantization=models.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING),
         )
     return models.QueryRequest(
