@@ -51,6 +51,16 @@ def index_paths(field: str) -> list[str]:
     return [path.removesuffix("[]") for path in paths]  # a list's index has all of its items
 
 
+def value_at(metadata: Mapping[str, Any], name: str) -> Any:
+    """Return what a name of metadata holds, by itself or within mappings; None where nothing is."""
+    if name in metadata:
+        return metadata[name]
+    value: Any = metadata
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
 def name_of(path: str) -> str:
     """Return the name of metadata that leads to a path; any other path as it is."""
     if path.startswith(f"{ESCAPED}."):

@@ -13,7 +13,7 @@ from typing import Any
 from d2llm_vdb.batching import batched_in_time
 from d2llm_vdb.index import Index
 from d2llm_vdb.ingest.documents import Document, Records, Reject
-from d2llm_vdb.paths import METADATA, index_paths, metadata_paths
+from d2llm_vdb.paths import METADATA, index_paths, metadata_paths, value_at
 from d2llm_vdb.store.schema import FieldKind
 from d2llm_vdb.wording import counted
 
@@ -166,13 +166,8 @@ def _warn(asked: Mapping[str, str], others: Mapping[str, Any], documents: int) -
 def _value(metadata: Mapping[str, Any], field: str) -> Any:
     """Return what a field holds: by the name as it is, or within mappings."""
     name = field.removeprefix(f"{METADATA}.")
-    for whole in (name, name.replace('"', "")):  # a path has quotes around a key
-        if whole in metadata:
-            return metadata[whole]
-    value: Any = metadata
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+    unquoted = name.replace('"', "")  # a path has quotes around a key
+    return value_at(metadata, unquoted if unquoted in metadata else name)
 
 
 def _fits(value: Any, kind: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from d2llm_vdb.paths import value_at
 from d2llm_vdb.search.options import ScoreKind
 from d2llm_vdb.store.columns import Array, Payload
 from d2llm_vdb.store.schema import TENANT_FIELD
@@ -85,15 +86,8 @@ def _group(payload: Payload, field: str, row: int) -> Hashable:
     first, _, name = field.partition(".")
     value: Any = payload.get(first)
     if name and isinstance(value, dict):
-        value = value[name] if name in value else _within(value, name)
+        value = value_at(value, name)
     if isinstance(value, bool | int | float | str):
         # Documents of two tenants may have the same id; what metadata says is the same for all.
         return field, value, None if name else payload.get(TENANT_FIELD)
     return row
-
-
-def _within(mapping: dict[str, Any], name: str) -> Any:
-    value: Any = mapping
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
