@@ -53,7 +53,12 @@ def compact(
 ) -> CompactStudent:
     """Fit and measure; `Index.compact` describes arguments and errors."""
     config = student.config
-    check_whole_number("dim", dim, most=config.embedding_dim)
+    check_whole_number("dim", dim)
+    if dim >= config.embedding_dim:
+        raise InputError(
+            f"dim={dim} is not less than the {config.embedding_dim} dimensions of the whole "
+            f"embedding; take fewer, or leave the collection as it is"
+        )
     if not 0 <= floor <= 1:
         raise InputError(f"floor={floor!r} must be a share from 0 to 1")
     if config.recall_dim is not None:

@@ -237,6 +237,7 @@ def test_a_backbone_that_moved_can_be_named_anew(backbone: str, tmp_path: Path) 
     [
         ({"recall_dim": 0}, "recall_dim=0 must be a whole number of at least 1"),
         ({"recall_dim": 65}, "recall_dim=65 is more than .* 64"),
+        ({"recall_dim": 64}, "recall_dim=64 is as wide as .* leave it out, or take less"),
         ({"iem_dim": 0}, r"iem\.hidden_dim=0"),
         ({"max_tokens": 0}, "max_tokens=0"),
         ({"max_tokens": 100_000}, "max_tokens=100000 is more than .* takes; use 512 or less"),

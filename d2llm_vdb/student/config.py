@@ -197,7 +197,7 @@ def _check_projection(name: str, width: int | None, embedding_dim: int) -> None:
     check_whole_number(name, width)
     if width > embedding_dim:
         raise InputError(
-            f"{name}={width} is more than the embedding dimension {embedding_dim}; use that or "
+            f"{name}={width} is more than the embedding dimension {embedding_dim}; use "
             f"less, or None for the whole embedding"
         )
 
