@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import save_decoder
 from torch import Tensor
-from training_examples import BY_HEART, LABELS, PAIRS, Oracle, crossed
+from training_examples import BY_HEART, LABELS, PAIRS, SENTENCES, Oracle, crossed
 
 from d2llm_vdb import Passage, Student
 from d2llm_vdb.distill import distiller
@@ -289,6 +289,17 @@ def test_a_student_that_training_made_no_better_stays_as_it_was(
 ) -> None:
     judged(monkeypatch, [0.5, 0.2, 0.4, 0.3, 0.4])
     done = distill(fresh(student), [train], [dev], teacher=None, work=tmp_path, config=BY_HEART)
+    assert done.record["dev_after"] == done.record["dev_before"]
+    assert moved(student.heads.state_dict(), done.student) == {"calibration"}
+
+
+@pytest.mark.parametrize("kind", ["questions", "pairs"])
+def test_a_training_that_diverges_gives_back_the_student_that_it_started_from(
+    tmp_path: Path, student: Student, train: TrainingSet, dev: RetrievalSet, kind: str
+) -> None:
+    config = replace(LABELS, learning_rate=1e30)
+    sets = [shortened(dev) if kind == "questions" else SENTENCES]
+    done = distill(fresh(student), [train], sets, teacher=None, work=tmp_path, config=config)
     assert done.record["dev_after"] == done.record["dev_before"]
     assert moved(student.heads.state_dict(), done.student) == {"calibration"}
 

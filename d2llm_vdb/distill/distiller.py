@@ -131,7 +131,7 @@ def distill(
             lambda done, total, _: on_progress(Progress("student", "training", done, total)),
         )
         best = trainer.measure()
-        if best[OVERALL] <= untrained[OVERALL]:
+        if not best[OVERALL] > untrained[OVERALL]:  # NaN, of a training that diverged, is not
             model.load_state_dict(start, strict=False)
             best = untrained
         calibrate(model.eval(), dev_sets)  # no measure changes: they are of logits
