@@ -66,6 +66,13 @@ def compact(
             f"the recall vectors are compact already, of {config.recall_dim} dimensions; start "
             f"from a collection that holds whole embeddings"
         )
+    if isinstance(queries, str):
+        raise InputError(f"queries={queries!r} is one string; wrap it in a list")
+    if queries is not None and not len(queries):
+        raise InputError(
+            "queries is empty; give texts that are searched for, or leave it out to measure by "
+            "stored passages"
+        )
     stored = _sample(store)
     if queries is None:
         held_out = max(1, min(SAMPLED_QUERIES, len(stored) // 10))
@@ -95,7 +102,7 @@ def _sample(store: Store) -> Array:
         if len(rows) >= SAMPLED_PASSAGES:
             break
     shuffled = np.random.default_rng(SEED).permutation(len(rows))
-    sampled: Array = np.array(rows, np.float32).reshape(len(rows), -1)[shuffled]
+    sampled: Array = np.array(rows, np.float32).reshape(-1, store.schema.recall_dim)[shuffled]
     return sampled
 
 

@@ -402,14 +402,20 @@ def test_too_few_passages_are_not_fitted_to(
         index.compact(128)
 
 
-def test_vectors_no_narrower_than_the_embedding_are_no_compact_ones(
-    student: Student, tmp_path: Path
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dim": 384}, "dim=384 is not less .* take fewer"),
+        ({"dim": 12, "queries": []}, "queries is empty; give texts .* or leave it out"),
+        ({"dim": 12, "queries": "one query"}, "queries='one query' is one string; wrap it in a"),
+        ({"dim": 12}, "too few passages to fit 12 dimensions to .*: 0; add more"),
+    ],
+)
+def test_what_compact_vectors_cannot_be_made_or_measured_by_is_refused(
+    student: Student, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
-    with (
-        Index.open(tmp_path, student) as index,
-        pytest.raises(InputError, match=r"dim=384 is not less .* take fewer"),
-    ):
-        index.compact(384)
+    with Index.open(tmp_path, student) as index, pytest.raises(InputError, match=message):
+        index.compact(**options)
 
 
 def test_payload_indexes_are_carried_over_and_the_new_ones_own_stay(
