@@ -92,6 +92,29 @@ def check_fields(values: Any, checks: Mapping[str, Check], prefix: str = "") -> 
         checks[one.name](prefix + one.name, value)
 
 
+def check_unicode(name: str, value: str, of: object = None) -> None:
+    """Refuse text with lone surrogates, which no database or tokenizer takes.
+
+    Args:
+        name: of the field.
+        value: its text.
+        of: what has the field, as the id of a passage; None where the name says it all.
+
+    Raises:
+        InputError: naming the field, what has it, and the place.
+    """
+    if value.isascii():
+        return
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        owner = "" if of is None else f" of {of!r}"
+        raise InputError(
+            f"{name}{owner} is not valid Unicode at character {error.start}: "
+            f"{value[error.start : error.end]!r}; decode its bytes with the right encoding"
+        ) from error
+
+
 def check_tenant(tenant: object) -> None:
     """Raise `InputError` unless given a tenant's name or None."""
     if tenant is not None and (not isinstance(tenant, str) or not tenant.strip()):

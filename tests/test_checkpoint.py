@@ -245,6 +245,7 @@ def test_a_backbone_that_moved_can_be_named_anew(backbone: str, tmp_path: Path) 
         ({"device": "gpu"}, "device='gpu' cannot be used here"),
         ({"query_prompt": "words " * 300}, "query_prompt='words .* leaves no room"),
         ({"passage_prompt": None}, "passage_prompt=None must be a string"),
+        ({"query_prompt": "\ud800 "}, "query_prompt is not valid Unicode at character 0"),
     ],
 )
 def test_options_that_do_not_fit_the_backbone_are_refused_by_name(
