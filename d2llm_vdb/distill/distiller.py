@@ -151,7 +151,7 @@ def distill(
 
 @contextmanager
 def _learning(student: Student, config: DistillConfig) -> Iterator[None]:
-    """Let learn what the configuration says, and only within the block."""
+    """Set which weights learn, as the configuration says, within the block."""
     stopped = [
         weight
         for name, weight in student.heads.named_parameters()
