@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from d2llm_vdb.errors import InputError
 
 # Beyond any count or size there is, and within what every wire format and binding takes.
 MAX_COUNT = 2**31 - 1
+
+Check = Callable[[str, Any], None]
+"""What takes a name and a value, and raises `InputError` where that will not do."""
 
 # Integers that Qdrant takes over every road: gRPC has signed ones only.
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
@@ -50,11 +54,65 @@ def check_number(name: str, value: Any, least: float = -math.inf, most: float = 
     """Raise `InputError` unless `value` is None or a finite number between `least` and `most`."""
     if value is None:
         return
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value):
         raise InputError(f"{name}={value!r} must be a finite number")
     if not least <= value <= most:
         bounds = f"at least {least}" if most == math.inf else f"between {least} and {most}"
         raise InputError(f"{name}={value!r} must be {bounds}")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise `InputError` unless `value` is None or a finite number above 0."""
+    check_number(name, value)
+    if value is not None and value <= 0:
+        raise InputError(f"{name}={value!r} must be above 0")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise `InputError` unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name}={value!r} must be True or False")
+
+
+def check_fields(values: Any, checks: Mapping[str, Check], prefix: str = "") -> None:
+    """Raise `InputError` unless fields of a dataclass pass their checks, or are None by default.
+
+    Args:
+        values: the dataclass.
+        checks: of its fields, by name.
+        prefix: put before the names in errors.
+    """
+    for one in fields(values):
+        value = getattr(values, one.name)
+        if one.name not in checks or (value is None and one.default is None):
+            continue
+        if value is None:
+            raise InputError(f"{prefix}{one.name}=None; leave it out for {one.default!r}")
+        checks[one.name](prefix + one.name, value)
+
+
+def check_unicode(name: str, value: str, of: object = None) -> None:
+    """Refuse text with lone surrogates, which no database or tokenizer takes.
+
+    Args:
+        name: of the field.
+        value: its text.
+        of: what has the field, as the id of a passage; None where the name says it all.
+
+    Raises:
+        InputError: naming the field, what has it, and the place.
+    """
+    if value.isascii():
+        return
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        owner = "" if of is None else f" of {of!r}"
+        raise InputError(
+            f"{name}{owner} is not valid Unicode at character {error.start}: "
+            f"{value[error.start : error.end]!r}; decode its bytes with the right encoding"
+        ) from error
 
 
 def check_tenant(tenant: object) -> None:

@@ -53,13 +53,25 @@ def compact(
 ) -> CompactStudent:
     """Fit and measure; `Index.compact` describes arguments and errors."""
     config = student.config
-    check_whole_number("dim", dim, most=config.embedding_dim)
+    check_whole_number("dim", dim)
+    if dim >= config.embedding_dim:
+        raise InputError(
+            f"dim={dim} is not less than the {config.embedding_dim} dimensions of the whole "
+            f"embedding; take fewer, or leave the collection as it is"
+        )
     if not 0 <= floor <= 1:
         raise InputError(f"floor={floor!r} must be a share from 0 to 1")
     if config.recall_dim is not None:
         raise InputError(
             f"the recall vectors are compact already, of {config.recall_dim} dimensions; start "
             f"from a collection that holds whole embeddings"
+        )
+    if isinstance(queries, str):
+        raise InputError(f"queries={queries!r} is one string; wrap it in a list")
+    if queries is not None and not len(queries):
+        raise InputError(
+            "queries is empty; give texts that are searched for, or leave it out to measure by "
+            "stored passages"
         )
     stored = _sample(store)
     if queries is None:
@@ -90,7 +102,7 @@ def _sample(store: Store) -> Array:
         if len(rows) >= SAMPLED_PASSAGES:
             break
     shuffled = np.random.default_rng(SEED).permutation(len(rows))
-    sampled: Array = np.array(rows, np.float32).reshape(len(rows), -1)[shuffled]
+    sampled: Array = np.array(rows, np.float32).reshape(-1, store.schema.recall_dim)[shuffled]
     return sampled
 
 

@@ -299,7 +299,8 @@ class Index(Collection):
             queries: texts that are searched for, to measure by; stored passages where None.
 
         Raises:
-            InputError: `dim` does not fit, too little is stored, or the floor is not reached.
+            InputError: `dim` does not fit, there are no queries, too little is stored, or the
+                floor is not reached.
 
         Source: Zhao et al. (Findings of ACL 2022), whose targets are a PCA as well.
         """

@@ -194,13 +194,16 @@ def _schema(student: Student, tokens: bool) -> Schema:
     from d2llm_vdb.student.stored import parts
 
     config = student.config
+    made_of = parts(student)
+    if config.recall_dim is not None:  # no whole embedding is stored that could serve another
+        del made_of["embedding"]
     return Schema(
         recall_dim=config.recall_width,
         iem_dim=config.stored_half_dim,
         segment_dim=config.segment_dim,
         token_dim=config.token_dim + 1 if tokens else None,
         fingerprint=student.fingerprint,
-        parts=parts(student),
+        parts=made_of,
         student=student_name(student),
     )
 

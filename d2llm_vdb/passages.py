@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from d2llm_vdb.checks import MAX_INTEGER, MIN_INTEGER, check_whole_number
+from d2llm_vdb.checks import MAX_INTEGER, MIN_INTEGER, check_unicode, check_whole_number
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.paths import ESCAPED, escaped_names
 
@@ -131,23 +131,6 @@ def check_query(text: Any) -> None:
     if not isinstance(text, str) or not text.strip():
         raise InputError(f"query {text!r} must be a string that is not blank")
     check_unicode("query", text, text)
-
-
-def check_unicode(name: str, value: str, passage_id: Any) -> None:
-    """Refuse text with lone surrogates, which no database or tokenizer takes.
-
-    Raises:
-        InputError: naming the field, the passage and the place.
-    """
-    if value.isascii():
-        return
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{name} of {passage_id!r} is not valid Unicode at character {error.start}: "
-            f"{value[error.start : error.end]!r}; decode its bytes with the right encoding"
-        ) from error
 
 
 def _json_value(value: Any, name: str, passage_id: str, depth: int = 0) -> Any:

@@ -35,10 +35,14 @@ Origin = Literal["embeddings", "token states", "texts"]
 # Times that a collection is gone through before an alias is moved, while others write to it.
 PASSES = 5
 
-# Passages of the first layout that are encoded to see whose they are, and how alike their
-# embeddings must be: bfloat16 and float32 are .9997 alike.
+# Passages that are encoded to see what is stored of them, and how alike embeddings must be to be
+# the same student's: bfloat16 and float32 are .9997 alike.
 CHECKED_PASSAGES = 8
 ALIKE = 0.999
+
+# How alike they must be to be whole embeddings and not compact vectors as wide: these are another
+# basis, near no likeness at all, and whole ones held at 4 bits a number are .99 alike.
+WHOLE = 0.9
 
 
 @dataclass(slots=True)
@@ -179,6 +183,7 @@ def origin_of(source: Store, target: Index) -> Origin:
     same = {name for name, digest in wanted.items() if known.get(name) == digest}
     states = "states" in same and old.token_dim is not None
     whole = "embedding" in same and old.recall_dim == target.student.config.embedding_dim
+    whole = whole and _holds_whole(source, target.student)
     whole = whole and (not target.student.config.norm_read or _keeps_lengths(source))
     segments = new.segment_dim is None or "segments" in same
     if whole and segments and (states or new.token_dim is None):
@@ -194,7 +199,18 @@ def _keeps_lengths(source: Store) -> bool:
     return all(NORM_FIELD in point.payload for point in page.points)
 
 
-def _is_theirs(source: Store, student: Student) -> bool:
+def _holds_whole(source: Store, student: Student) -> bool:
+    """Tell whether recall vectors as wide as the student's embeddings are the embeddings.
+
+    Compact vectors could once be as wide, and their schema did not tell. Where no half is stored
+    it is computed from the embedding, and a length is stored beside nothing else.
+    """
+    if source.schema.iem_dim is None or _keeps_lengths(source):
+        return True
+    return _is_theirs(source, student, WHOLE)
+
+
+def _is_theirs(source: Store, student: Student, alike: float = ALIKE) -> bool:
     """Tell whether a student encodes some of the passages as they are stored."""
     schema = source.schema
     page = source.scroll_page(PageRequest(limit=CHECKED_PASSAGES, vectors=[schema.embedding]))
@@ -205,7 +221,7 @@ def _is_theirs(source: Store, student: Student) -> bool:
     fresh = student.embeddings(texts)
     if fresh.shape != stored.shape:
         return False
-    return bool((unit(fresh) * unit(stored)).sum(axis=1).min() > ALIKE)
+    return bool((unit(fresh) * unit(stored)).sum(axis=1).min() > alike)
 
 
 def _wanted(old: Schema, new: Schema, origin: Origin) -> list[str]:

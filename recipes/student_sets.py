@@ -16,8 +16,8 @@ SEED = 0
 # Queries of each set, and its passages: those judged, and others up to the number. None takes all.
 Wanted = dict[str, tuple[int | None, int | None]]
 
-# Texts that the segments' projection and the words' weights are fitted to: as many of each kind, so
-# that none of them decides what is kept.
+# Texts that the segments' projection is fitted to: as many of each kind, so that none of them
+# decides what is kept.
 SAMPLES = ("squad_v1.1/train", "medquad", "snli_sample", "mnli_sample", "stsb_en")
 SAMPLES_A_SIDE = 1500
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import save_decoder
+from tiny_models import save_decoder, save_encoder
 
 from d2llm_vdb import Student
 from d2llm_vdb.errors import CheckpointError, InputError
@@ -237,6 +237,7 @@ def test_a_backbone_that_moved_can_be_named_anew(backbone: str, tmp_path: Path) 
     [
         ({"recall_dim": 0}, "recall_dim=0 must be a whole number of at least 1"),
         ({"recall_dim": 65}, "recall_dim=65 is more than .* 64"),
+        ({"recall_dim": 64}, "recall_dim=64 is as wide as .* leave it out, or take less"),
         ({"iem_dim": 0}, r"iem\.hidden_dim=0"),
         ({"max_tokens": 0}, "max_tokens=0"),
         ({"max_tokens": 100_000}, "max_tokens=100000 is more than .* takes; use 512 or less"),
@@ -244,6 +245,7 @@ def test_a_backbone_that_moved_can_be_named_anew(backbone: str, tmp_path: Path) 
         ({"device": "gpu"}, "device='gpu' cannot be used here"),
         ({"query_prompt": "words " * 300}, "query_prompt='words .* leaves no room"),
         ({"passage_prompt": None}, "passage_prompt=None must be a string"),
+        ({"query_prompt": "\ud800 "}, "query_prompt is not valid Unicode at character 0"),
     ],
 )
 def test_options_that_do_not_fit_the_backbone_are_refused_by_name(
@@ -256,6 +258,30 @@ def test_options_that_do_not_fit_the_backbone_are_refused_by_name(
 def test_the_longest_text_is_what_a_short_backbone_takes(tmp_path: Path, texts: list[str]) -> None:
     short = save_decoder(tmp_path / "short", "llama", texts, max_position_embeddings=64)
     assert Student.from_backbone(str(short)).config.max_tokens == 64
+
+
+@pytest.mark.parametrize(
+    ("kind", "longest"),
+    [
+        ("bert", 66),
+        ("roberta", 64),
+        ("xlm-roberta", 64),
+        ("xlm-roberta-xl", 64),
+        ("camembert", 64),
+        ("mpnet", 64),
+        ("data2vec-text", 64),
+        ("roberta-prelayernorm", 64),
+    ],
+)
+def test_the_longest_text_is_as_many_tokens_as_have_a_position(
+    tmp_path: Path, texts: list[str], kind: str, longest: int
+) -> None:
+    path = str(save_encoder(tmp_path / "encoder", kind, texts))
+    student = Student.from_backbone(path, dtype="float32")
+    assert student.config.max_tokens == longest
+    assert student.encode_document("a long text " * 100).shape == (64,)
+    with pytest.raises(InputError, match=f"use {longest} or less"):
+        Student.from_backbone(path, max_tokens=longest + 1)
 
 
 def test_a_pickled_backbone_is_refused(backbone: str) -> None:

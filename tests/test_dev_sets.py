@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,19 @@ def test_measures_do_not_depend_on_how_many_texts_are_encoded_at_a_time(
     assert [scored(student, one, tmp_path) for one in some] == [
         pytest.approx(one, abs=1e-3) for one in whole
     ]
+
+
+@pytest.mark.parametrize("scores", [None, np.array([5.0, 1.0, 4.0, 0.0])])
+def test_a_student_whose_scores_are_no_numbers_measures_as_nothing(
+    tmp_path: Path, student: Student, passages: list[Passage], scores: Any
+) -> None:
+    diverged = Student(student.config, student.backbone, deepcopy(student.heads))
+    with torch.no_grad():
+        diverged.heads.iem.linear2.bias.fill_(math.nan)
+    for one in (crossed(passages[:12]), replace(SENTENCES, scores=scores)):
+        measures = scored(diverged, one, tmp_path)
+        assert all(map(math.isnan, measures.values()))
+        assert math.isnan(dev.overall([measures]))
 
 
 def judged(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +14,14 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import save_decoder
 from torch import Tensor
-from training_examples import BY_HEART, LABELS, PAIRS, Oracle, crossed
+from training_examples import BY_HEART, LABELS, PAIRS, SENTENCES, Oracle, crossed
 
 from d2llm_vdb import Passage, Student
 from d2llm_vdb.distill import distiller
 from d2llm_vdb.distill.config import DistillConfig, LossWeights
 from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.distill.distiller import Distilled, distill
+from d2llm_vdb.distill.fine_tuning import TeachConfig
 from d2llm_vdb.distill.losses_plot import save_losses_plot
 from d2llm_vdb.distill.model import DistillationModel
 from d2llm_vdb.distill.preparation import training_set
@@ -235,7 +237,7 @@ def test_training_stops_when_it_makes_nothing_better(
     tmp_path: Path, student: Student, train: TrainingSet, dev: RetrievalSet
 ) -> None:
     """The first look is the best there is, and two more are waited for, before a kill or after."""
-    config = replace(LABELS, learning_rate=0.0, steps=8, evaluate_steps=1, patience=2)
+    config = replace(LABELS, learning_rate=1e-30, steps=8, evaluate_steps=1, patience=2)
     few = shortened(dev)
 
     def steps(work: Path, kill_at: int | None) -> list[int]:
@@ -289,6 +291,17 @@ def test_a_student_that_training_made_no_better_stays_as_it_was(
 ) -> None:
     judged(monkeypatch, [0.5, 0.2, 0.4, 0.3, 0.4])
     done = distill(fresh(student), [train], [dev], teacher=None, work=tmp_path, config=BY_HEART)
+    assert done.record["dev_after"] == done.record["dev_before"]
+    assert moved(student.heads.state_dict(), done.student) == {"calibration"}
+
+
+@pytest.mark.parametrize("kind", ["questions", "pairs"])
+def test_a_training_that_diverges_gives_back_the_student_that_it_started_from(
+    tmp_path: Path, student: Student, train: TrainingSet, dev: RetrievalSet, kind: str
+) -> None:
+    config = replace(LABELS, learning_rate=1e30)
+    sets = [shortened(dev) if kind == "questions" else SENTENCES]
+    done = distill(fresh(student), [train], sets, teacher=None, work=tmp_path, config=config)
     assert done.record["dev_after"] == done.record["dev_before"]
     assert moved(student.heads.state_dict(), done.student) == {"calibration"}
 
@@ -398,3 +411,42 @@ def test_a_configuration_is_read_from_json_and_unknown_fields_are_named(tmp_path
     path.write_text('{"stepz": 7}')
     with pytest.raises(InputError, match="stepz"):
         DistillConfig.read(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "change", "message"),
+    [
+        (DistillConfig, {"temperature": 0.0}, "temperature=0.0 must be above 0"),
+        (DistillConfig, {"recall_temperature": 0}, "recall_temperature=0 must be above 0"),
+        (DistillConfig, {"learning_rate": math.nan}, "learning_rate=nan must be a finite number"),
+        (DistillConfig, {"lora_learning_rate": -1}, "lora_learning_rate=-1 must be above 0"),
+        (DistillConfig, {"label_weight": 1.5}, "label_weight=1.5 must be between 0 and 1"),
+        (DistillConfig, {"label_weight": None}, "label_weight=None; leave it out for 0.0"),
+        (DistillConfig, {"negatives": -1}, "negatives=-1 must be a whole number of at least 0"),
+        (DistillConfig, {"mining_depth": 0}, "mining_depth=0 must be .* at least 1"),
+        (DistillConfig, {"asked_in_batch": -3}, "asked_in_batch=-3 must be .* at least 0"),
+        (DistillConfig, {"false_negative": -1}, "false_negative=-1 must be above 0"),
+        (DistillConfig, {"lora_rank": 0}, "lora_rank=0 must be .* at least 1"),
+        (DistillConfig, {"steps": 10.5}, "steps=10.5 must be a whole number"),
+        (DistillConfig, {"steps": True}, "steps=True must be a whole number"),
+        (DistillConfig, {"batch_queries": 1}, "batch_queries=1 must be .* at least 2"),
+        (DistillConfig, {"dropout": "no"}, "dropout='no' must be True or False"),
+        (DistillConfig, {"frozen": ("heads",)}, "frozen='heads' is not one of"),
+        (DistillConfig, {"seed": -1}, "seed=-1 must be .* at least 0"),
+        (LossWeights, {"contrastive": "x"}, r"weights\.contrastive='x' must be a finite number"),
+        (
+            LossWeights,
+            {"geometry_of_pairs": -1},
+            r"weights\.geometry_of_pairs=-1 must be at least 0",
+        ),
+        (TeachConfig, {"epochs": 0}, "epochs=0 must be above 0"),
+        (TeachConfig, {"batch_size": 2.5}, "batch_size=2.5 must be a whole number"),
+        (TeachConfig, {"learning_rate": True}, "learning_rate=True must be a finite number"),
+        (TeachConfig, {"save_steps": 0}, "save_steps=0 must be .* at least 1"),
+    ],
+)
+def test_settings_that_no_training_can_have_are_refused_by_name(
+    make: Any, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        make(**change)

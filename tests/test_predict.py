@@ -134,6 +134,11 @@ def test_similarity_is_the_cosine_whatever_the_lengths(student: Student) -> None
         (lambda student: student.rank("a", ["b", None]), "pair 1 is"),
         (lambda student: student.rank("a", ["b"], top_k=0), "top_k=0 must be a whole number"),
         (lambda student: student.encode_query(["a", None]), "text 1 is NoneType"),
+        (lambda student: student.encode_query("a \ud800 b"), "text 0 is not valid Unicode at char"),
+        (lambda student: student.encode_document(["a", "\udfff"]), "text 1 is not valid Unicode"),
+        (lambda student: student.predict([("a", "b\ud800")]), "text 0 is not valid .* decode its"),
+        (lambda student: student.rank("a", ["b", "\ud800"]), "text 1 is not valid Unicode"),
+        (lambda student: list(student.encode_passages(["\ud800"])), "text 0 is not valid Unicode"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(student: Student, call: Any, message: str) -> None:

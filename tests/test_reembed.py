@@ -21,10 +21,12 @@ from d2llm_vdb.reembed import Origin, ReembedReport, reembed
 from d2llm_vdb.store import Columns, EdgeStore
 from d2llm_vdb.store.columns import point_id
 from d2llm_vdb.store.points import Page
+from d2llm_vdb.store.presets import PresetName
 from d2llm_vdb.store.questions import PageRequest
 from d2llm_vdb.student import Backbone
 from d2llm_vdb.student.config import IEMConfig
 from d2llm_vdb.student.heads import StudentHeads
+from d2llm_vdb.student.stored import parts
 
 QUESTION = "what does an assert statement do?"
 
@@ -149,6 +151,39 @@ def test_the_lengths_of_an_older_students_embeddings_are_not_taken_for_the_new_o
         assert between.reembed(new).origin == "texts"
         assert "iem" in new.store.schema.vectors
         assert_same(new, fresh)
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_compact_vectors_as_wide_as_the_embedding_are_not_taken_for_it(
+    student: Student, passages: list[Passage], tmp_path: Path, tells: bool
+) -> None:
+    compact = changed(student, recall_dim=384)
+    with filled(tmp_path, compact, passages[:10], "none") as old:
+        schema = old.store.schema
+    if not tells:  # as in the schema of earlier versions
+        as_it_was = schema.to_dict() | {"parts": parts(compact)}
+        (tmp_path / compact.fingerprint / "d2llm.json").write_text(json.dumps(as_it_was))
+    with (
+        Index.open(tmp_path, compact, collection=compact.fingerprint) as old,
+        Index.open(tmp_path, student, collection="new", preset="exact") as new,
+        filled(tmp_path, student, passages[:10], "none") as fresh,
+    ):
+        assert old.reembed(new).origin == "texts"
+        assert_same(new, fresh)
+
+
+@pytest.mark.parametrize("preset", ["exact", "small"])
+def test_embeddings_beside_which_a_half_is_stored_serve_as_any_others(
+    student: Student, passages: list[Passage], tmp_path: Path, preset: PresetName
+) -> None:
+    narrow = changed(student, iem=IEMConfig(64))
+    with (
+        Index.open(tmp_path, narrow, collection="old", preset=preset) as old,
+        Index.open(tmp_path, changed(narrow, "iem"), collection="new") as new,
+    ):
+        old.add(passages[:10])
+        assert old.store.schema.iem_dim == 64
+        assert old.reembed(new).origin == "embeddings"
 
 
 def test_a_passage_without_the_length_that_the_iem_reads_is_named_with_the_way_out(
@@ -380,6 +415,22 @@ def test_too_few_passages_are_not_fitted_to(
         ),
     ):
         index.compact(128)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dim": 384}, "dim=384 is not less .* take fewer"),
+        ({"dim": 12, "queries": []}, "queries is empty; give texts .* or leave it out"),
+        ({"dim": 12, "queries": "one query"}, "queries='one query' is one string; wrap it in a"),
+        ({"dim": 12}, "too few passages to fit 12 dimensions to .*: 0; add more"),
+    ],
+)
+def test_what_compact_vectors_cannot_be_made_or_measured_by_is_refused(
+    student: Student, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with Index.open(tmp_path, student) as index, pytest.raises(InputError, match=message):
+        index.compact(**options)
 
 
 def test_payload_indexes_are_carried_over_and_the_new_ones_own_stay(

@@ -248,6 +248,16 @@ def test_scores_of_other_tasks_and_prompts_are_kept_apart(
         assert not any(np.allclose(one, rest) for rest in scores[row + 1 :])
 
 
+@pytest.mark.parametrize("no", ["non-entailment", "NOT_ENTAILMENT", "no_entailment", "Nonentailed"])
+def test_a_class_that_says_no_entailment_does_not_mean_yes(cross_encoder: Teacher, no: str) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(locate(MINILM)[0], num_labels=2)
+    answers = []
+    for labels in ({0: no, 1: "ENTAILMENT"}, {0: "entailment", 1: no}):
+        model.config.id2label = labels
+        answers.append(CrossEncoderTeacher(model, cross_encoder.tokenizer, 64).identity[-6:])
+    assert answers == [" yes=1", " yes=0"]
+
+
 def test_scores_of_another_class_that_means_yes_are_kept_apart(
     tmp_path: Path, cross_encoder: Teacher
 ) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from d2llm_vdb import Student
 from d2llm_vdb.sparse import SparseRows
@@ -61,6 +64,13 @@ def test_what_the_vocabulary_does_not_know_is_told_apart_by_the_text(terms: Term
     first, second = said(terms, "初婚"), said(terms, "证明")
     assert len({*first, *second}) == 4
     assert said(terms, "证初") == [second[0], first[0]]
+
+
+def test_a_vocabulary_may_have_gaps() -> None:
+    tokenizer = Tokenizer(models.WordLevel({"?": 0, "hello": 2, "world": 7}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    sparse = Terms(tokenizer, 0)
+    assert said(sparse, "world hello") == [zlib.crc32(b"world"), zlib.crc32(b"hello")]
 
 
 def test_words_count_more_where_the_vocabulary_does_not_know_them(terms: Terms) -> None:

@@ -12,6 +12,7 @@ import torch
 from conftest import nothing_to_encode
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_sets import DOCUMENTS, QUERIES, write_qrels, write_rows
 from training_examples import LABELS, PAIRS
 
 from d2llm_vdb import Passage, Student
@@ -22,7 +23,7 @@ from d2llm_vdb.distill.negatives import _sharing_words, mine
 from d2llm_vdb.distill.preparation import training_set, with_negatives
 from d2llm_vdb.distill.teacher_scores import score_candidates, score_in_batch
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
+from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet, load_set
 from d2llm_vdb.teacher import TeacherScores
 
 
@@ -36,6 +37,21 @@ def test_judgements_above_zero_are_positives(passages: list[Passage]) -> None:
     made = TrainingSet.from_retrieval("x", corpus, {"q": "?"}, {"q": {"a": 0, "b": 2, "c": 1}})
     assert [made.passages[row] for row in made.positives(0)] == ["second", "third"]
     assert made.task == "asymmetric"
+
+
+def test_positives_that_the_corpus_lacks_are_left_out_with_a_warning(
+    kitchen: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"_id": key, "title": "", "text": "" if key == "soup" else key} for key in DOCUMENTS]
+    write_rows(kitchen / "corpus.jsonl.gz", rows)
+    judged = [("q1", "bread", 1), ("q1", "soup", 1), ("q2", "soup", 1), ("moon", "moon", 1)]
+    write_qrels(kitchen / "qrels" / "test.tsv", judged)
+    made = training_set(load_set(kitchen))
+    assert made.queries == [QUERIES["moon"], QUERIES["q1"]]
+    held = [[made.passages[row] for row in own] for own in made.candidates]
+    assert held == [["moon"], ["bread"]]
+    assert made.labels == [[1.0], [1.0]]
+    assert "2 positives not in the corpus left out, first 'soup', and 1 query that" in caplog.text
 
 
 def test_pairs_are_grouped_by_their_first_sentence_and_texts_kept_once() -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoConfig,
+    AutoModel,
     GPT2Config,
     GPT2Model,
     LlamaConfig,
@@ -27,6 +29,15 @@ SHAPE = {
     "max_position_embeddings": 512,
 }
 
+SMALL = {
+    "vocab_size": 400,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 66,
+}
+
 DECODERS = {
     "llama": (LlamaConfig, LlamaModel),
     "qwen2": (Qwen2Config, Qwen2Model),
@@ -40,6 +51,15 @@ def save_decoder(path: Path, kind: str, texts: list[str], **shape: int) -> Path:
     config_class, model_class = DECODERS[kind]
     set_seed(0)
     model_class(config_class(**(SHAPE | shape))).save_pretrained(path)
+    return path
+
+
+def save_encoder(path: Path, kind: str, texts: list[str]) -> Path:
+    """Write an encoder with random weights and 66 positions, and a tokenizer as for decoders."""
+    _save_tokenizer(path, texts)
+    config = AutoConfig.for_model(kind, **SMALL, pad_token_id=1)
+    set_seed(0)
+    AutoModel.from_config(config).save_pretrained(path)
     return path
 
 

@@ -3,14 +3,49 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from d2llm_vdb.checks import check_choice
+from d2llm_vdb.checks import (
+    Check,
+    check_choice,
+    check_fields,
+    check_flag,
+    check_number,
+    check_positive,
+    check_whole_number,
+)
 from d2llm_vdb.errors import InputError
 
 HEADS = ("mha_pma", "iem", "late", "recall", "segments")
+
+ZERO_OR_MORE: Check = partial(check_number, least=0)
+COUNT_OR_ZERO: Check = partial(check_whole_number, least=0)
+SEED: Check = partial(check_whole_number, least=0, most=2**32 - 1)  # as numpy takes it
+
+CHECKS: dict[str, Check] = {
+    "temperature": check_positive,
+    "recall_temperature": check_positive,
+    "label_weight": partial(check_number, least=0, most=1),
+    "negatives": COUNT_OR_ZERO,
+    "mining_depth": check_whole_number,
+    "false_negative": check_positive,
+    "asked_in_batch": COUNT_OR_ZERO,
+    "trust_teacher": check_flag,
+    "lora_rank": check_whole_number,
+    "dropout": check_flag,
+    "gradient_checkpointing": check_flag,
+    "steps": check_whole_number,
+    "batch_queries": partial(check_whole_number, least=2),  # one has no in-batch negatives
+    "accumulate": check_whole_number,
+    "learning_rate": check_positive,
+    "lora_learning_rate": check_positive,
+    "evaluate_steps": check_whole_number,
+    "patience": check_whole_number,
+    "seed": SEED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +77,10 @@ class LossWeights:
     geometry: float = 100.0
     geometry_of_pairs: float | None = None
     recall: float = 0.1
+
+    def __post_init__(self) -> None:
+        names = [one.name for one in fields(self)]
+        check_fields(self, dict.fromkeys(names, ZERO_OR_MORE), "weights.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +143,9 @@ class DistillConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_queries", "accumulate", "evaluate_steps", "patience"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} must be at least 1")
+        check_fields(self, CHECKS)
         for name in self.frozen:
             check_choice("frozen", name, HEADS)
-        if not 0 <= self.label_weight <= 1:
-            raise InputError(f"label_weight={self.label_weight} must be from 0 to 1")
-        if self.batch_queries < 2:
-            raise InputError(
-                f"batch_queries={self.batch_queries} leaves no in-batch negatives; use 2 or more"
-            )
 
     @classmethod
     def read(cls, path: Path) -> DistillConfig:

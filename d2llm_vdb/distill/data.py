@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.student import Task
+from d2llm_vdb.wording import counted
+
+logger = logging.getLogger(__name__)
 
 # A label at least this high makes a passage a positive of its query, a lower one a negative.
 POSITIVE = 0.5
@@ -51,6 +55,9 @@ class TrainingSet:
     ) -> TrainingSet:
         """Make a set of questions and the passages that answer them.
 
+        Positives that the corpus lacks are left out with a warning, and so are queries that have no
+        other.
+
         Args:
             name: of the set.
             corpus: texts by document id.
@@ -59,29 +66,33 @@ class TrainingSet:
             in_corpus: queries that are themselves documents, under the same id.
 
         Raises:
-            InputError: a query has no positive, or an id is unknown.
+            InputError: a query is unknown or has no positive, or the corpus lacks all of them.
         """
         row_of = {key: row for row, key in enumerate(corpus)}
-        candidates: list[list[int]] = []
+        positives: dict[str, list[int]] = {}
+        missing: list[str] = []
         for query, judged in qrels.items():
-            positives = [key for key, relevance in judged.items() if relevance > 0]
-            unknown = [key for key in positives if key not in row_of]
-            if query not in queries or unknown:
+            if query not in queries:
                 raise InputError(
-                    f"{name}: the judgement of query {query!r} names ids that do not exist: "
-                    f"{unknown or [query]}; mend the qrels file"
+                    f"{name}: query {query!r} is judged and not among the queries; add it there or "
+                    f"drop it from the qrels"
                 )
-            if not positives:
+            matching = [key for key, relevance in judged.items() if relevance > 0]
+            if not matching:
                 raise InputError(f"{name}: query {query!r} has no positive; drop it from the qrels")
-            candidates.append([row_of[key] for key in positives])
+            missing += [key for key in matching if key not in row_of]
+            if held := [row_of[key] for key in matching if key in row_of]:
+                positives[query] = held
+        _tell_missing(name, missing, len(qrels) - len(positives), any_left=bool(positives))
+        candidates = list(positives.values())
         return cls(
             name,
             "asymmetric",
-            [queries[key] for key in qrels],
+            [queries[key] for key in positives],
             list(corpus.values()),
             candidates,
             [[1.0] * len(rows) for rows in candidates],
-            itself=[row_of.get(key) if key in in_corpus else None for key in qrels],
+            itself=[row_of.get(key) if key in in_corpus else None for key in positives],
         )
 
     @classmethod
@@ -161,3 +172,25 @@ class TrainingSet:
         """Return the passages that match the query of a row."""
         judged = zip(self.candidates[row], self.labels[row], strict=True)
         return [candidate for candidate, label in judged if label >= POSITIVE]
+
+
+def _tell_missing(name: str, missing: Sequence[str], dropped: int, *, any_left: bool) -> None:
+    """Warn of positives that the corpus lacks, as published sets have a few.
+
+    Raises:
+        InputError: there are no others.
+    """
+    if not missing:
+        return
+    if not any_left:
+        raise InputError(
+            f"{name}: the corpus lacks every positive, first {missing[0]!r}; use the corpus that "
+            f"the judgements are about"
+        )
+    logger.warning(
+        "%s: %s not in the corpus left out, first %r, and %s that had no other",
+        name,
+        counted(len(missing), "positive"),
+        missing[0],
+        counted(dropped, "query", "queries"),
+    )

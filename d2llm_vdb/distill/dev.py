@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -80,8 +81,9 @@ class RetrievalDevSet(DevSet):
 
     @torch.inference_mode()
     def score(self, model: DistillationModel) -> dict[str, float]:
-        """Return nDCG@10 of `none`, `iem` and `tokens`."""
+        """Return nDCG@10 of `none`, `iem` and `tokens`; NaN where a score is no number."""
         runs: dict[str, dict[str, list[str]]] = {"none": {}, "iem": {}, "tokens": {}}
+        finite = True
         for key, found, evidence in self._searched(model):
             scores = model.score(evidence, self.task)
             for mode, values in (
@@ -89,10 +91,13 @@ class RetrievalDevSet(DevSet):
                 ("iem", scores.iem),
                 ("tokens", scores.late),
             ):
+                finite = finite and bool(values.isfinite().all())
                 order = values[0].argsort(descending=True).tolist()
                 runs[mode][key] = [found[place] for place in order]
         return {
             f"{mode}_ndcg@10": retrieval_metrics(self.data.qrels, run)["ndcg@10"]
+            if finite
+            else math.nan  # sorting would give some order nevertheless
             for mode, run in runs.items()
         }
 
@@ -176,7 +181,10 @@ class PairDevSet(DevSet):
 
     @torch.inference_mode()
     def score(self, model: DistillationModel) -> dict[str, float]:
-        """Return `iem_ap` and `iem_spearman`, whichever the set has judgements for."""
+        """Return `iem_ap` and `iem_spearman`, whichever the set has judgements for.
+
+        They are NaN where a score is no number.
+        """
         return self._measures(self._logits(model).numpy())
 
     @torch.inference_mode()
@@ -198,11 +206,13 @@ class PairDevSet(DevSet):
         return student, teacher
 
     def _measures(self, logits: Float32) -> dict[str, float]:
+        finite = bool(np.isfinite(logits).all())
         measures = {}
         if self.data.labels is not None:
-            measures["iem_ap"] = binary_metrics(self.data.labels, logits)["ap"]
+            own = self.data.labels
+            measures["iem_ap"] = binary_metrics(own, logits)["ap"] if finite else math.nan
         if self.data.scores is not None:
-            measures["iem_spearman"] = spearman(self.data.scores, logits)
+            measures["iem_spearman"] = spearman(self.data.scores, logits) if finite else math.nan
         return measures
 
     def _logits(self, model: DistillationModel) -> Tensor:
@@ -225,7 +235,10 @@ class PairDevSet(DevSet):
 
 
 def overall(measures: Sequence[dict[str, float]]) -> float:
-    """Return what early stopping looks at: the mean over sets of each set's mean without `none`."""
+    """Return what early stopping looks at: the mean over sets of each set's mean without `none`.
+
+    It is NaN, which is no better than anything, where a training has diverged.
+    """
     reranked = [
         [value for name, value in own.items() if not name.startswith("none")] for own in measures
     ]

@@ -131,7 +131,7 @@ def distill(
             lambda done, total, _: on_progress(Progress("student", "training", done, total)),
         )
         best = trainer.measure()
-        if best[OVERALL] <= untrained[OVERALL]:
+        if not best[OVERALL] > untrained[OVERALL]:  # NaN, of a training that diverged, is not
             model.load_state_dict(start, strict=False)
             best = untrained
         calibrate(model.eval(), dev_sets)  # no measure changes: they are of logits
@@ -151,7 +151,7 @@ def distill(
 
 @contextmanager
 def _learning(student: Student, config: DistillConfig) -> Iterator[None]:
-    """Let learn what the configuration says, and only within the block."""
+    """Set which weights learn, as the configuration says, within the block."""
     stopped = [
         weight
         for name, weight in student.heads.named_parameters()

@@ -17,12 +17,24 @@ from torch.utils.data import Sampler
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from d2llm_vdb.checks import Check, check_fields, check_positive, check_whole_number
+from d2llm_vdb.distill.config import SEED
 from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.distill.training import ResumableTrainer, run, training_arguments
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.progress import OnProgress, Progress
 from d2llm_vdb.teacher import CrossEncoderTeacher, Teacher
 from d2llm_vdb.wording import counted
+
+CHECKS: dict[str, Check] = {
+    "epochs": check_positive,
+    "batch_size": check_whole_number,
+    "accumulate": check_whole_number,
+    "learning_rate": check_positive,
+    "lora_rank": check_whole_number,
+    "save_steps": check_whole_number,
+    "seed": SEED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +59,9 @@ class TeachConfig:
     lora_rank: int | None = None
     save_steps: int = 500
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self, CHECKS)
 
 
 LabelledPair = dict[str, Any]

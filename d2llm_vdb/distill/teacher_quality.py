@@ -63,9 +63,9 @@ def compare(
 def better_than_student(
     train: Sequence[TrainingSet], compared: dict[str, Compared]
 ) -> dict[str, bool]:
-    """Tell of every training set, by name, whether it is learnt from the teacher.
+    """Return, by the name of each training set, whether the teacher is better than the student.
 
-    It is where that is better on the dev set of its name, or else on the mean of the task's.
+    On the dev set of the same name, else on average over the dev sets of the same task.
 
     Raises:
         InputError: the teacher is better nowhere.

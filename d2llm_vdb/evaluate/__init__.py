@@ -1,18 +1,23 @@
 """How well and how fast a student searches; `python -m d2llm_vdb.evaluate`.
 
-    files       lines of JSON and judgements, with their place in every error
-    sets        directories to `RetrievalSet` and `PairSet`
-    metrics     nDCG, MRR, recall, MAP; accuracy, AP; Spearman
-    modes       what can be compared
-    corpus      the index of a corpus
-    exact       the rows of the largest scores
-    rankers     the student's modes, through an index
-    bare        the student's backbone without heads and adapter, which baselines read
-    baselines   cosine, MaxSim, BM25, cross-encoder
-    pairs       scores of sentence pairs
-    runner      `evaluate`: sets and modes to a report
-    report      what came out
-    plot        quality against latency
+    set_files       lines of JSON and judgements, with their place in every error
+    splits          which split of a set is taken, and which of its queries or pairs
+    retrieval_set   BEIR directories to `RetrievalSet`
+    pair_set        files of sentence pairs to `PairSet`
+    sets            `load_set`: which of the two a directory is
+    metrics         nDCG, MRR, recall, MAP; accuracy, AP; Spearman
+    extras          packages of the extra, imported where they are used
+    modes           what can be compared
+    corpus          the index of a corpus
+    exact           the rows of the largest scores
+    rankers         the student's modes, through an index
+    bare            the student's backbone without heads and adapter, which baselines read
+    baselines       cosine, MaxSim, BM25, cross-encoder
+    bm25            BM25 in memory, over words and as a collection computes it
+    pair_scores     scores of sentence pairs
+    runner          `evaluate`: sets and modes to a report
+    report          what came out
+    results_plot    quality against latency
 
 The names below are loaded on first use, so that the command's --help is quick.
 """

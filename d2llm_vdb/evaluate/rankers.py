@@ -134,7 +134,7 @@ class StackedSegments:
     """Segments of many passages, to be matched with a query at once.
 
     Args:
-        segments: of each passage, (k, s + w), k > 0.
+        segments: of each passage, (k, s), k > 0.
     """
 
     def __init__(self, segments: Sequence[NDArray[Any]]) -> None:

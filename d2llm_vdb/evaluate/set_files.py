@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from d2llm_vdb.checks import check_unicode
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.passages import check_unicode
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,13 @@ from typing import Any
 
 from d2llm_vdb.add import AddReport
 from d2llm_vdb.batching import batched
+from d2llm_vdb.checks import check_unicode
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.index import Index
 from d2llm_vdb.ingest.adding import Engine, add_documents
 from d2llm_vdb.ingest.chunking import Chunker
 from d2llm_vdb.ingest.documents import Document, Reject
 from d2llm_vdb.ingest.rejects import Rejects
-from d2llm_vdb.passages import check_unicode
 from d2llm_vdb.store.schema import TENANT_FIELD
 from d2llm_vdb.telemetry import count, span
 from d2llm_vdb.wording import counted

@@ -145,11 +145,11 @@ class Backbone:
         device: torch.device = next(self.model.parameters()).device
         return device
 
-    @property
+    @cached_property
     def context_length(self) -> int | None:
         """Longest input in tokens the model was built for, where its configuration says so."""
         length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return int(length) if length else None
+        return int(length) - _first_position(self.model) if length else None
 
     @property
     def special_tokens(self) -> int:
@@ -251,6 +251,19 @@ class Backbone:
         own = self.tokenizer.pad_token_id
         size = self.model.config.get_text_config().vocab_size
         return int(own) if own is not None and own < size else 0
+
+
+def _first_position(model: Any) -> int:
+    """Return the position of a text's first token.
+
+    RoBERTa and its kin have a row for the position of padding, and count from the one after it: of
+    their 514 positions 512 are for tokens.
+    """
+    for name, module in model.named_modules():
+        if name.split(".")[-1] == "position_embeddings":
+            padding = getattr(module, "padding_idx", None)
+            return 0 if padding is None else int(padding) + 1
+    return 0
 
 
 @contextmanager

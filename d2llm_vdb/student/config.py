@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast, get_args
 
-from d2llm_vdb.checks import check_choice, check_whole_number
+from d2llm_vdb.checks import check_choice, check_unicode, check_whole_number
 from d2llm_vdb.errors import CheckpointError, InputError
 
 AttentionScale = Literal["embedding_dim", "head_dim"]
@@ -124,6 +124,8 @@ class StudentConfig:
         for name in ("backbone", "query_prompt", "passage_prompt"):
             if not isinstance(getattr(self, name), str):
                 raise InputError(f"{name}={getattr(self, name)!r} must be a string")
+        check_unicode("query_prompt", self.query_prompt)
+        check_unicode("passage_prompt", self.passage_prompt)
 
     @property
     def recall_width(self) -> int:
@@ -197,7 +199,7 @@ def _check_projection(name: str, width: int | None, embedding_dim: int) -> None:
     check_whole_number(name, width)
     if width > embedding_dim:
         raise InputError(
-            f"{name}={width} is more than the embedding dimension {embedding_dim}; use that or "
+            f"{name}={width} is more than the embedding dimension {embedding_dim}; use "
             f"less, or None for the whole embedding"
         )
 

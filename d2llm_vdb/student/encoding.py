@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from d2llm_vdb.batching import batched_in_time
+from d2llm_vdb.checks import check_unicode
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.student.arrays import PassageVectors, QueryVectors
 from d2llm_vdb.student.backbone import Backbone, TokenBatch
@@ -88,7 +89,7 @@ def token_windows(
     """Tokenise texts as a stream, a window of them at a time, of a size that a pace may limit.
 
     Raises:
-        InputError: a text is not a string or is blank.
+        InputError: a text is no string, is blank, or is not valid Unicode.
     """
     most_tokens, seconds = WINDOW_BATCHES * backbone.batch_tokens, math.inf
     if pace is not None:
@@ -124,7 +125,7 @@ def passage_embeddings(
         texts: the passages.
 
     Raises:
-        InputError: a text is not a string or is blank.
+        InputError: a text is no string, is blank, or is not valid Unicode.
     """
     windows = token_windows(backbone, texts, config.passage_prompt, config.max_tokens)
     pooled = [embeddings(backbone, heads, window.token_ids).cpu() for window in windows]
@@ -232,4 +233,5 @@ def _checked(texts: Iterable[str]) -> Iterator[str]:
             raise InputError(f"text {position} is {type(text).__name__}, not a string")
         if not text.strip():
             raise InputError(f"text {position} is blank: {text[:40]!r}; drop it or add text to it")
+        check_unicode(f"text {position}", text)
         yield text

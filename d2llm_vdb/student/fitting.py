@@ -26,8 +26,13 @@ def fit(
 
     Raises:
         InputError: they are empty, too few for a compact vector, or left out where it needs
-            them.
+            them; or that is as wide as the embedding.
     """
+    if config.recall_dim == config.embedding_dim:  # older students may have it
+        raise InputError(
+            f"recall_dim={config.recall_dim} is as wide as the whole embedding and no compact one; "
+            f"leave it out, or take less"
+        )
     texts = None if sample_texts is None else list(sample_texts)
     if texts is not None and not texts:
         raise InputError("sample_texts is empty; pass texts or leave it out")

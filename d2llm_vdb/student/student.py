@@ -257,7 +257,7 @@ class Student:
                 waited for as long as it takes to fill it.
 
         Raises:
-            InputError: a text is not a string or is blank.
+            InputError: a text is no string, is blank, or is not valid Unicode.
         """
         config, backbone = self.config, self.backbone
         pace = None if window_seconds is None else Pace(backbone, window_seconds)
@@ -275,7 +275,7 @@ class Student:
         What is beyond the student's longest text is not read, and a warning logged.
 
         Raises:
-            InputError: a text is not a string or is blank.
+            InputError: a text is no string, is blank, or is not valid Unicode.
         """
         config, backbone = self.config, self.backbone
         windows = token_windows(backbone, texts, config.query_prompt, config.max_tokens)
@@ -288,7 +288,7 @@ class Student:
         """Return the recall vectors of n queries, float32 (n, r) of unit length; (r,) of one.
 
         Raises:
-            InputError: a text is not a string or is blank.
+            InputError: a text is no string, is blank, or is not valid Unicode.
         """
         return self._recall_vectors(texts, self.config.query_prompt, queries=True)
 
@@ -296,7 +296,7 @@ class Student:
         """Return the recall vectors of n passages, float32 (n, r) of unit length; (r,) of one.
 
         Raises:
-            InputError: a text is not a string or is blank.
+            InputError: a text is no string, is blank, or is not valid Unicode.
         """
         return self._recall_vectors(texts, self.config.passage_prompt, queries=False)
 
@@ -418,7 +418,7 @@ class Student:
         """Return the PMA embeddings of n passages, float32 (n, d), as they are.
 
         Raises:
-            InputError: a text is not a string or is blank.
+            InputError: a text is no string, is blank, or is not valid Unicode.
         """
         found = passage_embeddings(self.config, self.backbone, self.heads, texts)
         embeddings: Float32 = to_numpy(found)

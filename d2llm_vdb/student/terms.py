@@ -62,7 +62,7 @@ class Terms:
 
     def __init__(self, tokenizer: Tokenizer, unknown: int | None) -> None:
         self._tokenizer = tokenizer
-        ids = range(tokenizer.get_vocab_size())
+        ids = range(max(tokenizer.get_vocab().values()) + 1)  # some vocabularies have gaps
         said = tokenizer.decode_batch([[each] for each in ids], skip_special_tokens=False)
         self._table = np.array([_of_piece(piece) for piece in said], np.int64)
         if unknown is not None:

@@ -17,9 +17,9 @@ class Weights:
     """The weights of a model at rest.
 
     Args:
-        version: changes whenever a weight does that counts its changes.
-        uncounted: the others: those that learn, which a fused optimizer changes without a count,
-            and those made in inference mode.
+        version: address and version counter of each weight whose changes torch counts.
+        uncounted: weights whose changes torch does not count: those that learn (a fused optimizer
+            writes past the counter) and those made in inference mode.
     """
 
     version: Version

@@ -16,7 +16,7 @@ from d2llm_vdb.progress import OnCount
 from d2llm_vdb.student import Task
 from d2llm_vdb.teacher.base import Pair, Teacher, TeacherScores
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # Pairs scored between two commits: what a kill can lose.
 WINDOW_PAIRS = 512
@@ -62,7 +62,7 @@ class ScoreCache:
         keys = [_key(identity, pair) for pair in pairs]
         known = self._read(keys)
         missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}
-        log.info("teacher scores: %d cached, %d to ask for", len(known), len(missing))
+        logger.info("teacher scores: %d cached, %d to ask for", len(known), len(missing))
         if on_progress:
             on_progress(len(pairs) - len(missing))
         for window in batched(missing, WINDOW_PAIRS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ from d2llm_vdb.errors import CheckpointError
 from d2llm_vdb.student import Task
 from d2llm_vdb.student.backbone import weights_identity
 from d2llm_vdb.teacher.base import Pair, Teacher
+
+# As in not_entailment and non-entailment.
+NEGATED = re.compile(r"not|\bno(n)?[\W_]*entail")
 
 
 class CrossEncoderTeacher(Teacher):
@@ -84,7 +88,7 @@ def _head_name(model: Any) -> str:
 
 def _yes_class(labels: dict[int, str]) -> int:
     for column, label in labels.items():
-        if "entail" in label.lower() and "not" not in label.lower():
+        if "entail" in label.lower() and not NEGATED.search(label.lower()):
             return int(column)
     if len(labels) <= 2:  # one score, or no and yes
         return len(labels) - 1
