@@ -30,7 +30,7 @@ from rich.progress import track
 from rich.table import Table
 
 from d2llm_vdb import Index, Student
-from d2llm_vdb.student.backbone import locate
+from d2llm_vdb.student.model_source import locate
 
 WARM_UP = 100
 

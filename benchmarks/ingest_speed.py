@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from d2llm_vdb import Index, Passage, Student
-from d2llm_vdb.student.backbone import locate
+from d2llm_vdb.student.model_source import locate
 
 
 def timed(run: Callable[[Path], None]) -> float:

@@ -27,7 +27,7 @@ from d2llm_vdb.store.schema import INDEXED_FIELDS, FieldKind, check_payload_inde
 
 if TYPE_CHECKING:
     from d2llm_vdb.student import Student
-    from d2llm_vdb.student.backbone import DType
+    from d2llm_vdb.student.model_source import DType
 
 Tokens = Literal["raw", "none"]
 

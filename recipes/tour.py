@@ -54,11 +54,11 @@ def main() -> None:
     # `python` is this one.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     from d2llm_vdb.cli import terminal
-    from d2llm_vdb.student import backbone
+    from d2llm_vdb.student import model_source
 
     with (
         # Bfloat16, which some machines compute in, gives other third digits.
-        patch.object(backbone, "bfloat16_is_faster", return_value=False),
+        patch.object(model_source, "bfloat16_is_faster", return_value=False),
         # A slow run would tell how far it is.
         patch.object(terminal, "SECONDS_BETWEEN_LINES", math.inf),
     ):

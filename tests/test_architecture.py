@@ -389,3 +389,13 @@ def test_remote_code_is_trusted_by_nobody_unless_asked() -> None:
                 assert safe, f"{path}: {ast.unparse(node)}"
     assert defaults
     assert set(defaults) == {"False"}
+
+
+@pytest.mark.parametrize("package", ["distill", "evaluate", "ingest", "serve", "teacher"])
+def test_a_package_lists_the_modules_that_it_has(package: str) -> None:
+    directory = PACKAGE / package
+    text = ast.get_docstring(ast.parse((directory / "__init__.py").read_text(encoding="utf-8")))
+    lists = re.findall(r"^ *(\w+(?:, \w+)*) {2,}\S", text or "", re.MULTILINE)
+    listed = {name for names in lists for name in names.split(", ")}
+    there = {file.stem for file in directory.glob("*.py")} - {"__init__", "__main__"}
+    assert listed - {"mcp_server", "page_app"} == there

@@ -14,7 +14,7 @@ from d2llm_vdb import Student
 from d2llm_vdb.evaluate.bare import BareBackbone, BareCorpus
 from d2llm_vdb.evaluate.baselines import BM25Ranker, CosineRanker, MaxSimRanker
 from d2llm_vdb.evaluate.exact import best_rows
-from d2llm_vdb.student.backbone import locate
+from d2llm_vdb.student.model_source import locate
 
 
 def states_by_transformers(texts: list[str]) -> list[np.ndarray]:

@@ -308,7 +308,7 @@ def test_packages_that_are_too_old_or_missing_are_found(monkeypatch: pytest.Monk
 def test_more_threads_than_cores_are_found(
     student: Student, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torch.get_num_threads", lambda: 10_000)
+    monkeypatch.setattr("d2llm_vdb.student.threads.all_threads", lambda: 10_000)
     assert machine.computing(student).status == "warning"
     assert machine.computing(student).mend.startswith("OMP_NUM_THREADS=")
 

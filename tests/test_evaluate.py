@@ -22,7 +22,7 @@ from d2llm_vdb.evaluate.extras import require
 from d2llm_vdb.evaluate.modes import MODES, STUDENT_MODES
 from d2llm_vdb.evaluate.pair_scores import bare_scores, student_scores
 from d2llm_vdb.evaluate.report import SetFacts
-from d2llm_vdb.student.backbone import locate
+from d2llm_vdb.student.model_source import locate
 
 
 @pytest.fixture

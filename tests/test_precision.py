@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from d2llm_vdb.student import precision
-from d2llm_vdb.student.backbone import pick_dtype
+from d2llm_vdb.student.model_source import pick_dtype
 from d2llm_vdb.student.precision import bfloat16_is_faster
 from d2llm_vdb.student.user_cache import cache_directory
 from d2llm_vdb.whole_files import whole_file

@@ -14,9 +14,9 @@ from transformers import AutoModel, AutoTokenizer
 from d2llm_vdb import Student
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.student import PassageVectors
-from d2llm_vdb.student.backbone import locate
 from d2llm_vdb.student.embeddings import embeddings
 from d2llm_vdb.student.evidence import Evidence
+from d2llm_vdb.student.model_source import locate
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 

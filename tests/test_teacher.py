@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from d2llm_vdb.errors import CheckpointError, InputError, MissingExtraError
-from d2llm_vdb.student.backbone import Backbone, locate
+from d2llm_vdb.student.backbone import Backbone
+from d2llm_vdb.student.model_source import locate
 from d2llm_vdb.teacher import (
     CrossEncoderTeacher,
     ScoreCache,

@@ -18,14 +18,11 @@ from d2llm_vdb.distill.encoded import Encoded, Scores, match_of
 from d2llm_vdb.distill.objective import add_up
 from d2llm_vdb.distill.states import TextBatch
 from d2llm_vdb.student import Task
-from d2llm_vdb.student.backbone import BATCH_TOKENS
 from d2llm_vdb.student.evidence import Evidence
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.late import stored_tokens
 from d2llm_vdb.student.merged import MergedAdapters
-
-# Passages whose tokens are compared at a time, by whether that is on a CPU.
-PASSAGES_AT_ONCE = {True: 16, False: 1024}
+from d2llm_vdb.student.model_source import batch_tokens
 
 
 class DistillationModel(nn.Module):
@@ -148,7 +145,7 @@ def _run(backbone: Callable[..., Any], token_ids: Tensor, mask: Tensor) -> Tenso
     lengths = mask.sum(dim=1).tolist()
     longest = mask.shape[1]
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    size = max(1, BATCH_TOKENS[mask.device.type == "cpu"] // longest)
+    size = max(1, batch_tokens(mask.device) // longest)
     states: list[Tensor] = []
     for rows in batched(order, size):
         length = lengths[rows[-1]]
@@ -176,8 +173,8 @@ def maxsim(queries: Tensor, passages: Tensor, mask: Tensor) -> Tensor:
     Returns:
         float32 (B, U).
     """
-    # Some passages and one query at a time: more would not fit in the cache.
-    size = PASSAGES_AT_ONCE[mask.device.type == "cpu"]
+    # Some passages and one query at a time: more would not fit in a CPU's cache.
+    size = 16 if mask.device.type == "cpu" else 1024
     sums = []
     for some, own in zip(torch.split(passages, size), torch.split(mask, size), strict=True):
         tokens, hidden = some.float(), ~own.unsqueeze(-1)

@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.trainer import TRAINER_STATE_NAME
 
-from d2llm_vdb.student.backbone import no_progress_bars
+from d2llm_vdb.student.model_source import no_progress_bars
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 def computing(student: Student) -> Finding:
     """Tell device, number format and threads."""
-    import torch
+    from d2llm_vdb.student.threads import all_threads
 
-    backbone, threads = student.backbone, torch.get_num_threads()
+    backbone, threads = student.backbone, all_threads()
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )

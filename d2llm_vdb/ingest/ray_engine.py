@@ -44,7 +44,7 @@ from d2llm_vdb.ingest.ray_batches import NamesInFlight, batches
 from d2llm_vdb.ingest.ray_worker import PACKAGE_LOGGER, Logged, Order, Outcome, Worker
 from d2llm_vdb.opening import student_name
 from d2llm_vdb.store import ServerStore, TenantStore
-from d2llm_vdb.student.backbone import DType, pick_device
+from d2llm_vdb.student.model_source import DType, pick_device
 
 logger = logging.getLogger(__name__)
 

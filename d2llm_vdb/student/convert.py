@@ -17,13 +17,14 @@ from torch import nn
 
 from d2llm_vdb.errors import CheckpointError, InputError
 from d2llm_vdb.student import foreign
-from d2llm_vdb.student.backbone import Backbone, DType, independent_of_directory
+from d2llm_vdb.student.backbone import Backbone
 from d2llm_vdb.student.config import IEMConfig, PMAConfig, StudentConfig
 from d2llm_vdb.student.fitting import fit
 from d2llm_vdb.student.foreign import ForeignWeights, check
 from d2llm_vdb.student.foreign_model import ForeignModel, add_adapter
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.iem import IEM
+from d2llm_vdb.student.model_source import DType, independent_of_directory
 from d2llm_vdb.student.pma import PMA
 from d2llm_vdb.student.student import DEFAULT_MAX_TOKENS, Student
 

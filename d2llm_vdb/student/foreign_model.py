@@ -16,8 +16,9 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from d2llm_vdb.errors import CheckpointError, InputError
 from d2llm_vdb.student import checkpoint
-from d2llm_vdb.student.backbone import Backbone, locate, no_progress_bars
+from d2llm_vdb.student.backbone import Backbone
 from d2llm_vdb.student.foreign import ForeignWeights, check, renamed
+from d2llm_vdb.student.model_source import locate, no_progress_bars
 from d2llm_vdb.student.weights import adapter_weights
 
 # Model types that come with code of their own, and what they are underneath.

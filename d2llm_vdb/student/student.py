@@ -17,7 +17,7 @@ from d2llm_vdb.checks import check_whole_number
 from d2llm_vdb.errors import CheckpointError, InputError
 from d2llm_vdb.student import checkpoint
 from d2llm_vdb.student.arrays import Float32, Float64, PassageVectors, QueryVectors
-from d2llm_vdb.student.backbone import Backbone, DType, independent_of_directory
+from d2llm_vdb.student.backbone import Backbone
 from d2llm_vdb.student.calibration import scorer_of
 from d2llm_vdb.student.config import (
     Head,
@@ -40,6 +40,7 @@ from d2llm_vdb.student.encoding import (
 from d2llm_vdb.student.evidence import Evidence
 from d2llm_vdb.student.fitting import check_fit, fit
 from d2llm_vdb.student.heads import StudentHeads
+from d2llm_vdb.student.model_source import DType, independent_of_directory
 from d2llm_vdb.student.pairs import PairRerank, RankedDocument, predict, rank
 from d2llm_vdb.student.score import ScoreTerm, logit
 from d2llm_vdb.student.threads import threads_for

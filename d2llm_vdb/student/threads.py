@@ -13,6 +13,11 @@ import torch
 FEW_TOKENS = 64
 
 
+def all_threads() -> int:
+    """Return how many threads torch computes with, where it uses all that it may."""
+    return torch.get_num_threads()
+
+
 def threads_for(token_ids: Sequence[Sequence[int]]) -> AbstractContextManager[None]:
     """Return a block for work on tokenised texts: one thread for a few tokens, else all."""
     few = sum(map(len, token_ids)) <= FEW_TOKENS

@@ -17,7 +17,7 @@ from d2llm_vdb.batching import length_batches
 from d2llm_vdb.progress import OnCount
 from d2llm_vdb.student import Task
 from d2llm_vdb.student.arrays import Float16, Float32
-from d2llm_vdb.student.backbone import BATCH_TOKENS, no_progress_bars
+from d2llm_vdb.student.model_source import batch_tokens, no_progress_bars
 
 Pair = tuple[str, str]
 
@@ -54,7 +54,7 @@ class Teacher(ABC):
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
-        self.batch_tokens = BATCH_TOKENS[model.device.type == "cpu"]
+        self.batch_tokens = batch_tokens(model.device)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
 

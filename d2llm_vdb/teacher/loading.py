@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from d2llm_vdb.errors import CheckpointError
-from d2llm_vdb.student.backbone import DType, loading, locate, pick_device, pick_dtype
+from d2llm_vdb.student.model_source import DType, loading, locate, pick_device, pick_dtype
 from d2llm_vdb.teacher.base import Teacher
 from d2llm_vdb.teacher.cross_encoder import CrossEncoderTeacher
 from d2llm_vdb.teacher.prompts import ENGLISH, YesNoPrompt
