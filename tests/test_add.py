@@ -98,8 +98,10 @@ def test_a_long_document_is_looked_up_while_it_is_read(
     told: list[int] = []
 
     def stream() -> Iterator[Passage]:
-        yield from document(*"abcdefgh")
+        passages = document(*"abcdefgh")
+        yield from passages[:4]
         assert told[-1] == 4
+        yield from passages[4:]
 
     db.add(stream(), on_progress=lambda report: told.append(report.passages))
     assert db.count() == 8
