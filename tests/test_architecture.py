@@ -283,15 +283,6 @@ def test_modules_form_no_circle_but_those_that_are_named() -> None:
     assert circles == set(map(frozenset, CIRCLES))
 
 
-@pytest.mark.parametrize("part", ["distill", "evaluate", "ingest", "interop", "teacher"])
-def test_a_package_that_lists_its_modules_lists_them_all(part: str) -> None:
-    told = ast.get_docstring(ast.parse((PACKAGE / part / "__init__.py").read_text())) or ""
-    lines = re.findall(r"^ *(\w+(?:, \w+)*)  +\S", told, re.MULTILINE)
-    listed = [name for line in lines for name in line.split(", ")]
-    modules = [path.stem for path in (PACKAGE / part).glob("*.py") if path.stem[:2] != "__"]
-    assert sorted(listed) == sorted(modules)
-
-
 def test_only_the_ingest_command_knows_the_command_line() -> None:
     knowing = [
         path.name for path in (PACKAGE / "ingest").glob("*.py")

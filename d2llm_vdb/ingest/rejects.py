@@ -91,7 +91,8 @@ class RejectsFile:
                 f"rejects file {self.path} is being written by another run; name another file "
                 f"with --rejects"
             ) from error
-        self._file.truncate(0)
+        if self._file.tell():  # what a run that was killed has left
+            self._file.truncate(0)
 
     def _unwritable(self, error: OSError) -> InputError:
         return InputError(
