@@ -382,7 +382,9 @@ def test_remote_code_is_trusted_by_nobody_unless_asked() -> None:
     assert set(defaults) == {"False"}
 
 
-@pytest.mark.parametrize("package", ["distill", "evaluate", "ingest", "serve", "teacher"])
+@pytest.mark.parametrize(
+    "package", ["distill", "evaluate", "ingest", "interop", "serve", "teacher"]
+)
 def test_a_package_lists_the_modules_that_it_has(package: str) -> None:
     directory = PACKAGE / package
     text = ast.get_docstring(ast.parse((directory / "__init__.py").read_text(encoding="utf-8")))
