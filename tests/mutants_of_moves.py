@@ -126,3 +126,18 @@ def lacking_vectors_overlooked() -> None:
 def nan_overlooked() -> None:
     """The doctor takes NaN for a number."""
     swap(sample, "numbers", _well("numbers"))
+
+
+@mutant(
+    "test_archive.py::"
+    "test_another_preset_than_that_of_the_collection_is_refused_and_other_shards_are_warned_of"
+)
+def preset_of_an_import_ignored() -> None:
+    """An import into a collection that is there takes any preset for its own."""
+    swap(moving, "check_layout", lambda *_: None)
+
+
+@mutant("test_archive.py::test_a_tenant_without_a_passage_is_not_exported")
+def mistyped_tenants_exported() -> None:
+    """An export of a tenant that nobody is makes an empty file."""
+    swap(moving.TenantStore, "count", lambda self, *_, **__: 1)

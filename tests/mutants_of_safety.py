@@ -12,7 +12,7 @@ from mutation import mutant, swap
 
 from d2llm_vdb import telemetry
 from d2llm_vdb.cli import flags
-from d2llm_vdb.ingest import chunking, docx, html, rst, tables, whole
+from d2llm_vdb.ingest import chunking, docx, html, rejects, rst, tables, whole
 from d2llm_vdb.store import TenantStore, client
 from d2llm_vdb.store.client import ClientOptions
 from d2llm_vdb.student import checkpoint
@@ -184,3 +184,16 @@ def stages_beside_their_search() -> None:
     from d2llm_vdb.search import observed
 
     observed.span = lambda name, **rest: nullcontext()  # type: ignore[assignment]
+
+
+@mutant("test_ingest_sources.py::test_two_runs_do_not_write_one_rejects_file")
+def rejects_file_shared() -> None:
+    """Two runs at a time write, and remove, one file of rejects."""
+    swap(rejects, "lock", lambda file: None)
+
+
+@mutant("test_tables.py::test_rows_of_several_lines_are_read_though_the_sample_ends_within_one[2]")
+def sample_taken_for_the_table() -> None:
+    """A row that goes on beyond the sample speaks against quotes."""
+    whole = tables._dialect
+    swap(tables, "_dialect", lambda lines, delimiter, cut: whole(lines, delimiter, cut=False))

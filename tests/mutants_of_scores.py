@@ -213,3 +213,9 @@ def trust_ignored() -> None:
 def many_queries_recalled_at_once() -> None:
     """The candidates of all queries are held together."""
     steps.batched = lambda queries, size: [queries]  # here alone: others cut streams by it
+
+
+@mutant("test_calibration.py::test_what_is_nearly_certain_keeps_its_order")
+def certain_scores_alike() -> None:
+    """Whatever is certain enough scores exactly 1."""
+    swap(calibration, "CERTAIN", 1e9)

@@ -15,6 +15,7 @@ from qdrant_client import models
 
 from d2llm_vdb import Index, Passage, add, copying, filters, index, paths, reembed
 from d2llm_vdb.add import Adder
+from d2llm_vdb.awaiting import StoppableProgress
 from d2llm_vdb.errors import StoreError
 from d2llm_vdb.ingest import pipeline
 from d2llm_vdb.store import (
@@ -383,3 +384,55 @@ def hashes_read_back_as_a_set() -> None:
 def panics_passed_on() -> None:
     """A failed assertion of Qdrant's comes out as what no `except Exception` catches."""
     swap(edge_faults, "_is_panic", lambda _: False)
+
+
+@mutant("test_metadata_filters.py::test_nested_mappings_select_as_plain_python_does[edge]")
+def whole_numbers_matched_as_they_are_written() -> None:
+    """A filter for 2 does not find 2.0."""
+    swap(filters, "LARGEST_EXACT", -1)
+
+
+@mutant("test_add.py::test_a_document_that_comes_in_two_parts_keeps_both")
+def first_part_of_a_document_deleted() -> None:
+    """What a run has written of a document is left over where more of it comes."""
+    whole = Adder._new_or_changed
+
+    def forgetting(self: Adder, group: Any) -> Any:
+        self._seen.clear()
+        return whole(self, group)
+
+    swap(Adder, "_new_or_changed", forgetting)
+
+
+@mutant(
+    "test_add.py::test_a_long_document_is_looked_up_while_it_is_read",
+    "test_add.py::test_what_else_is_stored_of_a_document_is_not_read_unless_it_is_replaced",
+)
+def whole_documents_looked_up_though_none_is_replaced() -> None:
+    """Every add reads all that is stored of its documents, and holds them whole."""
+    groups, stored = Adder._groups, Adder._stored
+
+    def replacing(method: Any) -> Any:
+        def call(self: Adder, given: Any) -> Any:
+            asked, self._replace_documents = self._replace_documents, True
+            try:
+                return method(self, given)
+            finally:
+                self._replace_documents = asked
+
+        return call
+
+    swap(Adder, "_groups", replacing(groups))
+    swap(Adder, "_stored", replacing(stored))
+
+
+@mutant("test_awaiting.py::test_a_cancelled_reembed_stops_after_its_page")
+def cancelled_work_goes_on() -> None:
+    """What a cancelled task has begun in a thread runs to its end."""
+    swap(StoppableProgress, "stop", lambda self: None)
+
+
+@mutant("test_awaiting.py::test_what_a_cancelled_open_opens_is_closed")
+def opened_in_vain_and_left_open() -> None:
+    """A collection that a cancelled open opens stays open."""
+    swap(index, "_close_opened", lambda opening: None)
