@@ -156,14 +156,14 @@ def test_a_cell_that_spans_millions_of_columns_is_a_reject(
     assert rejected("docx", wide_docx(50_000_000)) == (
         "a row of a table has 50,000,000 columns, more than 256"
     )
-    monkeypatch.setattr(reading.bounded, "__defaults__", (1_000,))
+    monkeypatch.setattr(reading, "MAX_PARSED_BYTES", 1_000)
     assert "more text than is read as a whole" in rejected("docx", wide_docx(200, "a" * 50))
 
 
 def test_a_pdf_that_unpacks_to_more_text_than_can_be_held_is_a_reject(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reading.bounded, "__defaults__", (10,))
+    monkeypatch.setattr(reading, "MAX_PARSED_BYTES", 10)
     assert "more text than is read as a whole" in rejected("pdf", one_page_pdf("a" * 11))
     [document] = read("pdf", one_page_pdf("a" * 10))
     assert document.text == "a" * 10

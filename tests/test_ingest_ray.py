@@ -345,7 +345,7 @@ def test_workers_never_write_passages_of_the_same_name_at_once() -> None:
 
 def test_batches_end_by_number_by_length_and_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_batches, "BATCH_CHARACTERS", 100)
-    documents = [Document(str(row), "x" * size, "f") for row, size in enumerate([1] * 6 + [99, 1])]
+    documents = [Document(str(row), "x" * size, "f") for row, size in enumerate([1] * 6 + [100, 1])]
     sizes = [[each.id for each in batch] for batch in ray_batches.batches(documents)]
     assert sizes == [["0", "1", "2", "3", "4"], ["5", "6"], ["7"]]
     monkeypatch.setattr(ray_batches, "WINDOW_SECONDS", 0)

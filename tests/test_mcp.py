@@ -169,7 +169,7 @@ async def test_a_call_without_a_number_of_hits_gets_what_there_is_at_most(
     with Index.open(db, student, tenant="own") as index:
         async with connected(index, recall_k=2) as client:
             found = values(await client.call_tool("search", {"query": QUESTION}))
-            assert len(found["hits"]) == 2
+            assert len(found["passages"]) == 2
         page = httpx.ASGITransport(page_app(Finder(index, SearchOptions(recall_k=2)), "127.0.0.1"))
         async with httpx.AsyncClient(transport=page, base_url="http://127.0.0.1") as browser:
             answer = await browser.get("/api/search", params={"q": QUESTION})

@@ -143,7 +143,8 @@ def _held_by_another(work: Path, corpus: Corpus, expected: Contents) -> Outcome:
     first = Worker(corpus.arguments(corpus.first, database), work / "held.log")
     if first.until("upserting", 2):
         first.pause()
-        second = Worker(corpus.arguments(corpus.first, database), work / "second.log")
+        rejects = ("--rejects", str(work / "second.rejects"))
+        second = Worker(corpus.arguments(corpus.first, database, *rejects), work / "second.log")
         _expect_error(outcome, second, "already open")
         first.go_on()
     outcome.expect(first.run() == 0, f"the first one ended with {first.code}: {first.tail()}")
