@@ -386,7 +386,7 @@ def panics_passed_on() -> None:
     swap(edge_faults, "_is_panic", lambda _: False)
 
 
-@mutant("test_metadata_filters.py::test_nested_mappings_select_as_plain_python_does[edge]")
+@mutant("test_metadata_filters.py::test_a_mapping_selects_by_metadata[edge-filter12-rows12]")
 def whole_numbers_matched_as_they_are_written() -> None:
     """A filter for 2 does not find 2.0."""
     swap(filters, "LARGEST_EXACT", -1)
