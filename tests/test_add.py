@@ -82,10 +82,9 @@ def test_replacing_a_document_leaves_no_stale_passages(index: Index) -> None:
 def test_a_document_that_comes_in_two_parts_keeps_both(
     db: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("d2llm_vdb.add.LOOKUP_PASSAGES", 2)
-    monkeypatch.setattr("d2llm_vdb.student.encoding.TOKENISED_TEXTS", 2)  # the first is stored
+    monkeypatch.setattr("d2llm_vdb.add.WINDOW_SECONDS", 0)  # so that the first is stored by then
     first, second = document("one", "two")
-    others = [Passage(f"other {row}", f"text {row}") for row in range(12)]
+    others = [Passage(f"other {row}", f"text {row}") for row in range(3)]
     db.add(document("older", "older", "left over"), replace_documents=True)
     report = db.add([first, *others, second], replace_documents=True)
     assert stored(db) == {each.id: each.text for each in (first, *others, second)}
