@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any, TypeGuard, Union
 
+from d2llm_vdb.batching import batched
 from d2llm_vdb.checks import check_depth
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.lazy import models
@@ -22,6 +23,9 @@ MAX_FILTER_JSON = 100
 
 # Each whole number up to it is a number of 64 bits with a fraction, as which the database compares.
 LARGEST_EXACT = 2**53
+
+# Conditions beside each other where many numbers are asked for.
+BRANCHES = 8
 
 FilterLike = Union["models.Filter", Mapping[str, Any]]
 
@@ -152,9 +156,8 @@ def _equal(name: str, value: object, place: str) -> models.Condition:
     if value is None:
         fields = [models.PayloadField(key=path) for path in metadata_paths(name)]
         return _any_of([models.IsNullCondition(is_null=field) for field in fields])
-    # By a match the database does not find fractions, nor 2.0 by 2.
-    if isinstance(value, float) or (_is_whole(value) and abs(value) <= LARGEST_EXACT):
-        return on_metadata(name, range=models.Range(gte=value, lte=value))
+    if _in_a_range(value):
+        return _between(name, value, value)
     if not isinstance(value, bool | int | str):
         raise InputError(
             f"{place}={value!r} ({type(value).__name__}) cannot be compared with; use a string, a "
@@ -163,8 +166,24 @@ def _equal(name: str, value: object, place: str) -> models.Condition:
     return on_metadata(name, match=models.MatchValue(value=value))
 
 
-def _is_whole(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _in_a_range(value: object) -> TypeGuard[float]:
+    """Tell whether to ask for a value by a range: a match finds no fractions, nor 2.0 by 2."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return isinstance(value, float)
+    return abs(value) <= LARGEST_EXACT
+
+
+def _between(name: str, least: float, most: float) -> models.Condition:
+    return on_metadata(name, range=models.Range(gte=least, lte=most))
+
+
+def _among(name: str, numbers: Sequence[float]) -> models.Filter:
+    """Ask for sorted numbers by ranges within ranges, of which a passage meets few."""
+    if len(numbers) <= BRANCHES:
+        return models.Filter(should=[_between(name, each, each) for each in numbers])
+    parts = batched(numbers, -(-len(numbers) // BRANCHES))
+    within = models.Filter(should=[_among(name, part) for part in parts])
+    return models.Filter(must=[_between(name, numbers[0], numbers[-1]), within])
 
 
 def _any(name: str, values: object, place: str) -> models.Condition:
@@ -174,7 +193,9 @@ def _any(name: str, values: object, place: str) -> models.Condition:
         return on_metadata(name, match=models.MatchAny(any=list(values)))
     if not values:  # nothing is among none
         return _not(models.Filter())
-    return models.Filter(should=[_equal(name, each, place) for each in values])
+    others = [_equal(name, each, place) for each in values if not _in_a_range(each)]
+    numbers = sorted({each for each in values if _in_a_range(each)})
+    return models.Filter(should=[*others, _among(name, numbers)] if numbers else others)
 
 
 def _compared(bound: str) -> Callable[[str, Any, str], models.Condition]:

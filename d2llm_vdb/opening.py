@@ -94,7 +94,7 @@ def open_both(
         shard_number=shard_number,
         replication_factor=replication_factor,
         write_consistency_factor=write_consistency_factor,
-        preset=preset or "balanced",
+        preset="balanced" if preset is None else preset,
     )
     connection = Connection(
         os.fspath(location) if isinstance(location, os.PathLike) else location,

@@ -39,7 +39,7 @@ ALLOWED = {
     },  # one method, as below
     "store": {"errors", "batching", "checks", "file_lock", "sparse", "lazy", "telemetry"},
     "passages": {"errors", "checks", "paths"},
-    "filters": {"errors", "checks", "lazy", "paths"},
+    "filters": {"errors", "batching", "checks", "lazy", "paths"},
     "selection": {"errors", "filters", "lazy", "store"},
     "explain": {"lazy", "search", "student"},
     "search": {

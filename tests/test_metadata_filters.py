@@ -73,6 +73,8 @@ def found(store: Store, filter: Any) -> set[int]:
         ({"weight": {"$ne": 2}}, {0, 1, 4, 5, 6}),
         ({"weight": {"$in": [2, 3]}}, {2, 3}),
         ({"year": {"$in": [2018, 2**60]}}, {0}),
+        ({"year": {"$in": [*range(1000, 2000), 2018, 2024, *range(3000, 4000)]}}, {0, 3}),
+        ({"weight": {"$nin": [*range(100), 0.5]}}, {1, 4, 5, 6}),
         ({"weight": {"$lte": 1.5}}, {0, 1}),
         ({"place.city": "Oslo"}, {2}),
         ({"year": {"$exists": False}}, {4, 6}),

@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypedDict, cast, get_args
 
-from d2llm_vdb.checks import check_choice, check_number, check_tenant, check_whole_number
+from d2llm_vdb.checks import (
+    check_choice,
+    check_flag,
+    check_number,
+    check_tenant,
+    check_whole_number,
+)
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.filters import FilterLike, as_filter
 from d2llm_vdb.keywords import check_keywords
@@ -106,8 +112,7 @@ class SearchOptions:
         if self.group_by is not None:
             _check_group(self.group_by)
         check_tenant(self.tenant)
-        if not isinstance(self.allow_degraded, bool):
-            raise InputError(f"allow_degraded={self.allow_degraded!r} must be True or False")
+        check_flag("allow_degraded", self.allow_degraded)
         if (condition := self.database_filter) is not None:
             from d2llm_vdb.store.conditions import database_filter
 
