@@ -51,14 +51,15 @@ class Stub:
             protocol_version = "HTTP/1.1"
 
             def answer(self) -> None:
-                stub.body = self.rfile.read(int(self.headers.get("content-length") or 0))
+                # Its own: a request that comes while this one waits puts another in `stub.body`.
+                body = stub.body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 path, _, stub.parameters = self.path.partition("?")
                 stub.accepts = self.headers.get("accept-encoding", "")
                 stub.keys.add(self.headers.get("api-key"))
                 asked = f"{self.command} {path}"
                 stub.asked.append(asked)
                 stub.before_answering(asked)
-                status, result = stub.answer(asked, stub.body)
+                status, result = stub.answer(asked, body)
                 if not isinstance(result, bytes):
                     result = to_json({"result": result, "status": "ok", "time": 0})
                 self.send_response(status)
