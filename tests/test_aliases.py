@@ -180,7 +180,8 @@ def old(
     server: Server, student: Student, encoded: Columns, names: dict[str, str]
 ) -> Iterator[Index]:
     """Forty passages, which the alias means."""
-    with at(server, student, names["old"], tokens="raw", preset="exact") as index:
+    layout = {"shard_number": 2, "tokens": "raw", "preset": "exact"}
+    with at(server, student, names["old"], **layout) as index:
         index.store.upsert(encoded)
         index.store.point_alias(names["alias"])
         yield index
@@ -291,6 +292,8 @@ def test_blue_and_green_on_the_command_line(
     told = json.loads(d2llm("info", *where, "-c", names["alias"], "--json").stdout)
     assert told["location"].endswith(names["new"])
     assert told["schema"]["student"] == str(in_tmp / "better")
+    assert told["schema"]["preset"] == "exact"
+    assert told["layout"]["shard_number"] == 2
     again = d2llm(*switch)
     assert again.exit_code == 0
     assert "already" in again.stdout

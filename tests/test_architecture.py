@@ -115,7 +115,7 @@ ALLOWED = {
         "cli",
         "telemetry",
     },
-    "teacher": {"errors", "batching", "progress", "student"},
+    "teacher": {"errors", "batching", "progress", "student", "wording"},
     "evaluate": {
         "wording",
         "progress",

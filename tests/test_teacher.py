@@ -235,6 +235,19 @@ def test_cached_pairs_are_never_asked_again(
     assert np.ptp(fresh.logit) > 0.01  # or the same score would do for all
 
 
+def test_a_teacher_whose_answer_is_no_number_is_refused_and_nothing_is_kept_of_it(
+    tmp_path: Path, causal_lm: Path
+) -> None:
+    broken = load_teacher(str(causal_lm), dtype="float32")
+    with torch.no_grad():
+        broken.model.lm_head.weight.fill_(torch.nan)
+    with ScoreCache(tmp_path / "scores.db") as cache:
+        with pytest.raises(InputError, match=r"no number for 3 of 3 pairs, computed in float32"):
+            cache.score(broken, PAIRS, "symmetric")
+        broken.model.lm_head.weight.data.fill_(0.0)  # weighs as before: the identity is the same
+        np.testing.assert_allclose(cache.score(broken, PAIRS, "symmetric").logit, 0, atol=1)
+
+
 def test_scores_of_other_tasks_and_prompts_are_kept_apart(
     tmp_path: Path, causal_lm: Path, llm_teacher: Teacher
 ) -> None:

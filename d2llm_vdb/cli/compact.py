@@ -10,7 +10,7 @@ import typer
 from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.loading import check_free, open_index
-from d2llm_vdb.cli.reembed import check_other_name, tell_what_is_where, write_anew
+from d2llm_vdb.cli.reembed import as_stored, check_other_name, tell_what_is_where, write_anew
 from d2llm_vdb.cli.shared import Database, Layout, Model
 from d2llm_vdb.cli.terminal import failing_clearly, print_line, waiting
 from d2llm_vdb.errors import CollectionNotFoundError, InputError
@@ -71,16 +71,13 @@ def compact(
             made = index.compact(dim, floor=floor, queries=asked)
         made.student.save(out, overwrite=force)
         _show_fitted(out, made, index.store.schema.recall_dim)
-        schema = index.store.schema
         with (
             failing_clearly(_how_to_go_on(out, into)),
             open_index(
                 location,
                 made.student,
                 collection=into,
-                tokens="none" if schema.token_dim is None else "raw",
-                preset=layout.preset or schema.preset or "balanced",
-                **layout.options,
+                **as_stored(index.store, layout),
                 **database.speaking,
                 write_ordering=write_ordering,
             ) as target,

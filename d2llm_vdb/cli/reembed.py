@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from contextlib import closing
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from d2llm_vdb.cli.terminal import errors, failing_clearly, output, print_json, 
 
 if TYPE_CHECKING:
     from d2llm_vdb.index import Index
+    from d2llm_vdb.opening import Tokens
     from d2llm_vdb.store import Store
 
 
@@ -60,7 +61,6 @@ def reembed(
 
     connection = Connection(location, database.collection, **database.speaking)
     with closing(connection.open(None, any_layout=True)) as source:
-        schema = source.schema
         if source.alias is not None and source.alias.collection == into:
             told = f"{database.collection!r} means {into!r} already: nothing is to be done"
             print_line(told, errors if as_json else output)
@@ -75,9 +75,7 @@ def reembed(
             collection=into,
             **database.speaking,
             write_ordering=write_ordering,
-            tokens=tokens or ("none" if schema.token_dim is None else "raw"),
-            preset=layout.preset or schema.preset or "balanced",
-            **layout.options,
+            **as_stored(source, layout, tokens),
         )
         with target:
             write_anew(source, target, alias=alias, as_json=as_json)
@@ -92,6 +90,23 @@ def check_other_name(into: str, collection: str) -> None:
         raise typer.BadParameter(
             f"{into!r} is the collection that is read; name a new one", param_hint="--into"
         )
+
+
+def as_stored(source: Store, layout: Layout, tokens: Tokens | None = None) -> dict[str, Any]:
+    """Return how to open the collection that another is written into.
+
+    What is not asked for is as in the old one.
+    """
+    from d2llm_vdb.store.schema import LAYOUT_OPTIONS
+
+    schema, info = source.schema, source.info()
+    kept = {} if info.server_version is None else info.layout
+    asked = layout.options
+    return asked | {
+        "tokens": tokens or ("none" if schema.token_dim is None else "raw"),
+        "preset": layout.preset or schema.preset or "balanced",
+        **{name: asked[name] or kept.get(name) for name in LAYOUT_OPTIONS},
+    }
 
 
 def student_of(source: Store) -> str:

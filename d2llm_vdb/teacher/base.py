@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from d2llm_vdb.batching import length_batches
+from d2llm_vdb.errors import InputError
 from d2llm_vdb.progress import OnCount
 from d2llm_vdb.student import Task
 from d2llm_vdb.student.arrays import Float16, Float32
 from d2llm_vdb.student.model_source import batch_tokens, no_progress_bars
+from d2llm_vdb.wording import counted
 
 Pair = tuple[str, str]
 
@@ -98,6 +100,9 @@ class Teacher(ABC):
             pairs: query and passage.
             task: which of the two questions is asked.
             on_progress: told how many pairs each batch had.
+
+        Raises:
+            InputError: the model's answer to a pair is no number.
         """
         inputs = self.encode(pairs, task)
         logit = np.empty(len(pairs), np.float32)
@@ -114,7 +119,19 @@ class Teacher(ABC):
             feature[positions] = features
             if on_progress:
                 on_progress(len(positions))
+        self._check(logit)
         return TeacherScores(logit, np.empty((0, 0), np.float16) if feature is None else feature)
+
+    def _check(self, logit: Float32) -> None:
+        """Refuse answers that would rank anyhow."""
+        if broken := int((~np.isfinite(logit)).sum()):
+            dtype = str(self.model.dtype).removeprefix("torch.")
+            raise InputError(
+                f"the teacher {self.identity} gives no number for {broken} of "
+                f"{counted(len(logit), 'pair')}, computed in {dtype}: fine-tune it again at a "
+                f"lower learning rate if it diverged, or load it in float32 with "
+                f"load_teacher(dtype='float32') if it overflows"
+            )
 
     def batch(self, inputs: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
         """Pad encoded pairs into what the model is called with, on its device."""
