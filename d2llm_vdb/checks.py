@@ -14,6 +14,10 @@ from d2llm_vdb.errors import InputError
 # Beyond any count or size there is, and within what every wire format and binding takes.
 MAX_COUNT = 2**31 - 1
 
+# What neither a server nor every file system takes in a name.
+FORBIDDEN_IN_NAMES = set('<>:"/\\|?*')
+LONGEST_NAME = 200
+
 Check = Callable[[str, Any], None]
 """What takes a name and a value, and raises `InputError` where that will not do."""
 
@@ -55,11 +59,18 @@ def check_number(name: str, value: Any, least: float = -math.inf, most: float = 
     if value is None:
         return
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):
+    if not number or not _is_finite(value):
         raise InputError(f"{name}={value!r} must be a finite number")
     if not least <= value <= most:
         bounds = f"at least {least}" if most == math.inf else f"between {least} and {most}"
         raise InputError(f"{name}={value!r} must be {bounds}")
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # of a whole number that is larger than any with a fraction
+        return False
 
 
 def check_positive(name: str, value: Any) -> None:
@@ -119,6 +130,23 @@ def check_tenant(tenant: object) -> None:
     """Raise `InputError` unless given a tenant's name or None."""
     if tenant is not None and (not isinstance(tenant, str) or not tenant.strip()):
         raise InputError(f"tenant={tenant!r} must be a name, or None for a collection without")
+    if tenant is not None:
+        check_unicode("tenant", tenant)
+
+
+def check_name(name: str, value: object) -> None:
+    """Raise `InputError` unless given what a collection or an alias can be called."""
+    if (
+        not isinstance(value, str)
+        or not value.isprintable()
+        or value[:1] in ("", ".")
+        or FORBIDDEN_IN_NAMES & set(value)
+        or len(value.encode()) > LONGEST_NAME
+    ):
+        raise InputError(
+            f"{name}={value!r} cannot be a name; use letters, digits, - and _, at most "
+            f"{LONGEST_NAME} of them"
+        )
 
 
 def home_expanded(name: str, path: str | os.PathLike[str]) -> Path:

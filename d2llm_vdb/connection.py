@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from typing import Unpack
 
-from d2llm_vdb.checks import home_expanded
+from d2llm_vdb.checks import check_name, home_expanded
 from d2llm_vdb.errors import CollectionNotFoundError, InputError, SchemaMismatchError
 from d2llm_vdb.store import CollectionOptions, EdgeStore, Schema, Store
 from d2llm_vdb.store.client import MEMORY, ClientKeywords, ClientOptions
@@ -17,10 +17,6 @@ from d2llm_vdb.store.schema import LAYOUT_OPTIONS
 logger = logging.getLogger(__name__)
 
 DEFAULT_COLLECTION = "d2llm"
-
-# What neither a server nor every file system takes in a name.
-FORBIDDEN_IN_NAMES = set('<>:"/\\|?*')
-LONGEST_NAME = 200
 
 HOST_AND_PORT = re.compile(r"([^/]*@)?(?P<host>(\[[\da-fA-F:]+\]|[\w.-]+):\d+(/.*)?)")
 
@@ -47,7 +43,7 @@ class Connection:
         **client: Unpack[ClientKeywords],
     ) -> None:
         _check_location(location)
-        _check_name(collection)
+        check_name("collection", collection)
         self.location = location
         self.collection = collection
         self.client = ClientOptions(**client)
@@ -140,18 +136,4 @@ def _check_location(location: object) -> None:
         raise InputError(
             f"location={host!r} has no scheme; write http://{host} for a server, or ./{host} for "
             f"a directory of that name"
-        )
-
-
-def _check_name(collection: object) -> None:
-    if (
-        not isinstance(collection, str)
-        or not collection.isprintable()
-        or collection[:1] in ("", ".")
-        or FORBIDDEN_IN_NAMES & set(collection)
-        or len(collection.encode()) > LONGEST_NAME
-    ):
-        raise InputError(
-            f"collection={collection!r} cannot be a name; use letters, digits, - and _, at most "
-            f"{LONGEST_NAME} of them"
         )

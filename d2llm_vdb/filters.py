@@ -21,8 +21,9 @@ from d2llm_vdb.paths import METADATA, metadata_paths
 # Mappings and lists within each other; what a database takes is less.
 MAX_FILTER_JSON = 100
 
-# Each whole number up to it is a number of 64 bits with a fraction, as which the database compares.
-LARGEST_EXACT = 2**53
+# Up to it, no two whole numbers are the same number of 64 bits with a fraction, as which the
+# database compares.
+LARGEST_EXACT = 2**53 - 1
 
 # Conditions beside each other where many numbers are asked for.
 BRANCHES = 8
@@ -36,7 +37,7 @@ def as_filter(filter: object) -> models.Filter | None:
     Operators of a field: `$eq` (or the bare value), `$ne`, `$gt`, `$gte`, `$lt`, `$lte` (numbers,
     dates, or dates as ISO 8601 writes them), `$in`, `$nin`, `$exists` (true or false) and `$text`
     (all of its words). `$ne` and `$nin` also match passages without the field. A field that holds
-    a list matches by any of its values. 2 and 2.0 are equal; whole numbers beyond 2**53 are equal
+    a list matches by any of its values. 2 and 2.0 are equal; whole numbers from 2**53 on are equal
     to themselves, and `$gt` and its like round them. `$and` and `$or` take lists of mappings,
     `$not` takes one. A mapping with `must`, `should`, `must_not` or `min_should` is Qdrant's own
     filter as JSON.
@@ -154,7 +155,9 @@ def _not(condition: models.Condition) -> models.Filter:
 
 def _equal(name: str, value: object, place: str) -> models.Condition:
     if value is None:
-        fields = [models.PayloadField(key=path) for path in metadata_paths(name)]
+        # Without an index, a server looks into a list only where it is told to.
+        paths = [each for path in metadata_paths(name) for each in (path, f"{path}[]")]
+        fields = [models.PayloadField(key=path) for path in paths]
         return _any_of([models.IsNullCondition(is_null=field) for field in fields])
     if _in_a_range(value):
         return _between(name, value, value)
@@ -206,7 +209,14 @@ def _compared(bound: str) -> Callable[[str, Any, str], models.Condition]:
             return on_metadata(name, range=models.DatetimeRange(**{bound: value}))
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InputError(f"{place}={value!r} must be a number, a date or a datetime")
-        return on_metadata(name, range=models.Range(**{bound: value}))
+        try:
+            number = float(value)
+        except OverflowError:
+            raise InputError(
+                f"{place} is beyond all numbers that can be compared with; give a smaller one, or "
+                f"leave it out"
+            ) from None
+        return on_metadata(name, range=models.Range(**{bound: number}))
 
     return condition
 

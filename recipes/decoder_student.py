@@ -100,7 +100,7 @@ def settings(work: Path) -> dict[str, Any]:
 
 def _check_settings(given: argparse.Namespace) -> None:
     """Mix no results of different settings."""
-    wanted = {"steps": given.steps, "limit": given.limit}
+    wanted = {"steps": given.steps, "limit": given.limit, "backbone": given.backbone}
     if not (given.work / "settings.json").exists():
         write_json(given.work / "settings.json", wanted)
     if (found := settings(given.work)) != wanted:

@@ -18,6 +18,7 @@ import default_student as recipe
 import numpy as np
 from docstrings import NAME as DOCSTRINGS
 from docstrings import docstring_set, installed
+from fusion_sets import digest
 from results_page import table
 from student_sets import untrained
 
@@ -92,11 +93,14 @@ def measured(
     student: Student, source: Source, work: Path, on_progress: OnProgress
 ) -> dict[str, float]:
     """Return a student's measures of a set, from an earlier run if there are any."""
+    data = read(source)
     name = source.name.replace("/", "-")
+    if isinstance(data, RetrievalSet):  # others may have the name
+        name = f"{name}-{digest(data)}"
     file = work / student.fingerprint / f"{name}.json"
     if not file.exists():
         config = recipe.TRAINING
-        ready = dev_set(read(source), student, work, config, on_progress)
+        ready = dev_set(data, student, work, config, on_progress)
         model = DistillationModel(student.heads, config, student.backbone.model).eval()
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(ready.score(model), indent=2) + "\n", encoding="utf-8")

@@ -110,10 +110,12 @@ def negatives_at_random() -> None:
 
 @mutant(
     "test_training_data.py::test_a_query_that_is_a_passage_itself_is_never_its_own_negative",
+    "test_training_data.py::test_a_copy_of_a_query_or_of_what_answers_it_is_no_negative",
+    "test_training_data.py::test_a_sentence_that_is_also_a_second_one_is_never_its_own_negative",
 )
 def queries_are_their_own_negatives() -> None:
-    """It is forgotten which queries are passages themselves."""
-    swap(TrainingSet, "row_of_itself", lambda self, row: None)
+    """It is forgotten which passages are the query itself, or what answers it once more."""
+    swap(TrainingSet, "no_negatives", lambda self, row: {*self.candidates[row]})
 
 
 @mutant("test_training_data.py::test_negatives_that_the_teacher_takes_for_positives_are_dropped")

@@ -7,6 +7,7 @@ import json
 import logging
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,12 @@ from test_store import SCHEMA, some_columns
 
 from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.archive.arrays import columns_of
-from d2llm_vdb.errors import AliasMovedError, InputError, StoreError
+from d2llm_vdb.errors import (
+    AliasMovedError,
+    CollectionNotFoundError,
+    InputError,
+    StoreError,
+)
 from d2llm_vdb.reembed import ReembedReport, check_complete
 from d2llm_vdb.store import Columns, EdgeStore, aliases
 
@@ -185,6 +191,46 @@ def old(
         index.store.upsert(encoded)
         index.store.point_alias(names["alias"])
         yield index
+
+
+def test_a_linked_collection_is_dropped_with_what_the_link_leads_to(tmp_path: Path) -> None:
+    larger = tmp_path / "larger-disk"
+    larger.mkdir()
+    store = EdgeStore.open(tmp_path / "db" / "c", SCHEMA)
+    store.upsert(some_columns(3))
+    store.close()
+    (tmp_path / "db" / "c").rename(larger / "c")
+    (tmp_path / "db" / "c").symlink_to(larger / "c")
+    done = d2llm("drop", "--db", tmp_path / "db", "-c", "c", "--yes")
+    assert done.exit_code == 0, done.stderr
+    assert [*larger.iterdir(), *(tmp_path / "db").iterdir()] == []
+
+
+@pytest.mark.parametrize("name", ["..", "", "a\nb", 5])
+def test_an_alias_is_called_as_a_collection_may_be(aliased: Stub, name: Any) -> None:
+    with (
+        closing(open_stub(aliased)) as store,
+        pytest.raises(InputError, match=r"alias=.* cannot be a name"),
+    ):
+        store.point_alias(name)
+
+
+@pytest.mark.parametrize("grpc", [True, False])
+def test_a_collection_that_was_deleted_meanwhile_is_said_to_be_gone(
+    server: Server, student: Student, old: Index, names: dict[str, str], grpc: bool
+) -> None:
+    with (
+        at(server, student, names["alias"], prefer_grpc=grpc) as by_alias,
+        at(server, student, names["old"], prefer_grpc=grpc) as by_name,
+        at(server, student, names["new"], preset="exact") as new,
+    ):
+        new.store.point_alias(names["alias"])
+        old.drop()
+        for ask in (lambda index: index.search(QUESTION), lambda index: index.count()):
+            with pytest.raises(AliasMovedError, match=f"open '{names['alias']}' again"):
+                ask(by_alias)
+            with pytest.raises(CollectionNotFoundError, match="any more; another program deleted"):
+                ask(by_name)
 
 
 @pytest.mark.parametrize("grpc", [True, False])

@@ -37,6 +37,22 @@ def test_calibrated_scores_keep_their_order_even_where_labels_oppose_it() -> Non
     assert calibration(logits, "late").isfinite().all()
 
 
+def test_a_few_labels_make_nothing_certain() -> None:
+    calibration = Calibration()
+    calibration.fit("late", torch.tensor([-1.0, 4.0]), torch.tensor([0.0, 1.0]), torch.ones(2))
+    none, match = calibration(torch.tensor([-1.0, 4.0]), "late").tolist()
+    assert none == pytest.approx(1 / 3, abs=1e-3)
+    assert match == pytest.approx(2 / 3, abs=1e-3)
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_labels_that_are_all_the_same_change_nothing(label: float) -> None:
+    calibration = Calibration()
+    calibration.fit("late", torch.randn(9), torch.full((9,), label), torch.ones(9))
+    assert not calibration.log_slope.any()
+    assert not calibration.offset.any()
+
+
 def test_what_is_nearly_certain_keeps_its_order() -> None:
     # In float32 the sigmoid of 17 is 1 already.
     assert (Calibration()(torch.linspace(0, 30, 61), "asymmetric").diff() > 0).all()

@@ -71,6 +71,16 @@ def test_ids_are_a_list_of_strings(filled: Index, given: Any) -> None:
         filled.delete(**given)
 
 
+def test_an_id_that_is_no_text_is_refused_by_name(filled: Index) -> None:
+    for ask in (filled.get, filled.delete):
+        with pytest.raises(InputError, match=r"id of '\\ud800' is not valid Unicode"):
+            ask(["\ud800"])
+    with pytest.raises(InputError, match="tenant is not valid Unicode"):
+        filled.for_tenant("\ud800")
+    with pytest.raises(InputError, match="tenant is not valid Unicode"):
+        filled.search("a name", tenant="\ud800")
+
+
 def test_a_tenant_deletes_its_own_alone(index: Index) -> None:
     tenants = [index.for_tenant(name) for name in ("first", "second")]
     for each in tenants:

@@ -18,11 +18,11 @@ from training_examples import BY_HEART, LABELS, PAIRS, SENTENCES, Oracle, crosse
 
 from d2llm_vdb import Passage, Student
 from d2llm_vdb.distill import distiller
-from d2llm_vdb.distill.config import DistillConfig, LossWeights
+from d2llm_vdb.distill.config import HEADS, DistillConfig, LossWeights
 from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.distill.distiller import Distilled, distill
 from d2llm_vdb.distill.fine_tuning import TeachConfig
-from d2llm_vdb.distill.losses_plot import save_losses_plot
+from d2llm_vdb.distill.losses_plot import draw, save_losses_plot
 from d2llm_vdb.distill.model import DistillationModel
 from d2llm_vdb.distill.preparation import training_set
 from d2llm_vdb.distill.states import TokenIds
@@ -136,6 +136,10 @@ def test_a_student_learns_from_questions_and_pairs_and_is_calibrated(
     assert (tmp_path / "student" / checkpoint.RECORD_FILE).exists()
     save_losses_plot(done.losses, tmp_path / "losses.png")
     assert (tmp_path / "losses.png").stat().st_size > 10_000
+    above, below = draw(done.losses).axes
+    drawn = {line.get_label() for line in above.lines}
+    assert drawn == {"loss", "contrastive", "rank_in_list", "probability"}  # and no times
+    assert "dev" in {line.get_label() for line in below.lines}
 
 
 def test_a_student_imitates_its_teacher_and_not_the_labels(
@@ -388,6 +392,7 @@ def test_without_dropout_a_backbone_that_learns_gives_the_same_states_again(
     [
         (DistillConfig(), "asks for a teacher"),
         (replace(LABELS, lora_rank=4), "adapters of rank 16; make the student with the same"),
+        (replace(LABELS, frozen=HEADS), r"frozen=\('mha_pma', .* leaves nothing that learns"),
     ],
 )
 def test_a_training_that_cannot_work_is_refused_before_it_starts(

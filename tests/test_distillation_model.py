@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from copy import deepcopy
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import log_odds
+from tiny_models import save_decoder
 from training_examples import LABELS, PAIRS
 
 from d2llm_vdb import Student
@@ -46,14 +48,17 @@ def test_token_states_come_from_disk_as_the_backbone_gives_them(
     assert len(states) == 5
 
 
+LONG = "one text of some more words than the shortest length takes"
+
+
 def test_other_texts_prompts_and_lengths_have_other_states(
     tmp_path: Path, student: Student
 ) -> None:
     for texts, options in (
-        (["one text"], {"max_tokens": 16}),
+        ([LONG], {"max_tokens": 16}),
         (["another"], {"max_tokens": 16}),
-        (["one text"], {"max_tokens": 8}),
-        (["one text"], {"max_tokens": 16, "prompt": "query: "}),
+        ([LONG], {"max_tokens": 8}),
+        ([LONG], {"max_tokens": 16, "prompt": "query: "}),
     ):
         TokenStates.of(texts, student.backbone, tmp_path, **options)
     assert len(list(tmp_path.iterdir())) == 4
@@ -63,8 +68,27 @@ def test_other_texts_prompts_and_lengths_have_other_states(
         for name, weight in adapted.model.named_parameters():
             if "lora_B" in name:
                 weight.mul_(2)
-    TokenStates.of(["one text"], adapted, tmp_path, max_tokens=16)
+    TokenStates.of([LONG], adapted, tmp_path, max_tokens=16)
     assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_the_same_weights_with_another_tokenizer_have_other_states(
+    tmp_path: Path, texts: list[str]
+) -> None:
+    save_decoder(tmp_path / "one", "llama", texts)
+    save_decoder(tmp_path / "other", "llama", texts[:5])
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tmp_path / "one" / name, tmp_path / "other" / name)
+    for learnt in (True, False):
+        for name in ("one", "other"):
+            backbone = Student.from_backbone(tmp_path / name, dtype="float32").backbone
+            if learnt:
+                TokenIds.of(texts[:3], backbone, tmp_path / "states", max_tokens=64)
+                continue
+            states = TokenStates.of(texts[:3], backbone, tmp_path / "states", max_tokens=64)
+            lengths = [len(ids) for ids in backbone.tokenize(texts[:3], 64)[0]]
+            assert [len(states[row]) for row in range(3)] == lengths
+    assert len(list((tmp_path / "states").iterdir())) == 4
 
 
 def test_training_scores_pairs_as_search_does(

@@ -128,7 +128,9 @@ def test_kept_indexes_are_used_again_and_not_for_other_documents(
     with monkeypatch.context() as without:
         without.setattr(student, "encode_passages", nothing_to_encode)
         again = evaluate(student, [one], modes=["none"], db=db)
+        also = evaluate(student, [one], modes=["none", "tokens"], db=db)
     assert (db / "kitchen").is_dir()
+    assert also.sets["kitchen"]["tokens"]["map"] > 0
     assert first.sets["kitchen"]["none"]["map"] == again.sets["kitchen"]["none"]["map"]
     fewer = replace(one, documents={"tide": one.documents["tide"]})
     with pytest.raises(InputError, match="holds 7 passages and kitchen has 1 document"):

@@ -106,6 +106,7 @@ DAMAGES = {
         (["q1\tbread\tyes"], "line 1: .* score 'yes' is not a whole number"),
         (["q1\tcake\t1"], "line 1: document 'cake' is not in corpus.jsonl, as are 1 of 1"),
         (["q1\tbread\t0"], "judges no document relevant"),
+        (["q1\tbread\t1", "q1\tbread\t0"], "line 2: document 'bread' is judged 0 .*, and 1 before"),
         ([], "judges no document relevant"),
     ],
 }
@@ -162,6 +163,15 @@ def test_few_judged_documents_may_be_missing_from_the_corpus(
     write_qrels(kitchen / "qrels" / "test.tsv", judged)
     assert retrieval(kitchen).qrels["q0"] == {"lost": 1}
     assert "'lost'" in caplog.text
+
+
+def test_a_query_for_which_nothing_is_relevant_is_left_out_with_a_warning(
+    kitchen: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    judged = [("q1", "bread", 1), ("q1", "bread", 1), ("q2", "bread", 0)]
+    write_qrels(kitchen / "qrels" / "test.tsv", judged)
+    assert retrieval(kitchen).qrels == {"q1": {"bread": 1}}
+    assert "1 query for which nothing is relevant left out" in caplog.text
 
 
 def test_documents_without_text_are_left_out_and_stay_judged(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -198,8 +200,8 @@ def field(**condition: object) -> models.Filter:
     return models.Filter(must=[models.FieldCondition(**({"key": "metadata.year"} | condition))])
 
 
-def geo(lat: float) -> models.GeoRadius:
-    return models.GeoRadius(center=models.GeoPoint(lon=0, lat=lat), radius=1)
+def geo(lat: float, radius: float = 1) -> models.GeoRadius:
+    return models.GeoRadius(center=models.GeoPoint(lon=0, lat=lat), radius=radius)
 
 
 ANYTHING = models.FieldCondition(key="metadata.year", range=models.Range(gte=0))
@@ -216,6 +218,22 @@ ANYTHING = models.FieldCondition(key="metadata.year", range=models.Range(gte=0))
         (field(match=models.MatchAny(any=[1, 2**70])), r"match\.any\[1\]=.* 64 bits"),
         (field(match=models.MatchValue(value="\ud800")), r"match\.value=.* not valid Unicode"),
         (field(range=models.Range(gte=float("nan"))), r"range\.gte is NaN"),
+        (field(range=models.Range(lt=math.inf)), r"range\.lt=inf is beyond all numbers"),
+        (field(geo_radius=geo(1, math.inf)), r"geo_radius\.radius=inf is beyond all numbers"),
+        (
+            field(
+                range=models.DatetimeRange(lt=datetime.fromisoformat("0001-01-01T00:00:00+05:00"))
+            ),
+            r"range\.lt='0001-01-01T00:00:00\+05:00' is before the year 1",
+        ),
+        (
+            field(key="metadata.unit price", match=models.MatchValue(value=1)),
+            r"key='metadata.unit price' leads to no field; .*\"unit price\"",
+        ),
+        (
+            field(key="metadata.a[99999999999]", match=models.MatchValue(value=1)),
+            "leads to no field",
+        ),
         (field(key=" ", match=models.MatchValue(value=1)), r"must\[0\]\.key=' ' is blank"),
         (field(values_count=models.ValuesCount(gte=-1)), r"values_count\.gte=-1 must be between 0"),
         (field(geo_radius=geo(91)), r"center\.lat=91.* between -90 and 90"),
@@ -247,7 +265,7 @@ def test_a_value_that_cannot_be_is_refused_by_its_place(
 @pytest.mark.parametrize(
     ("condition", "name"),
     [
-        (field(key="a..b[", match=models.MatchValue(value=1)), "FieldCondition"),
+        (field(key="a$b", match=models.MatchValue(value=1)), "FieldCondition"),
         (
             field(geo_polygon=models.GeoPolygon(exterior=models.GeoLineString(points=[]))),
             "GeoPolygon",

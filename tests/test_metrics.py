@@ -30,6 +30,11 @@ def test_ranking_metrics_are_those_computed_by_hand() -> None:
     )
 
 
+def test_of_a_document_that_comes_twice_the_first_place_counts() -> None:
+    found = retrieval_metrics({"q": {"a": 1}}, {"q": ["a", "b", "a"]})
+    assert found["ndcg@10"] == found["mrr@10"] == 1
+
+
 def test_metrics_stop_where_their_name_says() -> None:
     ranking = [f"d{place}" for place in range(1, 151)]
     found = retrieval_metrics({"q": {"d11": 1, "d101": 1}}, {"q": ranking})

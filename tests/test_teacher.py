@@ -117,6 +117,23 @@ def test_a_long_passage_is_cut_and_the_question_around_it_stays(causal_lm: Path)
     assert "word word" in text
 
 
+def test_a_long_query_is_cut_no_more_than_the_passage_needs(causal_lm: Path) -> None:
+    teacher = load_teacher(str(causal_lm), dtype="float32", max_tokens=300)
+    query, asked = "What is a tuple? " * 200, []
+    for passage, whole in (("A sequence.", True), ("word " * 2000, False)):
+        [inputs] = teacher.encode([(query, passage)], "asymmetric")
+        text = teacher.tokenizer.decode(inputs["input_ids"])
+        assert 295 <= len(inputs["input_ids"]) <= 300
+        assert ("A sequence." in text) == whole
+        asked.append(text.count("tuple"))
+    assert asked[0] > 1.5 * asked[1]
+
+
+def test_a_teacher_that_has_no_room_for_texts_is_refused(causal_lm: Path) -> None:
+    with pytest.raises(InputError, match=r"max_tokens=64 leaves no room .*\(--teacher-tokens\)"):
+        load_teacher(str(causal_lm), dtype="float32", max_tokens=64)
+
+
 def test_instruction_tuned_models_are_asked_by_their_chat_template(causal_lm: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(causal_lm)
     tokenizer.chat_template = "<user>{{ messages[0]['content'] }}<assistant>"
@@ -126,6 +143,9 @@ def test_instruction_tuned_models_are_asked_by_their_chat_template(causal_lm: Pa
     text = tokenizer.decode(inputs["input_ids"])
     assert text.startswith("<user>#Q and #P")
     assert text.endswith("Answer:<assistant>")
+    before = teacher.identity
+    tokenizer.chat_template = "<you>{{ messages[0]['content'] }}<me>"
+    assert YesNoTeacher(model, tokenizer, ENGLISH, 384).identity != before
 
 
 def test_a_prompt_in_another_language_changes_question_and_words(causal_lm: Path) -> None:
@@ -270,6 +290,36 @@ def test_a_class_that_says_no_entailment_does_not_mean_yes(cross_encoder: Teache
         model.config.id2label = labels
         answers.append(CrossEncoderTeacher(model, cross_encoder.tokenizer, 64).identity[-6:])
     assert answers == [" yes=1", " yes=0"]
+
+
+@pytest.mark.parametrize(
+    ("yes", "no"),
+    [
+        ("yes", "no"),
+        ("relevant", "irrelevant"),
+        ("duplicate", "not_duplicate"),
+        ("True", "False"),
+        ("1", "0"),
+        ("equivalent", "nonequivalent"),
+        ("entailment", "contradiction"),
+        ("pos", "neg"),
+    ],
+)
+def test_of_two_classes_the_one_that_does_not_say_no_means_yes(
+    cross_encoder: Teacher, yes: str, no: str
+) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(locate(MINILM)[0], num_labels=2)
+    for labels, column in (({0: no, 1: yes}, 1), ({0: yes, 1: no}, 0)):
+        model.config.id2label = labels
+        found = CrossEncoderTeacher(model, cross_encoder.tokenizer, 64).identity
+        assert found.endswith(f" yes={column}")
+
+
+def test_classes_of_which_none_is_known_to_say_yes_are_refused(cross_encoder: Teacher) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(locate(MINILM)[0], num_labels=2)
+    model.config.id2label = {0: "cats", 1: "dogs"}
+    with pytest.raises(CheckpointError, match=r"\['cats', 'dogs'\], .* in id2label"):
+        CrossEncoderTeacher(model, cross_encoder.tokenizer, 64)
 
 
 def test_scores_of_another_class_that_means_yes_are_kept_apart(

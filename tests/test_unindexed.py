@@ -23,7 +23,7 @@ from d2llm_vdb.ingest.indexing import (
     warning_of_kinds,
 )
 from d2llm_vdb.paths import metadata_paths
-from d2llm_vdb.store import EdgeStore, MemoryStore
+from d2llm_vdb.store import EdgeStore, MemoryStore, ServerStore
 from d2llm_vdb.store.conditions import field_names
 
 OWN = {"must": [{"key": "doc_id", "match": {"value": "if"}}]}
@@ -119,6 +119,21 @@ def test_a_tenant_counts_its_own_passages(
         index.search("a name", filter={"even": True}, tenant="large")
         index.for_tenant("large").search("a name", filter={"even": True})
         assert len(caplog.records) == 1
+
+
+def test_a_server_that_would_compare_letters_where_words_are_asked_for_is_warned_of(
+    index: Index, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        index.search("a name", filter={"initial": {"$text": "a"}})
+    warned = [record.getMessage() for record in caplog.records if "of words" in record.message]
+    assert len(warned) == isinstance(index.store, ServerStore)
+    for message in warned:
+        assert "looks for words in metadata.initial, which has no index" in message
+        assert "payload_indexes={'metadata.initial': 'text'}" in message
+    index.store.index_payload({"metadata.kind": "text"})
+    Index(index.student, index.store).search("a name", filter={"kind": {"$text": "a"}})
+    assert not [record for record in caplog.records if "metadata.kind" in record.getMessage()]
 
 
 def test_every_field_of_a_filter_is_found_by_the_name_of_its_index() -> None:

@@ -20,11 +20,11 @@ from stub_server import INDEXED, Stub, described, open_stub
 from test_store import SCHEMA, some_columns
 
 from d2llm_vdb.errors import StoreError
-from d2llm_vdb.store import ServerStore
+from d2llm_vdb.store import ServerStore, batches
 from d2llm_vdb.store.client import ClientOptions
-from d2llm_vdb.store.columns import Columns
+from d2llm_vdb.store.columns import Columns, point_id
 from d2llm_vdb.store.questions import PointQuery
-from d2llm_vdb.store.wire import GRPC, REST, decimals, fitting
+from d2llm_vdb.store.wire import GRPC, REQUEST_BYTES, REST, decimals, fitting
 
 EVERY_HALF = np.arange(2**16, dtype=np.uint16).view(np.float16)
 EVERY_HALF = EVERY_HALF[np.isfinite(EVERY_HALF)]
@@ -231,3 +231,14 @@ def test_a_write_over_grpc_that_is_too_large_is_halved() -> None:
     finally:
         store.close()
         server.stop(None)
+
+
+def test_many_ids_go_in_as_many_requests_as_a_server_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "ID_BYTES", REQUEST_BYTES // 8)
+    ids = [f"p{row}" for row in range(20)]
+    read = [call.arguments["ids"] for call in batches.retrieve("c", [*ids, "p0"], None, [])]
+    deleted = [call.arguments["points_selector"].points for call in batches.delete("c", ids)]
+    assert [len(some) for some in read] == [8, 8, 4]
+    assert read == deleted
+    assert [each for some in read for each in some] == [point_id(each) for each in ids]
+    assert list(batches.delete("c", [])) == []

@@ -51,7 +51,7 @@ class Lists:
         positive: which of them match, bool (B, n).
         probability, logit: the teacher's, float32 (B, n).
         feature: float32 (B, n, d_T), or None.
-        in_batch: bool (B, U), passages of other queries that are no candidates of this one.
+        in_batch: bool (B, U), passages of other queries that are negatives of this one.
         in_batch_scored: bool (B, U), those of them that the teacher scored; all, where there are
             labels alone.
         in_batch_probability: the teacher's of those, float32 (B, U); 0 elsewhere.
@@ -145,7 +145,7 @@ def gather(scored: ScoredSet, rows: list[int], besides: InBatchScores | None = N
     data, offsets = scored.data, scored.offsets
     lists = [data.candidates[row] for row in rows]
     passages = sorted({passage for own in lists for passage in own})
-    place_of: dict[int | None, int] = {passage: place for place, passage in enumerate(passages)}
+    place_of = {passage: place for place, passage in enumerate(passages)}
     shape = (len(rows), max(map(len, lists)))
     places = torch.zeros(shape, dtype=torch.long)
     source = torch.zeros(shape, dtype=torch.long)
@@ -158,9 +158,8 @@ def gather(scored: ScoredSet, rows: list[int], besides: InBatchScores | None = N
         source[place, :length] = torch.arange(offsets[row], offsets[row] + length)
         mask[place, :length] = True
         positive[place, :length] = torch.tensor(data.labels[row]) >= POSITIVE
-        in_batch[place, places[place, :length]] = False
-        if (itself := place_of.get(data.row_of_itself(row))) is not None:
-            in_batch[place, itself] = False
+        left_out = [place_of[other] for other in data.no_negatives(row) if other in place_of]
+        in_batch[place, left_out] = False
     in_batch_scored, in_batch_probability = in_batch, torch.zeros(in_batch.shape)
     if besides is not None:
         others = torch.tensor([place_of[row] for row in besides.passages.tolist()]).long()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -31,8 +32,9 @@ class TrainingSet:
         labels: for each candidate how well it matches, from 0 to 1.
         mined: for each query how many of its last candidates were mined, so that nobody has said
             that they do not match; empty before mining.
-        itself: for each query its row among the passages, where it is one of them, and None where
-            not; empty where none is. Nothing is learnt from a query and itself.
+        left_out: for each query the rows of passages that are no candidates, and no negatives
+            either: the query itself, copies of it or of a positive, and what was mined and a
+            teacher takes for a match; empty where there are none.
     """
 
     name: str
@@ -42,7 +44,7 @@ class TrainingSet:
     candidates: list[list[int]]
     labels: list[list[float]]
     mined: list[int] = field(default_factory=list)
-    itself: list[int | None] = field(default_factory=list)
+    left_out: list[frozenset[int]] = field(default_factory=list)
 
     @classmethod
     def from_retrieval(
@@ -84,15 +86,25 @@ class TrainingSet:
             if held := [row_of[key] for key in matching if key in row_of]:
                 positives[query] = held
         _tell_missing(name, missing, len(qrels) - len(positives), any_left=bool(positives))
-        candidates = list(positives.values())
+        passages = list(corpus.values())
+        rows_of: defaultdict[str, list[int]] = defaultdict(list)
+        for row, passage in enumerate(passages):
+            rows_of[passage].append(row)
+        left_out = []
+        for key, rows in positives.items():
+            known = [queries[key], *(passages[row] for row in rows)]
+            alike = {row for text in known for row in rows_of.get(text, ())}
+            if key in in_corpus and key in row_of:
+                alike.add(row_of[key])
+            left_out.append(frozenset(alike - {*rows}))
         return cls(
             name,
             "asymmetric",
             [queries[key] for key in positives],
-            list(corpus.values()),
-            candidates,
-            [[1.0] * len(rows) for rows in candidates],
-            itself=[row_of.get(key) if key in in_corpus else None for key in positives],
+            passages,
+            list(positives.values()),
+            [[1.0] * len(rows) for rows in positives.values()],
+            left_out=left_out,
         )
 
     @classmethod
@@ -126,6 +138,10 @@ class TrainingSet:
             list(passages),
             [list(judged) for judged in lists.values()],
             [list(judged.values()) for judged in lists.values()],
+            left_out=[
+                frozenset({passages[first]} - judged.keys() if first in passages else ())
+                for first, judged in lists.items()
+            ],
         )
 
     def __len__(self) -> int:
@@ -150,7 +166,10 @@ class TrainingSet:
             self,
             passages=[self.passages[row] for row in kept],
             candidates=[[place_of[row] for row in rows] for rows in self.candidates],
-            itself=[None if row is None else place_of.get(row) for row in self.itself],
+            left_out=[
+                frozenset(place_of[row] for row in rows if row in place_of)
+                for rows in self.left_out
+            ],
         )
 
     def select(self, rows: Sequence[int]) -> TrainingSet:
@@ -161,12 +180,12 @@ class TrainingSet:
             candidates=[self.candidates[row] for row in rows],
             labels=[self.labels[row] for row in rows],
             mined=[self.mined[row] for row in rows] if self.mined else [],
-            itself=[self.itself[row] for row in rows] if self.itself else [],
+            left_out=[self.left_out[row] for row in rows] if self.left_out else [],
         )
 
-    def row_of_itself(self, row: int) -> int | None:
-        """Return where the query of a row is among the passages, if it is one of them."""
-        return self.itself[row] if self.itself else None
+    def no_negatives(self, row: int) -> set[int]:
+        """Return the passages that cannot be further negatives of the query of a row."""
+        return {*self.candidates[row], *(self.left_out[row] if self.left_out else ())}
 
     def positives(self, row: int) -> list[int]:
         """Return the passages that match the query of a row."""

@@ -193,6 +193,14 @@ def _check(
     for one in train:
         if not any(one.positives(row) for row in range(len(one))):
             raise InputError(f"{one.name} has no positive; a student cannot learn from it")
+    heads = {
+        name.split(".")[0] for name, own in student.heads.named_parameters() if own.requires_grad
+    }
+    if config.lora_rank is None and heads <= {*config.frozen}:
+        raise InputError(
+            f"frozen={config.frozen} leaves nothing that learns; take one of them out, or train "
+            f"adapters with lora_rank"
+        )
     model, rank = student.backbone.model, None
     if isinstance(model, PeftModel):
         adapter: Any = model.peft_config[model.active_adapter]
@@ -230,8 +238,7 @@ def _content(data: TrainingSet | RetrievalSet | PairSet) -> str:
     for one in fields(data):
         value = getattr(data, one.name)
         plain = value.tolist() if isinstance(value, np.ndarray) else value
-        plain = sorted(plain) if isinstance(plain, frozenset) else plain
-        digest.update(json.dumps([one.name, plain]).encode())
+        digest.update(json.dumps([one.name, plain], default=sorted).encode())  # sets, as lists
     return digest.hexdigest()
 
 

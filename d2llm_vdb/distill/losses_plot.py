@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from d2llm_vdb.errors import MissingExtraError
 
-# What the Trainer logs beside losses.
-NOT_LOSSES = {"step", "epoch", "learning_rate", "grad_norm"}
+# What the Trainer logs beside losses; at its end also times, as train_runtime.
+NOT_LOSSES = {"step", "epoch", "learning_rate", "grad_norm", "total_flos"}
+SUMMARY = "train_"
 
 
 def save_losses_plot(losses: Path, picture: Path) -> None:
@@ -22,6 +24,11 @@ def save_losses_plot(losses: Path, picture: Path) -> None:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
+    draw(losses).savefig(picture, dpi=120)
+
+
+def draw(losses: Path) -> Any:
+    """Return a file of losses as a figure."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -34,14 +41,14 @@ def save_losses_plot(losses: Path, picture: Path) -> None:
         if name.startswith("eval_"):
             width = 2.5 if name == "eval_dev" else 1.0
             below.plot(steps, values, marker=".", linewidth=width, label=name.removeprefix("eval_"))
-        elif name not in NOT_LOSSES:
+        elif name not in NOT_LOSSES and not name.startswith(SUMMARY):
             above.plot(steps, values, linewidth=2.5 if name == "loss" else 1.0, label=name)
     for axes, title in ((above, "loss and its parts"), (below, "dev sets")):
         axes.set_title(title, loc="left")
         axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
         axes.grid(alpha=0.3)
     below.set_xlabel("step")
-    figure.savefig(picture, dpi=120)
+    return figure
 
 
 def _read(losses: Path) -> dict[str, list[tuple[int, float]]]:

@@ -61,7 +61,7 @@ def mine(
     draw = random.Random(seed)
     candidates, labels, mined = [], [], []
     for row, (near, wordy) in enumerate(zip(own, lexical, strict=True)):
-        known = {*training_set.candidates[row], training_set.row_of_itself(row)}
+        known = training_set.no_negatives(row)
         added = _draw(near, known, count - count // 2, draw)
         added += _draw(wordy, known | set(added), count - len(added), draw)
         added += _draw(near, known | set(added), count - len(added), draw)
@@ -71,9 +71,7 @@ def mine(
     return replace(training_set, candidates=candidates, labels=labels, mined=mined)
 
 
-def _draw(
-    ranking: Sequence[int], known: set[int | None], count: int, draw: random.Random
-) -> list[int]:
+def _draw(ranking: Sequence[int], known: set[int], count: int, draw: random.Random) -> list[int]:
     free = [row for row in ranking if row not in known]
     return draw.sample(free, min(count, len(free)))
 

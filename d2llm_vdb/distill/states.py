@@ -7,7 +7,6 @@ backbone learns too, only its token ids can be kept.
 from __future__ import annotations
 
 import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,8 +95,8 @@ class TokenIds(Texts):
         Arguments as `TokenStates.of` takes them; texts that are not to be `learnt` from need no
         anchors.
         """
-        path = directory / f"{_key(texts, backbone.identity, max_tokens, prompt)}-anchors.npy"
         ids, _ = backbone.tokenize([prompt + text for text in texts], max_tokens)
+        path = directory / f"{_key(ids, backbone.identity)}-anchors.npy"
         if learnt and not path.exists():
             with backbone.without_adapter():
                 pooled = np.concatenate(
@@ -150,15 +149,14 @@ class TokenStates(Texts):
 
         Args:
             texts: none of them blank.
-            backbone: the model; the file is named by its identity, the texts and the rest.
+            backbone: the model; the file is named by its identity and the tokens.
             directory: where files of states lie; any of them may be deleted.
             max_tokens: longest text.
             prompt: put before every text.
             on_progress: told how many texts were done since the last call.
         """
-        adapted = backbone_digest(backbone).hexdigest()
-        path = directory / f"{_key(texts, adapted, max_tokens, prompt)}.npy"
         ids, _ = backbone.tokenize([prompt + text for text in texts], max_tokens)
+        path = directory / f"{_key(ids, backbone_digest(backbone).hexdigest())}.npy"
         if path.exists():
             if on_progress:
                 on_progress(len(texts))
@@ -227,9 +225,9 @@ def _fill(states: Float16, ids: Sequence[Sequence[int]], backbone: Backbone) -> 
             states[offsets[position] : offsets[position] + length] = value[:length]
 
 
-def _key(texts: Sequence[str], model: str, max_tokens: int, prompt: str) -> str:
-    digest = hashlib.blake2b(digest_size=12)
-    digest.update(json.dumps([model, max_tokens, prompt]).encode())
-    for text in texts:
-        digest.update(hashlib.blake2b(text.encode(), digest_size=12).digest())
+def _key(token_ids: Sequence[Sequence[int]], model: str) -> str:
+    """Name states by all that they depend on: the weights do not tell how a text is cut."""
+    digest = hashlib.blake2b(model.encode(), digest_size=12)
+    for own in token_ids:
+        digest.update(np.array([len(own), *own], np.int64).tobytes())
     return digest.hexdigest()

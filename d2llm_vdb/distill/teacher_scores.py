@@ -92,9 +92,9 @@ def _others(
     data: TrainingSet, rows: list[int], count: int, draw: random.Random
 ) -> Iterator[tuple[int, int]]:
     """Yield queries of a batch, by place, and passages that are candidates of another one only."""
-    lists = [{*data.candidates[row], data.row_of_itself(row)} for row in rows]
     passages = sorted({passage for row in rows for passage in data.candidates[row]})
-    for place, own in enumerate(lists):
+    for place, row in enumerate(rows):
+        own = data.no_negatives(row)
         free = [passage for passage in passages if passage not in own]
         for passage in draw.sample(free, min(count, len(free))):
             yield place, passage
@@ -128,14 +128,17 @@ def _only(scored: ScoredSet, keep: NDArray[np.bool_]) -> ScoredSet:
     """Leave out the candidates that are not to be kept."""
     data, flags = scored.data, iter(keep.tolist())
     chosen = [[next(flags) for _ in rows] for rows in data.candidates]
-    dropped = [own.count(False) for own in chosen]
+    candidates = [list(compress(*own)) for own in zip(data.candidates, chosen, strict=True)]
+    dropped = [{*rows} - {*own} for rows, own in zip(data.candidates, candidates, strict=True)]
+    before = data.left_out or [frozenset()] * len(data)
     kept = replace(
         data,
-        candidates=[list(compress(*own)) for own in zip(data.candidates, chosen, strict=True)],
+        candidates=candidates,
         labels=[list(compress(*own)) for own in zip(data.labels, chosen, strict=True)],
-        mined=[count - less for count, less in zip(data.mined, dropped, strict=True)]
+        mined=[count - len(less) for count, less in zip(data.mined, dropped, strict=True)]
         if data.mined
         else [],
+        left_out=[own | less for own, less in zip(before, dropped, strict=True)],
     )
     feature = None if scored.feature is None else scored.feature[keep]
     return ScoredSet(kept, scored.probability[keep], scored.logit[keep], feature)

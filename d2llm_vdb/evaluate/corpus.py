@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 
 from d2llm_vdb.add import OnAdded
-from d2llm_vdb.errors import InputError
+from d2llm_vdb.errors import InputError, SchemaMismatchError
 from d2llm_vdb.index import Index
 from d2llm_vdb.passages import Passage
 from d2llm_vdb.student import Student
@@ -35,12 +35,15 @@ def open_corpus(
     Raises:
         InputError: other passages are there, or one cannot be stored.
     """
-    index = Index.open(
-        location,
-        student,
-        collection=name.replace("/", "-"),
-        tokens="raw" if tokens else None,
-    )
+    try:
+        index = Index.open(
+            location,
+            student,
+            collection=name.replace("/", "-"),
+            tokens="raw" if tokens else None,
+        )
+    except SchemaMismatchError as error:
+        raise InputError(f"{location} cannot serve {name}: {error}; or give another db") from error
     try:
         given = index.add(passages, on_progress=on_progress).passages
         if (count := index.count()) != given:

@@ -18,7 +18,8 @@ def retrieval_metrics(
 
     Args:
         qrels: relevance by query id and document id; above 0 is relevant, and the gain in nDCG.
-        run: document ids by query id, best first. A query that is missing scores 0.
+        run: document ids by query id, best first; of one that comes twice the first place
+            counts. A query that is missing scores 0.
 
     Returns:
         `ndcg@10`, `mrr@10`, `recall@10`, `recall@100` and `map` (over all that is in the
@@ -40,7 +41,7 @@ def retrieval_metrics(
     }
     # Measured is the order given, whatever the scores behind it: equal ones would be reordered.
     scored = {
-        query: {document: float(-place) for place, document in enumerate(ranking)}
+        query: {document: float(-place) for place, document in enumerate(dict.fromkeys(ranking))}
         for query, ranking in run.items()
     }
     values = ir.calc_aggregate(list(measures.values()), qrels, scored)

@@ -123,13 +123,23 @@ def _qrels(
             )
         if document not in documents:
             missing.append(f"line {line}: document {document!r}")
-        qrels.setdefault(query, {})[document] = relevance
+        if qrels.setdefault(query, {}).setdefault(document, relevance) != relevance:
+            raise InputError(
+                f"{path}, line {line}: document {document!r} is judged {relevance} for query "
+                f"{query!r}, and {qrels[query][document]} before; keep one of the two"
+            )
     _check_missing(path, missing, sum(map(len, qrels.values())))
     relevant = {key: judged for key, judged in qrels.items() if max(judged.values()) > 0}
     if not relevant:
         raise InputError(
             f"{path} judges no document relevant to any query; every set needs lines with a score "
             f"of 1 or more"
+        )
+    if without := len(qrels) - len(relevant):
+        logger.warning(
+            "%s: %s for which nothing is relevant left out",
+            path,
+            counted(without, "query", "queries"),
         )
     return relevant
 

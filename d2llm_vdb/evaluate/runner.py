@@ -133,7 +133,8 @@ class _Evaluation:
             self.student,
             one.name,
             (Passage(key, text) for key, text in one.documents.items()),
-            tokens="tokens" in self.modes,
+            # An index that is kept serves the other modes another time.
+            tokens="tokens" in self.modes or self.db is not None,
             on_progress=lambda report: self._tell(
                 one, "indexing", report.encoded + report.unchanged, len(one.documents)
             ),

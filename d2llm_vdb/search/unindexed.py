@@ -1,4 +1,4 @@
-"""Warnings about filters that take long because a field of theirs has no index."""
+"""Warnings about filters that take long, or mean something else, for want of an index."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class UnindexedFields:
     def __init__(self) -> None:
         self._passages: dict[str | None, int] = {}
         self._indexed: Collection[str] | None = None
+        self._words: Collection[str] | None = None  # fields with an index of words, on a server
         self._told: set[str] = set()
 
     def has_seen(self, tenant: str | None) -> bool:
@@ -35,6 +36,9 @@ class UnindexedFields:
         """Take note of what is stored and indexed."""
         self._passages[tenant] = info.points
         self._indexed = info.payload_indexes
+        if info.server_version is not None:
+            kinds = info.index_kinds.items()
+            self._words = {name for name, kind in kinds if kind in ("text", "phrases")}
 
     def grow(self, tenant: str | None, passages: int) -> None:
         """Take note of new passages."""
@@ -43,6 +47,7 @@ class UnindexedFields:
 
     def check(self, tenant: str | None, filter: models.Filter) -> None:
         """Warn of the fields in a filter that should be indexed and are not."""
+        self._check_words(filter)
         if self._indexed is None or self._passages[tenant] < MANY_PASSAGES:
             return
         from d2llm_vdb.store.conditions import field_names
@@ -59,3 +64,19 @@ class UnindexedFields:
                     name,
                     name,
                 )
+
+    def _check_words(self, filter: models.Filter) -> None:
+        """Warn where a server has no index of words: it compares letters then."""
+        if self._words is None:
+            return
+        from d2llm_vdb.store.conditions import word_fields
+
+        for name in {*word_fields(filter)} - {*self._words} - self._told:
+            self._told.add(name)
+            logger.warning(
+                "the filter looks for words in %s, which has no index of words: there this server "
+                "finds letters in a row, capitals as they are; open the collection once with "
+                "payload_indexes={%r: 'text'}",
+                name,
+                name,
+            )

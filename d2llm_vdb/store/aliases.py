@@ -42,6 +42,13 @@ class Alias:
             not self._warned and time.monotonic() - self._looked > LOOK_SECONDS
         )
 
+    def gone(self) -> AliasMovedError:
+        """Return what to raise where the collection was deleted meanwhile."""
+        return AliasMovedError(
+            f"{self._location} was opened by the alias {self.name!r}, and has been deleted since; "
+            f"open {self.name!r} again, which may mean another collection now"
+        )
+
     def note(self, aliases: Mapping[str, str], method: str) -> None:
         """Take note of what aliases mean now.
 

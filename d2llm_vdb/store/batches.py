@@ -8,7 +8,8 @@ from typing import Generic, TypeVar
 
 from d2llm_vdb.errors import StoreError
 from d2llm_vdb.store import requests
-from d2llm_vdb.store.columns import Columns, Payload
+from d2llm_vdb.store.columns import Columns, Payload, distinct_ids
+from d2llm_vdb.store.points import StoredPoint
 from d2llm_vdb.store.questions import Point, PointQuery
 from d2llm_vdb.store.requests import Call
 from d2llm_vdb.store.wire import ID_BYTES, POINT_BYTES, Wire, fitting
@@ -106,6 +107,27 @@ def write_payloads(
             collection, ids[rows.start : rows.stop], payloads[rows.start : rows.stop]
         ),
         lambda row: (f"the payload of {ids[row]!r}", f"Make its metadata less, {LARGER_REQUESTS}"),
+    )
+
+
+def retrieve(
+    collection: str, ids: Sequence[str], fields: Sequence[str] | None, vectors: Sequence[str]
+) -> Batches[list[StoredPoint]]:
+    """Read points by the caller's ids."""
+    return _by_ids(ids, lambda some: requests.retrieve(collection, some, fields, vectors))
+
+
+def delete(collection: str, ids: Sequence[str]) -> Batches[None]:
+    """Delete points by the caller's ids."""
+    return _by_ids(ids, lambda some: requests.delete(collection, some))
+
+
+def _by_ids(ids: Sequence[str], call: Callable[[Sequence[str]], Call[T]]) -> Batches[T]:
+    given = distinct_ids(ids)
+    return Batches(
+        fitting([ID_BYTES] * len(given)),
+        lambda rows: call(given[rows.start : rows.stop]),
+        lambda row: (f"id {given[row]!r}", LARGER_REQUESTS.capitalize()),
     )
 
 

@@ -128,15 +128,14 @@ class ClientStore(Store):
     def retrieve(
         self, ids: Sequence[str], fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
     ) -> list[StoredPoint]:
-        return self._call(requests.retrieve(self._collection, ids, fields, vectors))
+        found = self._call_all(batches.retrieve(self._collection, ids, fields, vectors))
+        return list(chain.from_iterable(found))
 
     def scroll_page(self, request: PageRequest) -> Page:
         return self._call(requests.scroll_page(self._collection, request))
 
     def delete(self, ids: Sequence[str]) -> None:
-        if not ids:  # which a server takes for a mistake
-            return
-        self._call(requests.delete(self._collection, ids))
+        self._call_all(batches.delete(self._collection, ids))
         self._wrote()
 
     def delete_where(self, filter: models.Filter) -> None:
@@ -187,15 +186,14 @@ class ClientStore(Store):
     async def aretrieve(
         self, ids: Sequence[str], fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
     ) -> list[StoredPoint]:
-        return await self._acall(requests.retrieve(self._collection, ids, fields, vectors))
+        found = await self._acall_all(batches.retrieve(self._collection, ids, fields, vectors))
+        return list(chain.from_iterable(found))
 
     async def ascroll_page(self, request: PageRequest) -> Page:
         return await self._acall(requests.scroll_page(self._collection, request))
 
     async def adelete(self, ids: Sequence[str]) -> None:
-        if not ids:
-            return
-        await self._acall(requests.delete(self._collection, ids))
+        await self._acall_all(batches.delete(self._collection, ids))
         self._wrote()
 
     async def adelete_where(self, filter: models.Filter) -> None:

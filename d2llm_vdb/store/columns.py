@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from d2llm_vdb.checks import check_unicode
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.sparse import SparseRows
 from d2llm_vdb.store.schema import BM25, IEM, RECALL, SEGMENTS, TOKENS, Schema
@@ -54,6 +55,7 @@ def distinct_ids(ids: Iterable[str]) -> list[str]:
             raise InputError(
                 f"id {each!r} is {type(each).__name__}, and ids are strings; write {str(each)!r}"
             )
+        check_unicode("id", each, each)
     return list(dict.fromkeys(given))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel
@@ -22,6 +24,11 @@ _BOUNDS: dict[tuple[type, str], tuple[float, float]] = {
     **{(models.ValuesCount, name): (0, MAX_COUNT) for name in ("lt", "gt", "lte", "gte")},
 }
 
+
+# A name is plain or quoted, and items of a list may follow it. What else the database takes for no
+# path, it says itself.
+_NAME = r"""(?:"[^"]*"|[^\s".\[\]]+)(?:\[\d{0,9}\])*"""
+_PATH = re.compile(rf"{_NAME}(?:\.{_NAME})*")
 
 # Filters within each other: gRPC allows a message a hundred levels, and a filter takes three.
 MAX_DEPTH = 24
@@ -58,16 +65,29 @@ def field_names(condition: Any, within: str = "") -> Iterator[str]:
         condition: a filter, or a part of one.
         within: what stands before the names in it.
     """
+    for name, _ in _fields(condition, within):
+        yield name
+
+
+def word_fields(condition: Any) -> Iterator[str]:
+    """Yield those of the fields that a filter looks for words in."""
+    for name, own in _fields(condition, ""):
+        if isinstance(getattr(own, "match", None), models.MatchText):
+            yield name
+
+
+def _fields(condition: Any, within: str) -> Iterator[tuple[str, BaseModel]]:
+    """Yield the name of each field in a condition, and what asks about it."""
     if isinstance(condition, models.FieldCondition | models.PayloadField):
-        yield within + condition.key.removesuffix("[]")
+        yield within + condition.key.removesuffix("[]"), condition
     elif isinstance(condition, models.Nested):
-        yield from field_names(condition.filter, f"{within}{condition.key.removesuffix('[]')}[].")
+        yield from _fields(condition.filter, f"{within}{condition.key.removesuffix('[]')}[].")
     elif isinstance(condition, BaseModel):
         for _, part in condition:
-            yield from field_names(part, within)
+            yield from _fields(part, within)
     elif isinstance(condition, list):
         for part in condition:
-            yield from field_names(part, within)
+            yield from _fields(part, within)
 
 
 def _prepared(value: Any, place: str, rename: Callable[[str], str], depth: int) -> Any:
@@ -119,6 +139,11 @@ def _check_bounds(value: BaseModel, name: str, part: Any, place: str) -> None:
         raise InputError(
             f"{place}.key={part!r} is blank; name a field, as in 'doc_id' or 'metadata.year'"
         )
+    if name == "key" and not _PATH.fullmatch(part):
+        raise InputError(
+            f"{place}.key={part!r} leads to no field; put a name that is not plain in double "
+            f"quotes, as in 'metadata.\"unit price\"'"
+        )
     least, most = _BOUNDS.get((type(value), name), (-math.inf, math.inf))
     if isinstance(part, int | float) and (part < least or part > most):
         raise InputError(f"{place}.{name}={part!r} must be between {least} and {most}")
@@ -131,6 +156,18 @@ def _check_value(value: Any, place: str) -> None:
         )
     if isinstance(value, float) and math.isnan(value):
         raise InputError(f"{place} is NaN, which nothing equals; give a number or leave it out")
+    if isinstance(value, float) and math.isinf(value):  # JSON would make it no bound at all
+        raise InputError(
+            f"{place}={value} is beyond all numbers; give a finite one or leave it out"
+        )
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        try:
+            value.astimezone(UTC)
+        except OverflowError as error:
+            raise InputError(
+                f"{place}={value.isoformat()!r} is before the year 1 or after 9999 in UTC; give a "
+                f"date between them"
+            ) from error
     if isinstance(value, str) and not value.isascii():
         try:
             value.encode()

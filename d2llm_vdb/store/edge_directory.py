@@ -140,14 +140,17 @@ def load_shard(directory: Path) -> Any:
 
 
 def remove_directory(directory: Path) -> None:
-    """Delete a closed collection with its directory.
+    """Delete a closed collection with its directory, and the link to that if it is one.
 
     Raises:
         StoreError: it could not be deleted.
     """
-    gone = _draft(directory)  # moved first: a kill must leave no half of it
+    target = directory.resolve()
+    gone = _draft(target)  # moved first: a kill must leave no half of it
     try:
-        directory.rename(gone)
+        target.rename(gone)
+        if directory.is_symlink():
+            directory.unlink()
         shutil.rmtree(gone)
     except OSError as error:
         raise StoreError(f"{directory} could not be deleted: {error}") from error

@@ -17,7 +17,7 @@ import httpx
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from d2llm_vdb.errors import StoreError, StoreUnavailableError
+from d2llm_vdb.errors import CollectionNotFoundError, StoreError, StoreUnavailableError
 from d2llm_vdb.store.batches import TooLargeError
 from d2llm_vdb.store.client import unavailable
 
@@ -38,6 +38,9 @@ class BusyError(StoreUnavailableError):
 class FailedError(StoreError):
     """The server is there, and failed by itself."""
 
+
+# How a server says that it has no such collection, over either road.
+NO_COLLECTION = re.compile(r"Collection `[^`]*` doesn't exist")
 
 # Proxies answer 502 to 504 where the server behind them is away; Qdrant answers 408 where it takes
 # too long.
@@ -93,6 +96,8 @@ def _refused(location: str, error: UnexpectedResponse) -> StoreError:
     reason = f"status {status}: {error.content.decode(errors='replace')[:300]}"
     if status in (401, 403):
         return StoreError(f"{location} refused the request with {reason}. {CHECK_KEY}")
+    if NO_COLLECTION.search(reason):
+        return _gone(location)
     if status == 413 or TOO_LARGE.search(reason):
         return TooLargeError(f"{location} refused it with {reason}")
     kind = STATUSES.get(status, StoreError)
@@ -109,10 +114,19 @@ def _refused_by_grpc(location: str, error: Any, where_to_look: str) -> StoreErro
     code, details = error.code(), error.details()
     if code in AWAY:
         return unavailable(location, details, where_to_look)
+    if NO_COLLECTION.search(details or ""):
+        return _gone(location)
     if TOO_LARGE.search(details or ""):
         return TooLargeError(f"{location} refused it with {code.name}: {details}")
     denied = f". {CHECK_KEY}" if code in DENIED else ""
     return CODES.get(code, StoreError)(f"{location} answered {code.name}: {details}{denied}")
+
+
+def _gone(location: str) -> CollectionNotFoundError:
+    return CollectionNotFoundError(
+        f"there is no collection {location} any more; another program deleted it. Open another, or "
+        f"ingest something into it again"
+    )
 
 
 def _busy(location: str, reason: str, seconds: float | None = None) -> BusyError:

@@ -14,7 +14,8 @@ from typing import TypeVar
 
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
-from d2llm_vdb.errors import InputError, StoreError
+from d2llm_vdb.checks import check_name
+from d2llm_vdb.errors import CollectionNotFoundError, InputError, StoreError
 from d2llm_vdb.store import grpc_queries, patience, requests
 from d2llm_vdb.store.aliases import Alias
 from d2llm_vdb.store.base import Store
@@ -125,6 +126,7 @@ class ServerStore(ClientStore):
         )
 
     def check_alias(self, alias: str, instead_of: Store | None = None) -> None:
+        check_name("alias", alias)
         means = self._aliases().get(alias)
         if means is None and self._call(requests.collection_exists(alias)):
             raise InputError(
@@ -168,6 +170,8 @@ class ServerStore(ClientStore):
         try:
             with super()._translated():
                 yield
+        except CollectionNotFoundError as error:
+            raise error if self.alias is None else self.alias.gone() from error
         except StoreError as error:
             told = self._client_options.without_key(str(error))
             if told == str(error):

@@ -70,17 +70,26 @@ class Calibration(nn.Module):
     def fit(self, scorer: Scorer, logits: Tensor, labels: Tensor, weights: Tensor) -> None:
         """Choose slope and offset that make labels most likely.
 
+        Wanted are not quite 1 and 0, but what so many labels are evidence of (Platt, 1999, section
+        2.2): logits that tell a few matches from all others do not make the next one certain.
+        Where all labels are the same there is nothing to choose by, and nothing changes.
+
         Args:
             scorer: whose logits these are.
             logits: float32 (n,).
             labels: 1 for a match and 0 for none, float32 (n,).
             weights: what each counts, float32 (n,).
         """
+        matches = float(labels.sum())
+        others = len(labels) - matches
+        if not matches or not others:
+            return
         own = SCORERS.index(scorer)
         start = torch.stack([self.log_slope[own], self.offset[own]])
         values = start.detach().cpu().double().requires_grad_()
         optimizer = torch.optim.LBFGS([values], max_iter=FIT_STEPS, line_search_fn="strong_wolfe")
-        given, wanted, share = logits.double(), labels.double(), weights.double()
+        given, share = logits.double(), weights.double()
+        wanted = torch.where(labels > 0, (matches + 1) / (matches + 2), 1 / (others + 2)).double()
 
         def loss() -> Tensor:
             optimizer.zero_grad()

@@ -17,6 +17,12 @@ from d2llm_vdb.teacher.base import Pair, Teacher
 # As in not_entailment and non-entailment.
 NEGATED = re.compile(r"not|\bno(n)?[\W_]*entail")
 
+# A class that says no: by itself, or as irrelevant says it of relevant.
+NO = re.compile(r"no|false|neg(ative)?|0|wrong|(non|not|ir|un|in|dis|dif|contradict)[\W_]*.+")
+
+# What classes are called that nobody named.
+UNNAMED = re.compile(r"label_\d+")
+
 
 class CrossEncoderTeacher(Teacher):
     """A sequence-classification model with one score, two classes, or an `entailment` class."""
@@ -90,9 +96,14 @@ def _yes_class(labels: dict[int, str]) -> int:
     for column, label in labels.items():
         if "entail" in label.lower() and not NEGATED.search(label.lower()):
             return int(column)
-    if len(labels) <= 2:  # one score, or no and yes
-        return len(labels) - 1
+    names = {column: label.lower() for column, label in labels.items()}
+    if len(names) == 1 or (len(names) == 2 and all(map(UNNAMED.fullmatch, names.values()))):
+        return len(names) - 1  # one score, or no and yes
+    yes = [column for column, name in names.items() if not NO.fullmatch(name)]
+    if len(labels) == 2 and len(yes) == 1:
+        return int(yes[0])
     raise CheckpointError(
-        f"the cross-encoder has the classes {list(labels.values())}, none of which says yes; "
-        f"use a model with one score, two classes, or an 'entailment' class"
+        f"the cross-encoder has the classes {list(labels.values())}, and none of them is known to "
+        f"say yes; call them no and yes in id2label of its config.json, or use a model with one "
+        f"score or an 'entailment' class"
     )

@@ -13,8 +13,12 @@ from torch import Tensor
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.student import Task
 from d2llm_vdb.student.backbone import weights_identity
+from d2llm_vdb.student.config import TASKS
 from d2llm_vdb.teacher.base import Pair, Teacher
 from d2llm_vdb.teacher.prompts import YesNoPrompt
+
+# Tokens of query and passage together; with fewer, pairs that differ ask the same question.
+LEAST_ROOM = 32
 
 
 class YesNoTeacher(Teacher):
@@ -35,11 +39,22 @@ class YesNoTeacher(Teacher):
                 f"prompt.yes={prompt.yes} and prompt.no={prompt.no} begin with the same tokens of "
                 f"this model; choose words that differ from their first token on"
             )
+        self._around: dict[Task, int] = {
+            task: len(self._prompt_ids(prompt.ask(task, "", ""))) for task in TASKS
+        }
+        longest = max(self._around.values())
+        if max_tokens < longest + LEAST_ROOM:
+            raise InputError(
+                f"max_tokens={max_tokens} leaves no room for query and passage beside the "
+                f"{longest} tokens of the question about them; give {longest + LEAST_ROOM} or "
+                f"more (--teacher-tokens)"
+            )
 
     @property
     def identity(self) -> str:
-        """The model's weights, the prompt, and where passages are cut."""
-        asked = json.dumps([self.prompt.to_dict(), self.chat, self.max_tokens])
+        """The model's weights, the prompt as the model reads it, and where passages are cut."""
+        read = [self._prompt_ids(self.prompt.ask(task, "", "")) for task in TASKS]
+        asked = json.dumps([self.prompt.to_dict(), self.chat, self.max_tokens, read])
         digest = hashlib.blake2b(asked.encode(), digest_size=8).hexdigest()
         return f"yes-no {weights_identity(self.model)} {digest}"
 
@@ -55,14 +70,12 @@ class YesNoTeacher(Teacher):
 
     def encode(self, pairs: Sequence[Pair], task: Task) -> list[dict[str, list[int]]]:
         """Ask about each pair; a passage too long for the prompt is cut at its end."""
-        around = len(self._prompt_ids(self.prompt.ask(task, "", "")))
-        return [self._encode_one(query, passage, task, around) for query, passage in pairs]
+        return [self._encode_one(query, passage, task) for query, passage in pairs]
 
-    def _encode_one(
-        self, query: str, passage: str, task: Task, around: int
-    ) -> dict[str, list[int]]:
-        room = self.max_tokens - around
-        query = self._cut(query, room // 2)
+    def _encode_one(self, query: str, passage: str, task: Task) -> dict[str, list[int]]:
+        """Cut the passage, and of a query no more than leaves the passage half of the room."""
+        room = self.max_tokens - self._around[task]
+        query = self._cut(query, max(room // 2, room - len(self._ids(passage))))
         passage = self._cut(passage, room - len(self._ids(query)))
         ids = self._prompt_ids(self.prompt.ask(task, query, passage))
         return {"input_ids": ids, "attention_mask": [1] * len(ids)}
