@@ -126,6 +126,13 @@ def check_unicode(name: str, value: str, of: object = None) -> None:
         ) from error
 
 
+def check_query(text: Any) -> None:
+    """Raise `InputError` unless given a text to search for."""
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(f"query {text!r} must be a string that is not blank")
+    check_unicode("query", text, text)
+
+
 def check_tenant(tenant: object) -> None:
     """Raise `InputError` unless given a tenant's name or None."""
     if tenant is not None and (not isinstance(tenant, str) or not tenant.strip()):

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Unpack
 
 from d2llm_vdb.add import Adder, AddReport, OnAdded, OnReject
 from d2llm_vdb.awaiting import StoppableProgress, in_thread
-from d2llm_vdb.checks import check_tenant
+from d2llm_vdb.checks import check_query, check_tenant
 from d2llm_vdb.collection import Collection
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.keywords import check_keywords, takes_keywords_of
 from d2llm_vdb.opening import OpenKeywords, open_both
-from d2llm_vdb.passages import Passage, check_query, only_passages
+from d2llm_vdb.passages import Passage, only_passages
 from d2llm_vdb.search import SearchResult
 from d2llm_vdb.search.neighbours import reading_neighbours
 from d2llm_vdb.search.observed import log_search, observed

@@ -126,13 +126,6 @@ def _check_text(name: str, value: Any, passage_id: Any) -> None:
         )
 
 
-def check_query(text: Any) -> None:
-    """Raise `InputError` unless given a text to search for."""
-    if not isinstance(text, str) or not text.strip():
-        raise InputError(f"query {text!r} must be a string that is not blank")
-    check_unicode("query", text, text)
-
-
 def _json_value(value: Any, name: str, passage_id: str, depth: int = 0) -> Any:
     """Return a copy in plain JSON types; refuse what the database would change or drop."""
     if depth > MAX_DEPTH:

@@ -64,7 +64,7 @@ ROWS: dict[str, tuple[list[DistillConfig], dict[str, Any]]] = {
     "`concat`, 600 steps of 1e-4": ([SHORT], {"interaction": "concat"}),
     "`concat` with layer norm, 3,000 steps of 1e-3": ([LONG], NORMED),
     "the same, then 300 steps with adapters": ([LONG, ADAPTERS], NORMED),
-    "`product`, 3,000 steps of 1e-3": ([LONG], {"lora_rank": LORA_RANK}),
+    "`product`, 600 steps of 1e-4": ([SHORT], {}),
     "`product`, 300 steps with adapters": ([ADAPTERS], {"lora_rank": LORA_RANK}),
 }
 

@@ -16,7 +16,7 @@ from d2llm_vdb.add import Adder
 from d2llm_vdb.distill import negatives, states
 from d2llm_vdb.distill.states import TokenStates
 from d2llm_vdb.student import precision, short_inputs
-from d2llm_vdb.teacher import CrossEncoderTeacher, ScoreCache, TeacherScores, cache
+from d2llm_vdb.teacher import CrossEncoderTeacher, ScoreCache, Teacher, TeacherScores, cache
 
 CACHED = "test_teacher.py::test_cached_pairs_are_never_asked_again"
 IMITATES = "test_distill.py::test_a_student_imitates_its_teacher_and_not_the_labels"
@@ -89,11 +89,22 @@ def state_cache_forgets() -> None:
     swap(TokenStates, "of", classmethod(of))
 
 
-@mutant("test_distillation_model.py::test_other_texts_prompts_and_lengths_have_other_states")
-def states_of_other_prompts() -> None:
-    """Token states behind one prompt pass for those behind another."""
+@mutant(
+    "test_distillation_model.py::test_other_texts_prompts_and_lengths_have_other_states",
+    "test_distillation_model.py::test_the_same_weights_with_another_tokenizer_have_other_states",
+)
+def states_of_other_tokens() -> None:
+    """Token states of some texts pass for those of as many others."""
     whole = states._key
-    swap(states, "_key", lambda texts, backbone, length, _: whole(texts, backbone, length, ""))
+    swap(states, "_key", lambda token_ids, model: whole([[]] * len(token_ids), model))
+
+
+@mutant(
+    "test_teacher.py::test_a_teacher_whose_answer_is_no_number_is_refused_and_nothing_is_kept_of_it"
+)
+def answers_that_are_no_numbers() -> None:
+    """A teacher's answers are taken as they come."""
+    swap(Teacher, "_check", lambda self, logit: None)
 
 
 @mutant(MINED)

@@ -132,6 +132,9 @@ def test_it_asks_with_the_count_and_no_deletes_nothing(delete: Any) -> None:
         assert "nothing deleted; --yes deletes without asking" in result.stderr
     with opened() as index:
         assert index.count() == 12
+    nobody = run("--all", "--tenant", "acmee", "--yes")
+    assert "tenant 'acmee' has no passages" in nobody.stderr
+    assert "0 left of tenant 'acmee'" in nobody.stdout
     result = run("a#0", "--doc", "b", "--tenant", "acme", input="y\n")
     assert result.exit_code == 0
     assert "3 passages deleted" in result.stdout

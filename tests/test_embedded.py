@@ -136,6 +136,13 @@ def test_a_missing_collection_is_not_created_unasked(tmp_path: Path) -> None:
     assert not (tmp_path / "c").exists()
 
 
+def test_a_missing_collection_is_told_with_those_that_there_are(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        EdgeStore.open(tmp_path / name, SCHEMA).close()
+    with pytest.raises(CollectionNotFoundError, match=r"has a, b: name one with collection="):
+        EdgeStore.open(tmp_path / "c")
+
+
 def remove(path: Path) -> None:
     shutil.rmtree(path)
 

@@ -159,7 +159,7 @@ def test_a_cross_encoder_with_three_outputs_is_refused(
 ) -> None:
     for source, message in (
         (cross_encoder.parent / "no", "no such directory"),
-        (cross_encoder, "none of which says yes"),
+        (cross_encoder, "none of them is known to say yes"),
     ):
         if source == cross_encoder:
             AutoModelForSequenceClassification.from_pretrained(

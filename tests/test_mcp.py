@@ -120,6 +120,22 @@ async def test_a_filter_narrows_what_is_fixed(db: Path, student: Student) -> Non
                 assert {each["id"] for each in passages["passages"]} == found
 
 
+async def test_a_model_whose_filter_finds_nothing_is_told_what_to_mend(
+    db: Path, student: Student
+) -> None:
+    with Index.open(db, student, tenant="own") as index:
+        async with connected(index) as client:
+            for _ in range(2):  # each time: it remembers no log
+                asked = {"query": QUESTION, "filter": {"yeer": 2020}}
+                result = await client.call_tool("search", asked)
+                assert told(result).startswith(
+                    "No passage found.\nthe filter on yeer finds nothing"
+                )
+                assert "there is 'year'" in values(result)["hints"][0]
+            result = await client.call_tool("search", {"query": QUESTION, "filter": {"year": 1}})
+            assert told(result) == "No passage found."
+
+
 async def test_a_search_answers_as_values_and_as_text(db: Path, student: Student) -> None:
     with Index.open(db, student, tenant="own") as index:
         async with connected(index) as client:
@@ -318,6 +334,7 @@ def test_standard_output_carries_the_protocol_alone(db: Path) -> None:
     assert answers[1]["result"]["structuredContent"]["passages"][0]["id"] == "keys"
     assert (code, rest) == (0, "")
     assert "student default" in said
+    assert "MCP on standard input and output" in said
 
 
 @pytest.mark.slow

@@ -130,6 +130,7 @@ def test_similarity_is_the_cosine_whatever_the_lengths(student: Student) -> None
         (lambda student: student.predict([("a", " ")]), "text 0 is blank"),
         (lambda student: student.predict([("a", "b")], rerank="none"), "rerank='none' is not one"),
         (lambda student: student.predict([("a", "b")], task="both"), "task='both' is not one of"),
+        (lambda student: student.rank(" ", ["b"]), "query ' ' must be a string that is not blank"),
         (lambda student: student.rank("a", "b"), "documents is one string"),
         (lambda student: student.rank("a", ["b", None]), "pair 1 is"),
         (lambda student: student.rank("a", ["b"], top_k=0), "top_k=0 must be a whole number"),

@@ -229,7 +229,7 @@ def test_a_pdf_that_needs_a_password_is_a_reject(folder: Path) -> None:
     writer.encrypt("a password", algorithm="RC4-128")
     writer.write("locked.pdf")
     [found] = SourceReader(["locked.pdf"])
-    assert "not a readable PDF: FileNotDecryptedError" in found.reason
+    assert "the PDF has a password; save it without one" in found.reason
 
 
 def test_a_file_whose_name_is_not_utf8_is_a_reject(folder: Path) -> None:

@@ -128,6 +128,18 @@ def test_a_name_that_is_not_the_servers_own_and_other_sites_pages_are_refused(
     assert httpx.get(f"{url}api/info", headers=headers).status_code == status
 
 
+@pytest.mark.parametrize("command", ["serve", "mcp"])
+def test_token_states_that_are_not_stored_are_missed_at_the_start(
+    command: str, tmp_path: Path, student: Student
+) -> None:
+    with Index.open(tmp_path, student) as index:
+        index.add([Passage("1", "A text.")])
+    refused = CliRunner().invoke(app, [command, "--db", str(tmp_path), "--rerank", "tokens"])
+    assert refused.exit_code == 2
+    assert "rerank='tokens' needs token states" in refused.stderr
+    assert "http://" not in refused.stderr
+
+
 def test_an_address_that_others_reach_wants_to_be_allowed() -> None:
     with pytest.raises(InputError, match=r"host='0.0.0.0' is reached by other machines"):
         listen("0.0.0.0", 0)

@@ -147,12 +147,12 @@ def test_a_query_that_is_a_passage_itself_is_never_its_own_negative(
     qrels = {f"p{row}": {f"p{(row + 1) % 12}": 1} for row in range(12)}
     data = RetrievalSet("x", "train", corpus, corpus, qrels, frozenset(corpus))
     asked = training_set(data)
-    assert asked.left_out == [{row} for row in range(12)]
+    assert asked.left_out == [[row] for row in range(12)]
     mined = mine(asked, student, count=10, depth=12)
     assert mined.mined == [10] * 12  # all but the match and itself
     assert all(row not in own for row, own in enumerate(mined.candidates))
-    assert mined.select([3]).with_passages(0, seed=0).left_out == [set()]
-    assert mined.select([3, 2]).with_passages(0, seed=0).left_out == [{3}, {2}]
+    assert mined.select([3]).with_passages(0, seed=0).left_out == [[]]
+    assert mined.select([3, 2]).with_passages(0, seed=0).left_out == [[3], [2]]
     scored = ScoredSet(asked, np.zeros(12, np.float32), np.zeros(12, np.float32), None)
     lists = gather(scored, [3, 2])  # whose matches are 4 and 3
     assert lists.passages == [3, 4]
@@ -163,7 +163,7 @@ def test_a_copy_of_a_query_or_of_what_answers_it_is_no_negative(student: Student
     corpus = {"a": "Cats eat fish.", "b": "What do cats eat?", "c": "Cats eat fish.", "d": "Dogs."}
     questions = {"q": "What do cats eat?", "r": "What barks?"}
     data = TrainingSet.from_retrieval("x", corpus, questions, {"q": {"a": 1}, "r": {"d": 1}})
-    assert data.left_out == [{1, 2}, set()]
+    assert data.left_out == [[1, 2], []]
     mined = mine(data, student, count=4, depth=4)
     assert mined.candidates[0] == [0, 3]
     assert sorted(mined.candidates[1]) == [0, 1, 2, 3]
@@ -177,7 +177,7 @@ def test_a_copy_of_a_query_or_of_what_answers_it_is_no_negative(student: Student
 def test_a_sentence_that_is_also_a_second_one_is_never_its_own_negative() -> None:
     pairs = [("a man sings", "someone sings", 1.0), ("rain", "a man sings", 0.0)]
     data = TrainingSet.from_pairs("x", pairs)
-    assert data.left_out == [{1}, set()]
+    assert data.left_out == [[1], []]
     scored = ScoredSet(data, np.zeros(2, np.float32), np.zeros(2, np.float32), None)
     assert gather(scored, [0, 1]).in_batch.tolist() == [[False, False], [True, False]]
 
@@ -211,7 +211,7 @@ def test_negatives_that_the_teacher_takes_for_positives_are_dropped(topics: Trai
     assert scored.feature[:, 0].tolist() == [0, 2, 3, 4]
     assert scored.data.mined == [1, 1]
     # Among the candidates of another query it is no negative either.
-    assert scored.data.left_out == [{5}, set()]
+    assert scored.data.left_out == [[5], []]
     other = replace(scored.data, candidates=[[0, 6], [1, 5]])
     assert gather(replace(scored, data=other), [0, 1]).in_batch[0].tolist() == [
         False,

@@ -34,6 +34,10 @@ async def test_a_field_that_nothing_has_is_warned_of_once_with_what_is_spelt_ali
                              "there is 'unit price'"),
         ({"must": [{"key": "even", "match": {"value": True}}]},
          "the filter on even finds nothing: no passage has that field; there is 'metadata.even'"),
+        ({"text": {"$text": "name"}},
+         "the filter on text finds nothing: no passage has that field; text is beside the "
+         'metadata, where Qdrant\'s own filters look: {"must": [{"key": "text", "match": '
+         '{"value": "..."}}]}'),
         ({"zzz": 1}, "the filter on zzz finds nothing: no passage has that field; there are "
                      "'even', 'initial', 'place', 'place.city', 'position', 'unit price'"),
     ):  # fmt: skip

@@ -113,6 +113,8 @@ def test_documents_and_tenants_are_counted(index: Index) -> None:
     assert (counted.documents, dict(counted.tenants)) == (43, {"a": 2, "b": 1})
     own = census(index.for_tenant("a").store)
     assert (own.documents, dict(own.tenants)) == (1, {"a": 2})
+    index.for_tenant("b").delete(documents=["d"])
+    assert dict(census(index.store).tenants) == {"a": 2}
 
 
 async def test_values_are_read_awaited_too(index: Index) -> None:

@@ -11,6 +11,9 @@ def main(command: str | None = None) -> None:
     """Run `d2llm`, or as `python -m d2llm_vdb.COMMAND` one of its commands."""
     try:
         from d2llm_vdb.cli.app import app
+    except KeyboardInterrupt:  # as from the first moment of a command on
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
     except ModuleNotFoundError as error:
         from d2llm_vdb.errors import MissingExtraError
 

@@ -88,8 +88,12 @@ def delete(
             )
         if not found:
             store.run(UnknownFields().check(store.tenant, chosen))
+            nothing = (
+                f"tenant {tenant!r} has no passages" if tenant and not held else "nothing matches"
+            )
             print_line(
-                "nothing matches; `d2llm search --json` shows ids and documents as they are stored",
+                f"{nothing}; `d2llm search --json` shows ids and documents as they are stored, "
+                f"`d2llm info` the tenants",
                 errors,
             )
         if ids and not (doc or filter):
@@ -103,7 +107,8 @@ def delete(
     if as_json:
         print_json({"deleted": found, "left": held - found})
     else:
-        print_line(f"{counted(found, 'passage')} deleted from {told}, {held - found:,} left")
+        whose = "" if tenant is None else f" of tenant {tenant!r}"
+        print_line(f"{counted(found, 'passage')} deleted from {told}, {held - found:,} left{whose}")
 
 
 def _of_tenant(store: Store, tenant: str | None) -> Store:

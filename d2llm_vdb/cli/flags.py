@@ -309,7 +309,7 @@ def fields_and_kinds(texts: list[str] | None) -> dict[str, str]:
         if not field:
             raise InputError(
                 f"--payload-index {kind} names no kind; write {kind}:KIND, where KIND is keyword, "
-                f"integer, float, bool, datetime, geo, uuid or text"
+                f"integer, float, bool, datetime, geo, uuid, text or phrases"
             )
     return {field: kind for field, _, kind in pairs}
 

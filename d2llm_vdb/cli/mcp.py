@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -50,6 +51,7 @@ def mcp(
     """
     location = database.location
     with waiting("starting"):
+        from d2llm_vdb.search.steps import check_tokens
         from d2llm_vdb.serve.finder import Finder
         from d2llm_vdb.serve.tools import mcp_app, mcp_server
 
@@ -62,15 +64,20 @@ def mcp(
     from d2llm_vdb.serve.hosts import listen, run, url_of
 
     listening = listen(host, port, allow_remote=allow_remote) if http else None
-    with open_index(
-        location,
-        **database.opening(model),
-        to_search=True,
-        tenant=tenant,
-        create=allow_ingest,
-    ) as index:
+    with (
+        listening or nullcontext(),
+        open_index(
+            location,
+            **database.opening(model),
+            to_search=True,
+            tenant=tenant,
+            create=allow_ingest,
+        ) as index,
+    ):
+        check_tokens(fixed, index.store.schema)
         server = mcp_server(Finder(index, fixed), allow_ingest=allow_ingest)
         if listening is None:
+            print_line("MCP on standard input and output; --http listens at a port", errors)
             _end_at_once()
             server.run()
         else:

@@ -31,18 +31,22 @@ def serve(
     """
     location = database.location
     with waiting("starting"):
+        from d2llm_vdb.search.steps import check_tokens
         from d2llm_vdb.serve.finder import Finder
         from d2llm_vdb.serve.hosts import listen, run, url_of
 
     fixed = serving.fixed_options(recall_k, rerank, filter, allow_degraded)
-    listening = listen(host, port, allow_remote=allow_remote)
-    with open_index(
-        location,
-        **database.opening(model),
-        to_search=True,
-        tenant=tenant,
-        create=False,
-    ) as index:
+    with (
+        listen(host, port, allow_remote=allow_remote) as listening,
+        open_index(
+            location,
+            **database.opening(model),
+            to_search=True,
+            tenant=tenant,
+            create=False,
+        ) as index,
+    ):
+        check_tokens(fixed, index.store.schema)
         from d2llm_vdb.serve.page import page_app
 
         print_line(f"open {url_of(listening)} in a browser; Ctrl-C ends it", errors)

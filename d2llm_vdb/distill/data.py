@@ -44,7 +44,7 @@ class TrainingSet:
     candidates: list[list[int]]
     labels: list[list[float]]
     mined: list[int] = field(default_factory=list)
-    left_out: list[frozenset[int]] = field(default_factory=list)
+    left_out: list[list[int]] = field(default_factory=list)
 
     @classmethod
     def from_retrieval(
@@ -96,7 +96,7 @@ class TrainingSet:
             alike = {row for text in known for row in rows_of.get(text, ())}
             if key in in_corpus and key in row_of:
                 alike.add(row_of[key])
-            left_out.append(frozenset(alike - {*rows}))
+            left_out.append(sorted(alike - {*rows}))
         return cls(
             name,
             "asymmetric",
@@ -139,7 +139,7 @@ class TrainingSet:
             [list(judged) for judged in lists.values()],
             [list(judged.values()) for judged in lists.values()],
             left_out=[
-                frozenset({passages[first]} - judged.keys() if first in passages else ())
+                sorted({passages[first]} - judged.keys() if first in passages else ())
                 for first, judged in lists.items()
             ],
         )
@@ -166,10 +166,7 @@ class TrainingSet:
             self,
             passages=[self.passages[row] for row in kept],
             candidates=[[place_of[row] for row in rows] for rows in self.candidates],
-            left_out=[
-                frozenset(place_of[row] for row in rows if row in place_of)
-                for rows in self.left_out
-            ],
+            left_out=[[place_of[row] for row in rows if row in place_of] for rows in self.left_out],
         )
 
     def select(self, rows: Sequence[int]) -> TrainingSet:

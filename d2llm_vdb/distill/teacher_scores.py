@@ -130,7 +130,7 @@ def _only(scored: ScoredSet, keep: NDArray[np.bool_]) -> ScoredSet:
     chosen = [[next(flags) for _ in rows] for rows in data.candidates]
     candidates = [list(compress(*own)) for own in zip(data.candidates, chosen, strict=True)]
     dropped = [{*rows} - {*own} for rows, own in zip(data.candidates, candidates, strict=True)]
-    before = data.left_out or [frozenset()] * len(data)
+    before = data.left_out or [[]] * len(data)
     kept = replace(
         data,
         candidates=candidates,
@@ -138,7 +138,7 @@ def _only(scored: ScoredSet, keep: NDArray[np.bool_]) -> ScoredSet:
         mined=[count - len(less) for count, less in zip(data.mined, dropped, strict=True)]
         if data.mined
         else [],
-        left_out=[own | less for own, less in zip(before, dropped, strict=True)],
+        left_out=[sorted({*own} | less) for own, less in zip(before, dropped, strict=True)],
     )
     feature = None if scored.feature is None else scored.feature[keep]
     return ScoredSet(kept, scored.probability[keep], scored.logit[keep], feature)

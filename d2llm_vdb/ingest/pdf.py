@@ -28,6 +28,7 @@ def pdf_document(data: bytes, source: str) -> Document:
     """
     try:
         from pypdf import PdfReader
+        from pypdf.errors import FileNotDecryptedError
     except ImportError as error:
         raise MissingExtraError("pypdf", "ingest", "reading PDF") from error
     try:
@@ -36,6 +37,8 @@ def pdf_document(data: bytes, source: str) -> Document:
         title = pdf.metadata.title if pdf.metadata else None
     except InputError:
         raise
+    except FileNotDecryptedError as error:
+        raise InputError("the PDF has a password; save it without one") from error
     except Exception as error:  # on a broken file pypdf raises what it runs into
         raise InputError(f"not a readable PDF: {type(error).__name__}: {error}") from error
     if not any(texts):

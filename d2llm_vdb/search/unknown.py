@@ -1,9 +1,10 @@
-"""Warnings about filters that find nothing because a field of theirs is nowhere."""
+"""What to tell of filters that find nothing because a field of theirs is nowhere."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -36,24 +37,38 @@ class UnknownFields:
         """
         if filter is None:
             return
-        for name, paths in _fields(filter).items():
-            if (tenant, name) in self._seen:
-                continue
-            self._seen.add((tenant, name))
-            having = yield PageRequest(limit=1, filter=_any_has(paths), fields=["id"])
-            if having.points:
-                continue
-            sample = yield PageRequest(limit=SAMPLED_PASSAGES, fields=[METADATA])
-            if sample.points:  # else there is nothing to find at all
-                metadata = (point.payload.get(METADATA) or {} for point in sample.points)
-                there = {each for one in metadata for each in _names(one)}
-                if not paths[0].startswith((f"{METADATA}.", f"{ESCAPED}.")):
-                    there = {f"{METADATA}.{each}" for each in there}
-                logger.warning(
-                    "the filter on %s finds nothing: no passage has that field; %s",
-                    name,
-                    _way_out(name, sorted(there)),
-                )
+        new = {name for name in _fields(filter) if (tenant, name) not in self._seen}
+        self._seen |= {(tenant, name) for name in new}
+        for told in (yield from unknown_fields(filter, new)):
+            logger.warning("%s", told)
+
+
+def unknown_fields(filter: models.Filter, names: Container[str] | None = None) -> Steps[list[str]]:
+    """Return what to tell of each field in a filter that no passage has; a store runs these steps.
+
+    Args:
+        filter: that found nothing.
+        names: of the fields to look at; None looks at all.
+    """
+    told: list[str] = []
+    for name, paths in _fields(filter).items():
+        if names is not None and name not in names:
+            continue
+        having = yield PageRequest(limit=1, filter=_any_has(paths), fields=["id"])
+        if having.points:
+            continue
+        sample = yield PageRequest(limit=SAMPLED_PASSAGES, fields=[METADATA])
+        if not sample.points:  # there is nothing to find at all
+            continue
+        metadata = (point.payload.get(METADATA) or {} for point in sample.points)
+        there = {each for one in metadata for each in _names(one)}
+        if not paths[0].startswith((f"{METADATA}.", f"{ESCAPED}.")):
+            there = {f"{METADATA}.{each}" for each in there}
+        told.append(
+            f"the filter on {name} finds nothing: no passage has that field; "
+            f"{_way_out(name, sorted(there))}"
+        )
+    return told
 
 
 def _fields(filter: models.Filter) -> Mapping[str, list[str]]:
@@ -85,6 +100,9 @@ def _names(metadata: Mapping[str, Any], within: str = "") -> Iterator[str]:
 
 def _way_out(name: str, there: list[str]) -> str:
     """Name what is spelt alike, or ends alike, else what there is."""
+    if name in BESIDE and name not in there:
+        own = {"must": [{"key": name, "match": {"value": "..."}}]}
+        return f"{name} is beside the metadata, where Qdrant's own filters look: {json.dumps(own)}"
     plain = {each.lower(): each for each in there}
     alike = [plain[each] for each in get_close_matches(name.lower(), plain)]
     alike += [each for each in there if each.endswith(f".{name}") and each not in alike]

@@ -6,7 +6,7 @@ The classes have no slots: `mcp` would take those for default values, and publis
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from d2llm_vdb.explain.drawing import PARTS, SCORERS
@@ -69,22 +69,24 @@ class Found:
     passages: list[FoundPassage]
     milliseconds: float
     degraded: str | None = None
+    hints: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, result: SearchResult) -> Found:
-        """Take what a caller needs from a search's result."""
+    def of(cls, result: SearchResult, hints: list[str]) -> Found:
+        """Take what a caller needs from a search's result, and what to tell where it is empty."""
         return cls(
             query=result.query,
             score_kind=result.score_kind,
             passages=[FoundPassage.of(hit) for hit in result.hits],
             milliseconds=round(result.timings.total_ms, 1),
             degraded=result.degraded,
+            hints=hints,
         )
 
     def text(self) -> str:
         """Return a heading and the passages, numbered."""
         if not self.passages:
-            return "No passage found."
+            return "\n".join(["No passage found.", *self.hints])
         degraded = f"Not reranked, in the order of recall: {self.degraded}"
         return "\n\n".join(
             ([] if self.degraded is None else [degraded])

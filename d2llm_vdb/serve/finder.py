@@ -11,6 +11,7 @@ from d2llm_vdb.errors import InputError
 from d2llm_vdb.filters import FilterLike, as_filter
 from d2llm_vdb.lazy import models
 from d2llm_vdb.search.options import Rerank, SearchOptions
+from d2llm_vdb.search.unknown import unknown_fields
 from d2llm_vdb.wording import counted
 
 if TYPE_CHECKING:
@@ -62,6 +63,11 @@ class Finder:
             filter=self._narrowed(filter),
         )
         return await self.index.asearch(query, **options.to_dict())
+
+    async def hints(self, filter: FilterLike | None) -> list[str]:
+        """Return what to tell a caller whose filter found nothing: fields that no passage has."""
+        condition = as_filter(filter)
+        return [] if condition is None else await self.index.store.arun(unknown_fields(condition))
 
     async def explain(
         self,

@@ -162,11 +162,13 @@ class Tools:
         on the order more than on the value. "cosine": likeness of the two embeddings, from -1 to 1.
         "rrf": ranks fused, which mean nothing beside other queries' scores.
         `recall_score` is always the cosine, and `recall_rank` the place before reranking.
-        `degraded` says why the passages could not be reranked, where that is so.
+        `degraded` says why the passages could not be reranked, where that is so, and `hints` what
+        to mend where a filter found nothing.
         """
         with _told():
             k = self._finder.at_most(DEFAULT_HITS) if k is None else k
-            found = Found.of(await self._finder.search(query, k, rerank, filter))
+            result = await self._finder.search(query, k, rerank, filter)
+            found = Found.of(result, [] if result.hits else await self._finder.hints(filter))
         return _result(found)
 
     async def explain(

@@ -19,6 +19,7 @@ from d2llm_vdb.store.base import Store
 from d2llm_vdb.store.columns import Columns, Payload, distinct_ids, point_id, stored_vectors
 from d2llm_vdb.store.edge_directory import (
     SCHEMA_FILE,
+    collections_in,
     create_collection,
     index_payload,
     indexes_of,
@@ -100,10 +101,15 @@ class EdgeStore(Store):
                     f"{database.parent}, and name the collection: {database.name}"
                 )
             if create is None:
+                there = collections_in(database)
+                known = (
+                    f"; {database} has {', '.join(there)}: name one with collection= (--collection)"
+                    if there
+                    else "; ingest something into it first"
+                )
                 raise CollectionNotFoundError(
                     f"no collection in {directory}"
-                    f"{'' if directory.parent.is_dir() else ', where there is no such directory'}; "
-                    f"ingest something into it first"
+                    f"{'' if database.is_dir() else ', where there is no such directory'}{known}"
                 )
             schema = create_collection(directory, create, options or CollectionOptions())
         with explaining(f"{directory} could not be opened"):
@@ -236,7 +242,8 @@ class EdgeStore(Store):
 
     def values(self, field: str, filter: models.Filter | None = None) -> dict[str, int]:
         request = edge.FacetRequest(field, MAX_COUNT, exact=True, filter=_filter(filter))
-        return {str(hit.value): hit.count for hit in self._run(self._shard.facet, request).hits}
+        hits = self._run(self._shard.facet, request).hits
+        return {str(hit.value): hit.count for hit in hits if hit.count}
 
     def index_payload(self, fields: Mapping[str, FieldKind] = INDEXED_FIELDS) -> None:
         with self._writing:

@@ -100,6 +100,17 @@ def _make(draft: Path, schema: Schema, options: CollectionOptions, location: str
     shard.close()
 
 
+def collections_in(database: Path) -> list[str]:
+    """Return the names of the collections in a database."""
+    if not database.is_dir():
+        return []
+    return sorted(
+        each.parent.name
+        for each in database.glob(f"*/{SCHEMA_FILE}")
+        if not each.parent.name.startswith(".")
+    )
+
+
 def index_payload(shard: Any, fields: Mapping[str, FieldKind], location: str) -> None:
     """Index payload fields where they are not yet."""
     for name, kind in missing_indexes(fields, indexes_of(shard.info()), location):

@@ -277,7 +277,10 @@ def count(name: str, filter: models.Filter | None, *, exact: bool) -> Call[int]:
 
 
 def values(name: str, field: str, filter: models.Filter | None) -> Call[dict[str, int]]:
-    """Read the strings in an indexed payload field, and how many points have each."""
+    """Read the strings in an indexed payload field, and how many points have each.
+
+    Qdrant also tells those that none has any more.
+    """
     arguments = {
         "collection_name": name,
         "key": field,
@@ -285,6 +288,8 @@ def values(name: str, field: str, filter: models.Filter | None) -> Call[dict[str
         "limit": MAX_COUNT,
         "exact": True,
     }
-    return Call(
-        "facet", arguments, lambda answer: {str(hit.value): hit.count for hit in answer.hits}
-    )
+
+    def read(answer: models.FacetResponse) -> dict[str, int]:
+        return {str(hit.value): hit.count for hit in answer.hits if hit.count}
+
+    return Call("facet", arguments, read)

@@ -8,7 +8,7 @@ from typing import Literal, NotRequired, Protocol, TypedDict, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from d2llm_vdb.checks import check_choice, check_whole_number
+from d2llm_vdb.checks import check_choice, check_query, check_whole_number
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.student.arrays import Float32, Float64, PassageVectors, QueryVectors
 from d2llm_vdb.student.config import TASKS, Head, Task, head_of
@@ -69,6 +69,7 @@ def rank(
     task: Task,
 ) -> list[RankedDocument]:
     """Rank documents; `Student.rank` describes arguments and errors."""
+    check_query(query)
     if top_k is not None:
         check_whole_number("top_k", top_k)
     if isinstance(documents, str):
