@@ -90,10 +90,10 @@ def main() -> None:
             found[name] = measured(student, given.data, given.work, on_progress)
             file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     rows = [
-        [name, *(f"{one[measure]:.3f}" for measure in ("none_ndcg@10", "iem_ndcg@10"))]
+        [name, *(f"{one[f'{mode}_ndcg@10']:.3f}" for mode in ("none", "iem", "tokens"))]
         for name, one in found.items()
     ]
-    page = table(["", "`none`", "`iem`"], rows)
+    page = table(["", "`none`", "`iem`", "`tokens`"], rows)
     (given.work / "concat.md").write_text(f"{page}\n", encoding="utf-8")
 
 

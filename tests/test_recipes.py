@@ -7,6 +7,7 @@ from pathlib import Path
 
 import ablations
 import cluster_size
+import concat
 import default_student
 import docstrings
 import fusion_features
@@ -86,6 +87,28 @@ def test_only_sets_whose_licence_allows_a_shipped_model_are_trained_on() -> None
         *ablations.DISTILLED,
     }
     assert used <= SHIPPABLE
+
+
+def test_a_student_of_concat_that_was_measured_is_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "medquad"
+    rows = [{"_id": key, "title": title, "text": text} for key, (title, text) in DOCUMENTS.items()]
+    write_rows(path / "corpus.jsonl", rows)
+    write_rows(
+        path / "queries.jsonl", [{"_id": key, "text": text} for key, text in QUERIES.items()]
+    )
+    for split in ("train", "dev", "test"):
+        write_qrels(path / "qrels" / f"{split}.tsv")
+    short = replace(concat.SHORT, steps=1, batch_queries=2, evaluate_steps=1)
+    monkeypatch.setattr(concat, "ROWS", {"one": ([short], {"interaction": "concat"})})
+    monkeypatch.setattr("sys.argv", ["concat.py", str(tmp_path), "--work", str(tmp_path / "work")])
+    concat.main()
+    written = (tmp_path / "work" / "concat.md").read_text()
+    assert [line.split(" | ")[0] for line in written.splitlines()[2:]] == ["| start", "| one"]
+    monkeypatch.delattr(concat, "distill")
+    concat.main()
+    assert (tmp_path / "work" / "concat.md").read_text() == written
 
 
 def test_the_results_page_tells_what_was_reached_and_what_was_not(report: Report) -> None:

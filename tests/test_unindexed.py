@@ -263,7 +263,7 @@ def test_an_index_that_the_data_has_nothing_for_is_warned_of(
     assert "index year:integer finds nothing in 3 documents" in warned[0]
     assert "'2021', for one, is none" in warned[0]
     assert "index gone:bool finds nothing" in warned[1]
-    assert "it is not there" in warned[1]
+    assert "none of them has that field" in warned[1]
     with Index.open("db", create=False) as index:
         assert (index.info().payload_indexes or {})['metadata."unit price"'] == "float"
     caplog.clear()

@@ -152,14 +152,16 @@ def warning_of_kinds(records: Iterable[Document | Reject], indexes: Mapping[str,
 
 def _warn(asked: Mapping[str, str], others: Mapping[str, Any], documents: int) -> None:
     for field, kind in asked.items():
-        found = f"{others[field]!r:.60}, for one, is none" if field in others else "it is not there"
+        why = "none of them has that field"
+        if field in others:
+            value = f"{others[field]!r:.60}"
+            why = f"{value}, for one, is none; filters on it find nothing where the kind is another"
         logger.warning(
-            "the index %s:%s finds nothing in %s read so far: %s; filters on it find "
-            "nothing where the kind is another",
+            "the index %s:%s finds nothing in %s read so far: %s",
             field,
             kind,
             counted(documents, "document"),
-            found,
+            why,
         )
 
 

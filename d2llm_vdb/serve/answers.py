@@ -6,6 +6,7 @@ The classes have no slots: `mcp` would take those for default values, and publis
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,7 @@ class Found:
     hints: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, result: SearchResult, hints: list[str]) -> Found:
+    def of(cls, result: SearchResult, hints: Sequence[str] = ()) -> Found:
         """Take what a caller needs from a search's result, and what to tell where it is empty."""
         return cls(
             query=result.query,
@@ -80,7 +81,7 @@ class Found:
             passages=[FoundPassage.of(hit) for hit in result.hits],
             milliseconds=round(result.timings.total_ms, 1),
             degraded=result.degraded,
-            hints=hints,
+            hints=list(hints),
         )
 
     def text(self) -> str:

@@ -214,7 +214,7 @@ class ClientStore(Store):
         if meaning:
             raise StoreError(
                 f"{self.location} is what the alias {meaning[0]!r} means; point that to another "
-                f"collection first (d2llm alias {meaning[0]} --collection NAME)"
+                f"collection first (d2llm alias {meaning[0]} --url URL --collection NAME)"
             )
 
     def drop(self) -> None:

@@ -97,7 +97,7 @@ def test_a_document_without_text_comes_last_and_a_query_without_is_refused(
     found = D2LLMRerank(student=student).compress_documents(given, LOOP)
     assert [document.page_content for document in found[::2]] == [given[2].page_content, " "]
     assert scores(found)[-1] == 0.0
-    with pytest.raises(InputError, match="is blank"):
+    with pytest.raises(InputError, match="query ' ' must be a string that is not blank"):
         D2LLMRerank(student=student).compress_documents(given, " ")
 
 
