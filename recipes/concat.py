@@ -3,8 +3,8 @@
     python recipes/concat.py DATA --work WORK
 
 Each student learns from the labels of MedQuAD, its dev part chooses the step, and its test part is
-reported: the IEM ranks what exact recall finds, without words for `concat`, which has none. What is
-kept in WORK is used again.
+reported, beside collections that nothing was learnt from. The IEM ranks what exact recall finds,
+without words for `concat`, which has none. What is kept in WORK is used again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from d2llm_vdb.progress import OnProgress
 
 NAME = "medquad"
 QUESTIONS, PASSAGES = 7000, 5500
-TEST_QUESTIONS, TEST_PASSAGES = 500, 1500
+TESTS = {NAME: "test", "cranfield": "test", "squad_v1.1/dev": "dev"}
+TEST_QUESTIONS, TEST_PASSAGES = 300, 1500
+MODES = ("none", "iem", "tokens")
 
 # Enough of an answer to be told from others, and few enough for adapters on a CPU.
 MAX_TOKENS = 48
@@ -90,10 +92,10 @@ def main() -> None:
             found[name] = measured(student, given.data, given.work, on_progress)
             file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     rows = [
-        [name, *(f"{one[f'{mode}_ndcg@10']:.3f}" for mode in ("none", "iem", "tokens"))]
+        [name, *(f"{own[f'{mode}_ndcg@10']:.3f}" for own in one.values() for mode in MODES)]
         for name, one in found.items()
     ]
-    page = table(["", "`none`", "`iem`", "`tokens`"], rows)
+    page = table(["", *(f"{test} `{mode}`" for test in TESTS for mode in MODES)], rows)
     (given.work / "concat.md").write_text(f"{page}\n", encoding="utf-8")
 
 
@@ -118,11 +120,17 @@ def trained(
     return distilled.student
 
 
-def measured(student: Student, data: Path, work: Path, on_progress: OnProgress) -> dict[str, float]:
-    """Return nDCG@10 of the test part, by mode."""
-    test = cast("RetrievalSet", load_set(data / NAME, "test", TEST_QUESTIONS, f"{NAME}-test"))
-    one = ready(test.with_fewer_documents(TEST_PASSAGES, SEED), student, work, SHORT, on_progress)
-    return one.score(DistillationModel(student.heads, SHORT, student.backbone.model).eval())
+def measured(
+    student: Student, data: Path, work: Path, on_progress: OnProgress
+) -> dict[str, dict[str, float]]:
+    """Return nDCG@10 by test set and mode."""
+    model = DistillationModel(student.heads, SHORT, student.backbone.model).eval()
+    found = {}
+    for name, split in TESTS.items():
+        test = cast("RetrievalSet", load_set(data / name, split, TEST_QUESTIONS, f"{name}-test"))
+        fewer = test.with_fewer_documents(TEST_PASSAGES, SEED)
+        found[name] = ready(fewer, student, work, SHORT, on_progress).score(model)
+    return found
 
 
 if __name__ == "__main__":

@@ -101,6 +101,7 @@ def test_a_student_of_concat_that_was_measured_is_not_trained_again(
     for split in ("train", "dev", "test"):
         write_qrels(path / "qrels" / f"{split}.tsv")
     short = replace(concat.SHORT, steps=1, batch_queries=2, evaluate_steps=1)
+    monkeypatch.setattr(concat, "TESTS", {"medquad": "test"})
     monkeypatch.setattr(concat, "ROWS", {"one": ([short], {"interaction": "concat"})})
     monkeypatch.setattr("sys.argv", ["concat.py", str(tmp_path), "--work", str(tmp_path / "work")])
     concat.main()
