@@ -12,7 +12,7 @@ def main(command: str | None = None) -> None:
     try:
         from d2llm_vdb.cli.app import app
     except KeyboardInterrupt:  # as from the first moment of a command on
-        print("interrupted", file=sys.stderr)  # noqa: T201
+        sys.stderr.write("interrupted\n")
         sys.exit(130)
     except ModuleNotFoundError as error:
         from d2llm_vdb.errors import MissingExtraError

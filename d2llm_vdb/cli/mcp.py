@@ -10,7 +10,6 @@ import typer
 
 from d2llm_vdb.cli import flags, serving
 from d2llm_vdb.cli.groups import with_groups
-from d2llm_vdb.cli.loading import open_index
 from d2llm_vdb.cli.shared import Model, SearchedDatabase
 from d2llm_vdb.cli.terminal import errors, failing_clearly, print_line, waiting
 from d2llm_vdb.errors import InputError
@@ -49,9 +48,7 @@ def mcp(
     Over standard input and output, as a client that starts it expects, or over HTTP. What
     --filter and --tenant say holds for every call.
     """
-    location = database.location
     with waiting("starting"):
-        from d2llm_vdb.search.steps import check_tokens
         from d2llm_vdb.serve.finder import Finder
         from d2llm_vdb.serve.tools import mcp_app, mcp_server
 
@@ -66,15 +63,8 @@ def mcp(
     listening = listen(host, port, allow_remote=allow_remote) if http else None
     with (
         listening or nullcontext(),
-        open_index(
-            location,
-            **database.opening(model),
-            to_search=True,
-            tenant=tenant,
-            create=allow_ingest,
-        ) as index,
+        serving.opened(database, model, fixed, tenant, create=allow_ingest) as index,
     ):
-        check_tokens(fixed, index.store.schema)
         server = mcp_server(Finder(index, fixed), allow_ingest=allow_ingest)
         if listening is None:
             print_line("MCP on standard input and output; --http listens at a port", errors)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from d2llm_vdb.cli import flags, serving
 from d2llm_vdb.cli.groups import with_groups
-from d2llm_vdb.cli.loading import open_index
 from d2llm_vdb.cli.shared import Model, SearchedDatabase
 from d2llm_vdb.cli.terminal import errors, failing_clearly, print_line, waiting
 
@@ -29,24 +28,15 @@ def serve(
 
     It shows what recall finds, what reranking moves, why each hit is there, and the times taken.
     """
-    location = database.location
     with waiting("starting"):
-        from d2llm_vdb.search.steps import check_tokens
         from d2llm_vdb.serve.finder import Finder
         from d2llm_vdb.serve.hosts import listen, run, url_of
 
     fixed = serving.fixed_options(recall_k, rerank, filter, allow_degraded)
     with (
         listen(host, port, allow_remote=allow_remote) as listening,
-        open_index(
-            location,
-            **database.opening(model),
-            to_search=True,
-            tenant=tenant,
-            create=False,
-        ) as index,
+        serving.opened(database, model, fixed, tenant) as index,
     ):
-        check_tokens(fixed, index.store.schema)
         from d2llm_vdb.serve.page import page_app
 
         print_line(f"open {url_of(listening)} in a browser; Ctrl-C ends it", errors)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from d2llm_vdb.cli.flags import parsed_filter
+from d2llm_vdb.cli.loading import open_index
+from d2llm_vdb.cli.shared import Model, SearchedDatabase
 
 if TYPE_CHECKING:
+    from d2llm_vdb.index import Index
     from d2llm_vdb.search.options import Rerank, SearchOptions
 
 Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen at.")]
@@ -64,3 +69,27 @@ def fixed_options(
         filter=parsed_filter(filter),
         allow_degraded=allow_degraded,
     )
+
+
+@contextmanager
+def opened(
+    database: SearchedDatabase,
+    model: Model,
+    fixed: SearchOptions,
+    tenant: str | None,
+    *,
+    create: bool = False,
+) -> Iterator[Index]:
+    """Open what is served, where it has all that the fixed options read.
+
+    Raises:
+        InputError: token states are to be read, and there are none.
+    """
+    from d2llm_vdb.search.steps import check_tokens
+
+    options = database.opening(model)
+    with open_index(
+        database.location, **options, to_search=True, tenant=tenant, create=create
+    ) as index:
+        check_tokens(fixed, index.store.schema)
+        yield index
