@@ -78,8 +78,8 @@ class Index(Collection):
 
         Args:
             location: a directory (embedded, no server), an http(s) URL, or ":memory:".
-            student: a student, its directory, or "default"; None takes the one the collection
-                was made with, or the default for a new collection.
+            student: a student, its directory, or the name of one that ships; None takes
+                the one the collection was made with, or the default for a new collection.
             options: those of `d2llm_vdb.opening.open_both`.
 
         Raises:

@@ -24,14 +24,13 @@ from d2llm_vdb.store import CollectionOptions, Schema, Store
 from d2llm_vdb.store.client import ClientKeywords, ClientOptions
 from d2llm_vdb.store.presets import PresetName
 from d2llm_vdb.store.schema import INDEXED_FIELDS, FieldKind, check_payload_indexes
+from d2llm_vdb.student.shipped import DEFAULT, SHIPPED
 
 if TYPE_CHECKING:
     from d2llm_vdb.student import Student
     from d2llm_vdb.student.model_source import DType
 
 Tokens = Literal["raw", "none"]
-
-DEFAULT_STUDENT_NAME = "default"
 
 
 class OpenKeywords(ClientKeywords, total=False):
@@ -115,7 +114,7 @@ def open_both(
     except CollectionNotFoundError:
         if not create:
             raise
-        student = load_student(student or DEFAULT_STUDENT_NAME, device)
+        student = load_student(student or DEFAULT, device)
         store = connection.open(_schema(student, tokens == "raw"))
     # What is there is checked even where it was to be created: another process may have done so
     # a moment earlier, with another student.
@@ -149,29 +148,27 @@ def _check_student(student: object) -> None:
     if not isinstance(student, Student):
         raise InputError(
             f"student={student!r} is no student; give a Student, its directory, "
-            f"{DEFAULT_STUDENT_NAME!r}, or None for the one the collection was made with"
+            f"{' or '.join(map(repr, SHIPPED))}, or None for the one the collection was made with"
         )
 
 
 def load_student(
     student: Student | str | os.PathLike[str], device: str, dtype: DType = "auto"
 ) -> Student:
-    """Return a student: itself, the one that ships, or that of a directory."""
+    """Return a student: itself, one that ships by its name, or that of a directory."""
     from d2llm_vdb.student import Student
 
     if isinstance(student, Student):
         return student
-    if student == DEFAULT_STUDENT_NAME:
-        return Student.default(device=device, dtype=dtype)
-    return Student.load(os.fspath(student), device=device, dtype=dtype)
+    path = SHIPPED.get(student, student) if isinstance(student, str) else student
+    return Student.load(os.fspath(path), device=device, dtype=dtype)
 
 
 def student_name(student: Student) -> str:
     """Return what `load_student` finds a student by; empty for one that was never saved."""
-    from d2llm_vdb.student.checkpoint import DEFAULT_STUDENT
-
-    if student.path == DEFAULT_STUDENT.resolve():
-        return DEFAULT_STUDENT_NAME
+    for name, path in SHIPPED.items():
+        if student.path == path.resolve():
+            return name
     return "" if student.path is None else str(student.path)
 
 

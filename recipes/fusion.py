@@ -20,9 +20,9 @@ from fusion_probabilities import calibrated, calibration_errors, probabilities_b
 from fusion_scores import MODES, chosen, ranked
 from fusion_sets import sources
 
-from d2llm_vdb import Student
 from d2llm_vdb.cli.step_progress import track_steps
 from d2llm_vdb.cli.terminal import errors
+from d2llm_vdb.opening import load_student
 
 
 def main() -> None:
@@ -30,14 +30,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="directory of the collections")
     parser.add_argument("--work", type=Path, required=True, help="directory of what is kept")
-    parser.add_argument("--student", default="default", help="a student's directory")
+    parser.add_argument("--student", default="default", help="a student's directory or name")
     parser.add_argument(
         "--also", action="append", default=[], metavar="NAME=DIR", help="a BEIR set in English"
     )
     parser.add_argument("--out", type=Path, default=PAGE, help="the page")
     given = parser.parse_args()
     also = {name: Path(path) for name, _, path in (one.partition("=") for one in given.also)}
-    student = Student.default() if given.student == "default" else Student.load(given.student)
+    student = load_student(given.student, "auto")
     shape = student.config.segments
     if shape is None:
         raise SystemExit("this student has no segments, and so no match to weigh")

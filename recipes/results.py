@@ -22,6 +22,7 @@ from d2llm_vdb import Student
 from d2llm_vdb.cli.step_progress import track_steps
 from d2llm_vdb.cli.terminal import errors
 from d2llm_vdb.evaluate import Report, RetrievalSet, SetFacts, evaluate, load_set, save_plot
+from d2llm_vdb.opening import load_student
 from d2llm_vdb.progress import OnProgress
 
 PAGE = Path("docs/results.md")
@@ -37,10 +38,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="directory of the collections")
     parser.add_argument("--work", type=Path, required=True, help="directory of the figures")
-    parser.add_argument("--student", default="default", help="a student's directory")
+    parser.add_argument("--student", default="default", help="a student's directory or name")
     parser.add_argument("--teacher", help="the teacher's directory, to compare with")
     given = parser.parse_args()
-    student = Student.default() if given.student == "default" else Student.load(given.student)
+    student = load_student(given.student, "auto")
     figures = given.work / student.fingerprint
     report, beside = Report(), Report()
     with track_steps(errors) as on_progress:

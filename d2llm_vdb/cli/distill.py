@@ -20,6 +20,7 @@ from d2llm_vdb.cli.terminal import (
     printable,
     waiting,
 )
+from d2llm_vdb.student.shipped import NAMES
 
 if TYPE_CHECKING:
     from d2llm_vdb.distill import TrainingSet
@@ -93,7 +94,8 @@ def distill(
         ),
     ],
     student: Annotated[
-        str, typer.Option(metavar="DIR", help="Where to start: a student, or 'default'.")
+        str,
+        typer.Option(metavar="DIR", help=f"Where to start: a student's directory, or {NAMES}."),
     ] = "default",
     teacher: Annotated[
         str | None,

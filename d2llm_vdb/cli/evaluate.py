@@ -13,6 +13,7 @@ from d2llm_vdb.cli.loading import load_student
 from d2llm_vdb.cli.step_progress import track_steps
 from d2llm_vdb.cli.terminal import errors, failing_clearly, waiting
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.student.shipped import NAMES
 
 
 @failing_clearly()
@@ -25,7 +26,8 @@ def evaluate(
         ),
     ],
     student: Annotated[
-        str, typer.Option(metavar="DIR", help="Student directory, or 'default'.")
+        str,
+        typer.Option(metavar="DIR", help=f"Student directory, or one that ships: {NAMES}."),
     ] = "default",
     modes: Annotated[
         str, typer.Option(help="What to compare, with commas between them.")

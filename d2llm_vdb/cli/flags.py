@@ -12,6 +12,7 @@ import typer
 from d2llm_vdb.checks import home_expanded
 from d2llm_vdb.cli.logs import log_json, log_more
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.student.shipped import NAMES
 
 # Longer than any key: JSON web tokens, which Qdrant takes for one, have hundreds of characters.
 MAX_KEY = 16_384
@@ -135,7 +136,7 @@ StudentPath = Annotated[
     typer.Option(
         "--student",
         metavar="DIR",
-        help="Student directory, or 'default'. The collection remembers its own.",
+        help=f"Student directory, or one that ships: {NAMES}. The collection remembers its own.",
     ),
 ]
 Device = Annotated[

@@ -53,9 +53,9 @@ def load_student(student: str | None, device: str = "auto") -> Student:
     """Load a student, which a terminal is told of; None takes the default."""
     with waiting("loading the student"):
         from d2llm_vdb import opening
+        from d2llm_vdb.student.shipped import DEFAULT
 
-        named = opening.DEFAULT_STUDENT_NAME if student is None else student
-        return opening.load_student(named, device)
+        return opening.load_student(DEFAULT if student is None else student, device)
 
 
 def check_free(out: Path, force: bool, kind: str = "student") -> None:

@@ -35,7 +35,7 @@ class Order:
     Args:
         address: of the collection.
         tenant: whose part of it.
-        student: its directory, the same on every machine, or "default".
+        student: its directory, the same on every machine, or the name of one that ships.
         device, dtype: what it runs on and computes in.
         chunk_tokens, overlap: as `Chunker` takes them.
         log_level: what the driver's logger takes.

@@ -41,8 +41,6 @@ RECORD_FILE = "training.json"
 STUDENT_FILES = (CONFIG_FILE, HEADS_FILE, ADAPTER_DIR, CARD_FILE, RECORD_FILE)
 DRAFT_PREFIX = ".saving-"
 
-DEFAULT_STUDENT = Path(__file__).parent.parent / "students" / "minilm"
-
 
 def read(path: Path) -> tuple[StudentConfig, dict[str, Tensor]]:
     """Read a student directory's configuration and head weights.

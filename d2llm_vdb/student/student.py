@@ -43,6 +43,7 @@ from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.model_source import DType, independent_of_directory
 from d2llm_vdb.student.pairs import PairRerank, RankedDocument, predict, rank
 from d2llm_vdb.student.score import ScoreTerm, logit
+from d2llm_vdb.student.shipped import DEFAULT, SHIPPED
 from d2llm_vdb.student.threads import threads_for
 from d2llm_vdb.telemetry import span
 
@@ -208,7 +209,7 @@ class Student:
     @classmethod
     def default(cls, **options: Any) -> Student:
         """Load the student that ships with the package; options as `load` takes them."""
-        return cls.load(checkpoint.DEFAULT_STUDENT, **options)
+        return cls.load(SHIPPED[DEFAULT], **options)
 
     def save(
         self,
