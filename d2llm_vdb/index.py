@@ -195,7 +195,7 @@ class Index(Collection):
             ...     print(f"{hit.score:.2f} {hit.text}")
         """
         chosen = SearchOptions.from_keywords("Index.search", {"k": k, **options})
-        [result] = self._search([query], chosen)
+        [result] = self.search_with([query], chosen)
         return result
 
     @takes_keywords_of(SearchOptions)
@@ -209,14 +209,14 @@ class Index(Collection):
             options: the other fields of `SearchOptions`.
         """
         chosen = SearchOptions.from_keywords("Index.asearch", {"k": k, **options})
-        [result] = await self._asearch([query], chosen)
+        [result] = await self.asearch_with([query], chosen)
         return result
 
     @takes_keywords_of(SearchOptions)
     def search_many(
         self, queries: Iterable[str], k: int = 10, **options: Unpack[SearchKeywordsButK]
     ) -> list[SearchResult]:
-        """Search many queries: encoded together and recalled in the same requests, some at a time.
+        """Search many queries in batches, encoded and recalled together.
 
         Args:
             queries: any texts.
@@ -227,7 +227,7 @@ class Index(Collection):
             InputError: a query or an option cannot be used.
         """
         chosen = SearchOptions.from_keywords("Index.search_many", {"k": k, **options})
-        return self._search(queries, chosen)
+        return self.search_with(queries, chosen)
 
     @takes_keywords_of(SearchOptions)
     async def asearch_many(
@@ -240,7 +240,35 @@ class Index(Collection):
             options: the other fields of `SearchOptions`.
         """
         chosen = SearchOptions.from_keywords("Index.asearch_many", {"k": k, **options})
-        return await self._asearch(queries, chosen)
+        return await self.asearch_with(queries, chosen)
+
+    def search_with(self, queries: Iterable[str], options: SearchOptions) -> list[SearchResult]:
+        """Search many queries as `search_many` does, by options that are checked already.
+
+        Args:
+            queries: any texts.
+            options: how to search.
+
+        Raises:
+            InputError: a query cannot be used.
+        """
+        texts = _checked(queries)
+        store = self._store_of(options.tenant)
+        if not texts:
+            return []
+        with observed(store, texts, options):
+            return store.run(self._answering(store, texts, options))
+
+    async def asearch_with(
+        self, queries: Iterable[str], options: SearchOptions
+    ) -> list[SearchResult]:
+        """Async twin of `search_with`."""
+        texts = _checked(queries)
+        store = self._store_of(options.tenant)
+        if not texts:
+            return []
+        with observed(store, texts, options):
+            return await store.arun(self._answering(store, texts, options))
 
     def reembed(
         self,
@@ -313,22 +341,6 @@ class Index(Collection):
     ) -> CompactStudent:
         """Async twin of `compact`. Cancelled, it computes to its end, which nobody gets."""
         return await asyncio.to_thread(self.compact, dim, floor=floor, queries=queries)
-
-    def _search(self, queries: Iterable[str], options: SearchOptions) -> list[SearchResult]:
-        texts = _checked(queries)
-        store = self._store_of(options.tenant)
-        if not texts:
-            return []
-        with observed(store, texts, options):
-            return store.run(self._answering(store, texts, options))
-
-    async def _asearch(self, queries: Iterable[str], options: SearchOptions) -> list[SearchResult]:
-        texts = _checked(queries)
-        store = self._store_of(options.tenant)
-        if not texts:
-            return []
-        with observed(store, texts, options):
-            return await store.arun(self._answering(store, texts, options))
 
     def _answering(
         self, store: Store, texts: list[str], options: SearchOptions

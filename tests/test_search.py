@@ -17,7 +17,7 @@ from qdrant_client import models
 from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.rankers import StackedSegments
-from d2llm_vdb.search import steps
+from d2llm_vdb.search import SearchOptions, steps
 from d2llm_vdb.store.questions import Steps
 from d2llm_vdb.store.recall import Candidates, RecallRequest
 from d2llm_vdb.store.recalling import recalling
@@ -117,6 +117,15 @@ def test_many_queries_and_async_give_what_single_searches_give(index: Index) -> 
             scores = [[hit.score for hit in each.hits] for each in (alone, found, awaited)]
             np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)
             np.testing.assert_allclose(scores[0], scores[2], atol=1e-5)
+
+
+async def test_options_made_once_search_as_their_keywords_do(index: Index) -> None:
+    options = SearchOptions(k=4, recall_k=15, filter={"even": True}, rerank="tokens")
+    expected = hit_ids(index.search(QUESTION, **options.to_dict()))
+    [found] = index.search_with([QUESTION], options)
+    [awaited] = await index.asearch_with([QUESTION], options)
+    assert hit_ids(found) == hit_ids(awaited) == expected
+    assert len(expected) == 4
 
 
 @pytest.mark.parametrize("rerank", ["none", "iem"])

@@ -50,7 +50,7 @@ def explain(
         to_search=True,
         create=False,
     ) as index:
-        result = index.search(query, **chosen.to_dict())
+        [result] = index.search_with([query], chosen)
         if hit > len(result.hits):
             raise InputError(f"--hit {hit}: the search found {len(result.hits)}; give one of those")
         explanation = result.hits[hit - 1].explain()

@@ -57,7 +57,7 @@ def search(
 def _answer(index: Index, text: str, search_options: SearchOptions, as_json: bool) -> None:
     from d2llm_vdb.cli.results import show_result
 
-    result = index.search(text, **search_options.to_dict())
+    [result] = index.search_with([text], search_options)
     if as_json:
         print_json(result.to_dict())
     else:

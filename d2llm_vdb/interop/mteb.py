@@ -151,7 +151,7 @@ class IndexSearch:
         options = replace(options, k=deepest)
         found: RetrievalOutputType = {}
         for some in batched(texts.items(), QUERIES_AT_ONCE):
-            results = self._index.search_many([text for _, text in some], **options.to_dict())
+            results = self._index.search_with([text for _, text in some], options)
             for (key, _), result in zip(some, results, strict=True):
                 found[key] = _scores(result)
         return found
@@ -181,7 +181,8 @@ def _search_among(
         return {}
     among = models.Filter(must=[models.HasIdCondition(has_id=list(ids))])
     options = replace(options, k=min(top_k, len(ids)), recall_k=len(ids), filter=among)
-    return _scores(index.search(query, **options.to_dict()))
+    [result] = index.search_with([query], options)
+    return _scores(result)
 
 
 def _query(row: dict[str, Any]) -> str:

@@ -62,7 +62,8 @@ class Finder:
             rerank=self.fixed.rerank if rerank is None else rerank,
             filter=self._narrowed(filter),
         )
-        return await self.index.asearch(query, **options.to_dict())
+        [result] = await self.index.asearch_with([query], options)
+        return result
 
     async def hints(self, filter: FilterLike | None) -> list[str]:
         """Return what to tell a caller whose filter found nothing: fields that no passage has."""

@@ -93,7 +93,7 @@ class D2LLMRetriever(BaseRetriever):
         **changes: Unpack[SearchKeywords],
     ) -> list[Document]:
         options = self._options(changes)
-        result = self.index.search(query, **options.to_dict())
+        [result] = self.index.search_with([query], options)
         return [_document(hit, options) for hit in result.hits]
 
     async def _aget_relevant_documents(
@@ -104,7 +104,7 @@ class D2LLMRetriever(BaseRetriever):
         **changes: Unpack[SearchKeywords],
     ) -> list[Document]:
         options = self._options(changes)
-        result = await self.index.asearch(query, **options.to_dict())
+        [result] = await self.index.asearch_with([query], options)
         return [_document(hit, options) for hit in result.hits]
 
     def _options(self, changes: SearchKeywords) -> SearchOptions:

@@ -185,7 +185,7 @@ class D2LLMVectorStore(VectorStore):
         well that of the fused ranking. Arguments and errors are those of `similarity_search`.
         """
         chosen = _chosen(k, **self.options | options)
-        result = self.index.search(query, **chosen.to_dict())
+        [result] = self.index.search_with([query], chosen)
         return _scored(result, chosen)
 
     async def asimilarity_search_with_score(
@@ -193,7 +193,7 @@ class D2LLMVectorStore(VectorStore):
     ) -> Scored:
         """Async twin of `similarity_search_with_score`."""
         chosen = _chosen(k, **self.options | options)
-        result = await self.index.asearch(query, **chosen.to_dict())
+        [result] = await self.index.asearch_with([query], chosen)
         return _scored(result, chosen)
 
     def max_marginal_relevance_search(
@@ -235,13 +235,15 @@ class D2LLMVectorStore(VectorStore):
         self, query: str, k: int = DEFAULT_K, **options: Any
     ) -> Scored:
         chosen = _chosen(k, **self.options | options)
-        return _relevant(self.index.search(query, **chosen.to_dict()), chosen)
+        [result] = self.index.search_with([query], chosen)
+        return _relevant(result, chosen)
 
     async def _asimilarity_search_with_relevance_scores(
         self, query: str, k: int = DEFAULT_K, **options: Any
     ) -> Scored:
         chosen = _chosen(k, **self.options | options)
-        return _relevant(await self.index.asearch(query, **chosen.to_dict()), chosen)
+        [result] = await self.index.asearch_with([query], chosen)
+        return _relevant(result, chosen)
 
 
 def _chosen(k: int, **options: Any) -> SearchOptions:

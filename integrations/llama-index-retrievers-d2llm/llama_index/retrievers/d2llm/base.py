@@ -87,11 +87,11 @@ class D2LLMRetriever(BaseRetriever):
         return changed
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        result = self.index.search(query_bundle.query_str, **self.options.to_dict())
+        [result] = self.index.search_with([query_bundle.query_str], self.options)
         return _nodes(result)
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        result = await self.index.asearch(query_bundle.query_str, **self.options.to_dict())
+        [result] = await self.index.asearch_with([query_bundle.query_str], self.options)
         return _nodes(result)
 
 

@@ -193,13 +193,13 @@ class D2LLMVectorStore(BasePydanticVectorStore):
             InputError: an option, a filter or the mode cannot be used, or the query has no text.
         """
         options = search_options(query, self._options, kwargs)
-        result = self._index.search(query_text(query), **options.to_dict())
+        [result] = self._index.search_with([query_text(query)], options)
         return _answer(result)
 
     async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """Async twin of `query`."""
         options = search_options(query, self._options, kwargs)
-        result = await self._index.asearch(query_text(query), **options.to_dict())
+        [result] = await self._index.asearch_with([query_text(query)], options)
         return _answer(result)
 
 
