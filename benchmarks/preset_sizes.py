@@ -26,6 +26,7 @@ from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.add import stored_columns
 from d2llm_vdb.store import Columns, RecallRequest
 from d2llm_vdb.store.presets import PRESETS
+from d2llm_vdb.store.recalling import recalling
 from d2llm_vdb.student import QueryVectors
 
 DEPTH = 100
@@ -81,7 +82,7 @@ def main() -> None:
                     again = renamed(some, copy)
                     index.store.upsert(again if tokens == "raw" else replace(again, tokens=None))
             index.optimize()
-            found = index.store.recall(RecallRequest(vectors.recall, DEPTH))
+            found = index.store.run(recalling(RecallRequest(vectors.recall, DEPTH)))
             shared = [
                 np.mean(one.scores >= least)
                 for one, least in zip(found, nearest(index, vectors.recall), strict=True)

@@ -12,6 +12,7 @@ from d2llm_vdb.lazy import names_of
 
 if TYPE_CHECKING:
     from d2llm_vdb.add import AddReport
+    from d2llm_vdb.collection import Collection
     from d2llm_vdb.errors import D2LLMError
     from d2llm_vdb.index import Index
     from d2llm_vdb.passages import Passage
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AddReport",
+    "Collection",
     "D2LLMError",
     "Hit",
     "Index",
@@ -37,6 +39,7 @@ __getattr__ = names_of(
     __name__,
     {
         "AddReport": "add",
+        "Collection": "collection",
         "D2LLMError": "errors",
         "Hit": "search",
         "Index": "index",

@@ -7,15 +7,20 @@ import os
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, Unpack
 
 from d2llm_vdb.awaiting import StoppableProgress, in_thread
+from d2llm_vdb.checks import check_tenant
+from d2llm_vdb.connection import DEFAULT_COLLECTION, Connection
 from d2llm_vdb.filters import FilterLike, as_filter, required_filter
+from d2llm_vdb.keywords import check_keywords_of, takes_keywords_of
 from d2llm_vdb.passages import Passage
 from d2llm_vdb.search.unknown import UnknownFields
 from d2llm_vdb.selection import selection
 from d2llm_vdb.store import Store, StoredPoint, StoreInfo
+from d2llm_vdb.store.client import ClientKeywords, ClientOptions
 from d2llm_vdb.store.columns import distinct_ids
+from d2llm_vdb.store.tenant import tenant_part
 
 if TYPE_CHECKING:
     from d2llm_vdb.archive import ArchiveReport
@@ -32,6 +37,34 @@ class Collection:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._unknown = UnknownFields()
+
+    @classmethod
+    @takes_keywords_of(ClientOptions)
+    def open(
+        cls,
+        location: str | os.PathLike[str],
+        *,
+        collection: str = DEFAULT_COLLECTION,
+        tenant: str | None = None,
+        **options: Unpack[ClientKeywords],
+    ) -> Collection:
+        """Open a collection that exists, without loading its student.
+
+        Args:
+            location: a directory (embedded, no server) or an http(s) URL.
+            collection: its name.
+            tenant: open one tenant's part.
+            options: how to speak to a server; those of `d2llm_vdb.store.client.ClientOptions`.
+
+        Raises:
+            CollectionNotFoundError: it does not exist.
+            StoreLockedError: another process has the directory open.
+            StoreUnavailableError: the server cannot be reached.
+        """
+        check_keywords_of(Collection.open, options)
+        connection = Connection(location, collection, **options)
+        check_tenant(tenant)
+        return Collection(tenant_part(connection.open(None), tenant))
 
     @property
     def tenant(self) -> str | None:

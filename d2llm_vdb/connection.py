@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from dataclasses import replace
 from typing import Unpack
@@ -27,7 +28,7 @@ class Connection:
     Args:
         location: a directory (embedded, no server), an http(s) URL, or ":memory:".
         collection: its name there.
-        layout: of a collection when it is created.
+        options: of a collection when it is created.
         client: how to speak to a server; those of `d2llm_vdb.store.client.ClientOptions`.
 
     Raises:
@@ -36,35 +37,36 @@ class Connection:
 
     def __init__(
         self,
-        location: str,
+        location: str | os.PathLike[str],
         collection: str = DEFAULT_COLLECTION,
         *,
-        layout: CollectionOptions | None = None,
+        options: CollectionOptions | None = None,
         **client: Unpack[ClientKeywords],
     ) -> None:
+        location = os.fspath(location) if isinstance(location, os.PathLike) else location
         _check_location(location)
         check_name("collection", collection)
         self.location = location
         self.collection = collection
         self.client = ClientOptions(**client)
-        self._layout = layout
+        self._options = options
 
     def __repr__(self) -> str:
         return f"Connection({self.collection!r})"
 
-    def open(self, create: Schema | None, *, any_layout: bool = False) -> Store:
+    def open(self, create: Schema | None, *, any_version: bool = False) -> Store:
         """Open the collection, creating it where a schema is given.
 
         Args:
             create: the schema to create it with, None to require that it exists.
-            any_layout: open one of the first layout too, to be read and no more.
+            any_version: open one of version 0.1 too, to be read and no more.
 
         Raises:
             StoreError: it is missing, locked or out of reach.
         """
         if create is not None and self.location != MEMORY:
-            layout = self._layout or CollectionOptions()
-            create = replace(create, preset=layout.preset)
+            options = self._options or CollectionOptions()
+            create = replace(create, preset=options.preset)
         if "://" in self.location:
             self.client.check_listening(self.location, self.collection)
             from d2llm_vdb.store.server import ServerStore
@@ -74,8 +76,8 @@ class Connection:
                 self.collection,
                 self.client,
                 create=create,
-                layout=self._layout,
-                any_layout=any_layout,
+                options=self._options,
+                any_version=any_version,
             )
         if self.location == MEMORY:
             if create is None:
@@ -85,17 +87,17 @@ class Connection:
             return MemoryStore.open(self.collection, create)
         directory = home_expanded("location", self.location)
         return EdgeStore.open(
-            directory / self.collection, create, self._layout, any_layout=any_layout
+            directory / self.collection, create, self._options, any_version=any_version
         )
 
 
-def check_layout(store: Store, preset: PresetName | None, layout: CollectionOptions) -> None:
+def check_layout(store: Store, preset: PresetName | None, options: CollectionOptions) -> None:
     """Compare a collection with what was asked of it, and warn where its shards are others.
 
     Args:
         store: an open collection.
         preset: the one asked for; None takes what is there.
-        layout: shards and copies asked for.
+        options: shards and copies asked for.
 
     Raises:
         SchemaMismatchError: it was made with another preset.
@@ -106,7 +108,7 @@ def check_layout(store: Store, preset: PresetName | None, layout: CollectionOpti
             f"{store.location} was made with preset={held!r}, not {preset!r}; leave preset out to "
             f"use it as it is, or write it anew (d2llm reembed --into NAME --preset {preset})"
         )
-    asked = {name: getattr(layout, name) for name in LAYOUT_OPTIONS}
+    asked = {name: getattr(options, name) for name in LAYOUT_OPTIONS}
     if all(value is None for value in asked.values()):
         return
     there = store.info().layout

@@ -1,14 +1,15 @@
-"""What writing one collection's passages into another takes, wherever they come from."""
+"""Shared by reembedding and archives: paging, splitting by tenant, copying what is missing."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from d2llm_vdb.store import Store, StoredPoint, TenantStore
+from d2llm_vdb.store import Store, StoredPoint
 from d2llm_vdb.store.columns import Payload
 from d2llm_vdb.store.questions import PageRequest
 from d2llm_vdb.store.schema import FIRST_LAYOUT, TENANT_FIELD
+from d2llm_vdb.store.tenant import tenant_part
 
 
 def pages(source: Store, vectors: Sequence[str], size: int) -> Iterator[list[StoredPoint]]:
@@ -26,8 +27,7 @@ def by_tenant(target: Store, payloads: Sequence[Payload]) -> Iterator[tuple[Stor
     for row, payload in enumerate(payloads):
         found[payload.get(TENANT_FIELD)].append(row)
     for tenant, rows in found.items():
-        own = tenant is None or tenant == target.tenant
-        yield target if own else TenantStore(target, str(tenant)), rows
+        yield tenant_part(target, tenant), rows
 
 
 def not_in(store: Store, payloads: Sequence[Payload]) -> list[int]:
@@ -46,7 +46,7 @@ def not_in(store: Store, payloads: Sequence[Payload]) -> list[int]:
 
 def carry_indexes(source: Store, target: Store) -> None:
     """Index the payload fields in a collection that are indexed in another; its own stay."""
-    kinds = dict(source.info().index_kinds)
+    kinds = dict(source.info().payload_indexes or {})
     if source.schema.version == FIRST_LAYOUT:
         kinds.pop("text", None)  # which ranked by BM25 there, and slows writing down
     present = target.info().payload_indexes or {}

@@ -30,6 +30,7 @@ from d2llm_vdb.search.steps import Stopwatch, explainable, searching
 from d2llm_vdb.search.unindexed import UnindexedFields
 from d2llm_vdb.store import Store
 from d2llm_vdb.store.questions import Fact, Steps
+from d2llm_vdb.store.tenant import tenant_part
 
 if TYPE_CHECKING:
     from d2llm_vdb.compact import CompactStudent
@@ -59,7 +60,7 @@ class Index(Collection):
             InputError: the name cannot be used, or this index is another tenant's already.
         """
         check_tenant(tenant)
-        index = Index(self.student, self._store_of(tenant))
+        index = Index(self.student, tenant_part(self.store, tenant))
         index._unindexed, index._unknown = self._unindexed, self._unknown
         return index
 
@@ -253,7 +254,7 @@ class Index(Collection):
             InputError: a query cannot be used.
         """
         texts = _checked(queries)
-        store = self._store_of(options.tenant)
+        store = tenant_part(self.store, options.tenant)
         if not texts:
             return []
         with observed(store, texts, options):
@@ -264,7 +265,7 @@ class Index(Collection):
     ) -> list[SearchResult]:
         """Async twin of `search_with`."""
         texts = _checked(queries)
-        store = self._store_of(options.tenant)
+        store = tenant_part(self.store, options.tenant)
         if not texts:
             return []
         with observed(store, texts, options):
@@ -371,23 +372,6 @@ class Index(Collection):
             )
             for text, hits, by in zip(texts, found, ranked, strict=True)
         ]
-
-    def _store_of(self, tenant: str | None) -> Store:
-        """Return the store, or a tenant's part of it.
-
-        Raises:
-            InputError: this index is another tenant's already.
-        """
-        if tenant is None or tenant == self.tenant:
-            return self.store
-        if self.tenant is not None:
-            raise InputError(
-                f"tenant={tenant!r}, and this index is that of {self.tenant!r}; search with the "
-                f"index that was opened without a tenant"
-            )
-        from d2llm_vdb.store.tenant import TenantStore
-
-        return TenantStore(self.store, tenant)
 
 
 def check_index(index: object) -> None:

@@ -58,6 +58,13 @@ def check_keywords(function: str, given: Iterable[str], known: Iterable[str]) ->
             )
 
 
+def check_keywords_of(function: Callable[..., Any], given: Iterable[str]) -> None:
+    """Raise `InputError` if a keyword is none of those that a function shows in its signature."""
+    shown = inspect.signature(function).parameters.values()
+    known = [one.name for one in shown if one.kind is one.KEYWORD_ONLY]
+    check_keywords(function.__qualname__, given, known)
+
+
 def _with_entries(doc: str, source: Callable[..., Any], names: set[str]) -> str:
     entries = "\n".join(_entries(source, names))
     for entry in _ENTRY.finditer(doc):

@@ -24,6 +24,7 @@ from d2llm_vdb.store import CollectionOptions, Schema, Store
 from d2llm_vdb.store.client import ClientKeywords, ClientOptions
 from d2llm_vdb.store.presets import PresetName
 from d2llm_vdb.store.schema import INDEXED_FIELDS, FieldKind, check_payload_indexes
+from d2llm_vdb.store.tenant import tenant_part
 from d2llm_vdb.student.shipped import DEFAULT, SHIPPED
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def open_both(
             "exact"; see `d2llm_vdb.store.presets`. None takes what is there, or "balanced".
         payload_indexes: fields to index for faster filters, made where they are missing, as in
             {"year": "integer"}, which means `metadata.year`; the kinds are keyword, integer,
-            float, bool, datetime, geo, uuid and text.
+            float, bool, datetime, geo, uuid, text, phrases and tenant.
         options: how to speak to a server; those of `d2llm_vdb.store.client.ClientOptions`.
 
     Raises:
@@ -95,27 +96,13 @@ def open_both(
         write_consistency_factor=write_consistency_factor,
         preset="balanced" if preset is None else preset,
     )
-    connection = Connection(
-        os.fspath(location) if isinstance(location, os.PathLike) else location,
-        collection,
-        layout=layout,
-        **options,
-    )
+    connection = Connection(location, collection, options=layout, **options)
     _check_student(student)
     if tokens is not None:
         check_choice("tokens", tokens, get_args(Tokens))
     check_tenant(tenant)
     check_payload_indexes(payload_indexes or {})
-    indexes = {
-        path: kind for name, kind in (payload_indexes or {}).items() for path in index_paths(name)
-    }
-    try:
-        store = connection.open(None)
-    except CollectionNotFoundError:
-        if not create:
-            raise
-        student = load_student(student or DEFAULT, device)
-        store = connection.open(_schema(student, tokens == "raw"))
+    student, store = _open_or_create(connection, student, create, tokens, device)
     # What is there is checked even where it was to be created: another process may have done so
     # a moment earlier, with another student.
     try:
@@ -126,6 +113,11 @@ def open_both(
         else:
             loaded = load_student(student, device)
         store.schema.check_student(loaded.fingerprint, store.location)
+        indexes = {
+            path: kind
+            for name, kind in (payload_indexes or {}).items()
+            for path in index_paths(name)
+        }
         if create:
             store.index_payload({**indexes, **INDEXED_FIELDS})
         elif indexes:
@@ -133,11 +125,7 @@ def open_both(
     except BaseException:
         store.close()
         raise
-    if tenant is None:
-        return loaded, store
-    from d2llm_vdb.store.tenant import TenantStore
-
-    return loaded, TenantStore(store, tenant)
+    return loaded, tenant_part(store, tenant)
 
 
 def _check_student(student: object) -> None:
@@ -150,6 +138,23 @@ def _check_student(student: object) -> None:
             f"student={student!r} is no student; give a Student, its directory, "
             f"{' or '.join(map(repr, SHIPPED))}, or None for the one the collection was made with"
         )
+
+
+def _open_or_create(
+    connection: Connection,
+    student: Student | str | os.PathLike[str] | None,
+    create: bool,
+    tokens: Tokens | None,
+    device: str,
+) -> tuple[Student | str | os.PathLike[str] | None, Store]:
+    """Open the collection, or create it; returns the student, loaded if that took one."""
+    try:
+        return student, connection.open(None)
+    except CollectionNotFoundError:
+        if not create:
+            raise
+    student = load_student(student or DEFAULT, device)
+    return student, connection.open(_schema(student, tokens == "raw"))
 
 
 def load_student(

@@ -189,7 +189,7 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenS
                 server.url,
                 name,
                 create=schema,
-                layout=exact,
+                options=exact,
                 prefer_grpc=grpc,
                 grpc_port=server.grpc_port,
             )

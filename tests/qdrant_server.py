@@ -273,8 +273,8 @@ def open_server(
     collection: str,
     *,
     create: Schema | None = None,
-    layout: CollectionOptions | None = None,
-    any_layout: bool = False,
+    options: CollectionOptions | None = None,
+    any_version: bool = False,
     **client: Any,
 ) -> ServerStore:
     """Open a collection of a server, with options of a client by their names."""
@@ -283,6 +283,6 @@ def open_server(
         collection,
         ClientOptions(**client),
         create=create,
-        layout=layout,
-        any_layout=any_layout,
+        options=options,
+        any_version=any_version,
     )

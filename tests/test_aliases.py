@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qdrant_client import models
 from qdrant_server import Server, open_server
 from stub_server import INDEXED, Stub, described, open_stub
 from test_cli import d2llm
@@ -73,7 +74,7 @@ def test_nothing_is_written_where_the_alias_means_another_collection(
     with pytest.raises(AliasMovedError, match=message):
         store.upsert(some_columns(2))
     with pytest.raises(AliasMovedError):
-        asyncio.run(store.aupsert(some_columns(2)))
+        asyncio.run(store.adelete_where(models.Filter()))
     with pytest.raises(AliasMovedError):
         store.delete(["passage 1"])
     assert set(aliased.asked) == {"GET /aliases"}

@@ -58,9 +58,10 @@ ALLOWED = {
     "add": {"errors", "batching", "lazy", "passages", "student", "store", "telemetry"},
     "copying": {"store"},
     "reembed": {"errors", "add", "copying", "index", "student", "store"},  # the index by its type
-    "archive": {"errors", "checks", "connection", "copying", "sparse", "store"},
+    "archive": {"errors", "checks", "connection", "copying", "keywords", "sparse", "store"},
     "doctor": {
         "errors",
+        "keywords",
         "lazy",
         "connection",
         "opening",
@@ -82,7 +83,18 @@ ALLOWED = {
         "student",
         "store",
     },
-    "collection": {"archive", "awaiting", "filters", "passages", "search", "selection", "store"},
+    "collection": {
+        "archive",
+        "awaiting",
+        "checks",
+        "connection",
+        "filters",
+        "keywords",
+        "passages",
+        "search",
+        "selection",
+        "store",
+    },
     "index": {
         "awaiting",
         "checks",
@@ -172,6 +184,7 @@ ALLOWED = {
     },
     "cli": {
         "checks",
+        "collection",
         "wording",
         "progress",
         "errors",

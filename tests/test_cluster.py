@@ -13,6 +13,7 @@ from qdrant_server import Node, open_server
 from test_store import SCHEMA, some_columns
 
 from d2llm_vdb.store import CollectionOptions, RecallRequest, ServerStore
+from d2llm_vdb.store.recalling import recalling
 
 
 @pytest.fixture
@@ -40,15 +41,15 @@ def open_at(node: Node, **options: object) -> ServerStore:
 def test_a_cluster_goes_on_with_a_node_killed_and_takes_it_back(nodes: list[Node]) -> None:
     layout = CollectionOptions(shard_number=3, replication_factor=2, write_consistency_factor=1)
     written = some_columns(60)
-    first = open_at(nodes[0], create=SCHEMA, layout=layout)
+    first = open_at(nodes[0], create=SCHEMA, options=layout)
     first.upsert(written)
     request = RecallRequest(written.recall[:3], limit=10, with_vectors=["iem"])
-    expected = [each.scores for each in first.recall(request)]
+    expected = [each.scores for each in first.run(recalling(request))]
 
     nodes[2].kill()
     for node in nodes[:2]:
         store = open_at(node)
-        for scores, found in zip(expected, store.recall(request), strict=True):
+        for scores, found in zip(expected, store.run(recalling(request)), strict=True):
             np.testing.assert_allclose(found.scores, scores, atol=1e-6)
         assert store.count() == 60
         store.close()

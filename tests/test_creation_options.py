@@ -90,7 +90,7 @@ def test_info_tells_what_a_collection_holds(server: Server, student: Student) ->
     assert (told["passages"], told["documents"], told["tenants"]) == (4, 2, {"acme": 1})
     assert told["preset"] == "small"
     assert told["server_version"].startswith("1.")
-    assert told["payload_indexes"] == {"doc_id": "keyword", "tenant": "keyword"}
+    assert told["payload_indexes"] == {"doc_id": "keyword", "tenant": "tenant"}
     shown = CliRunner().invoke(app, command).stdout
-    for part in ("documents", "1: acme (1)", "small", "Qdrant 1.", "shards: 1", "tenant:keyword"):
+    for part in ("documents", "1: acme (1)", "small", "Qdrant 1.", "shards: 1", "tenant:tenant"):
         assert part in shown

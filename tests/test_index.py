@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tiny_models import save_decoder
 
-from d2llm_vdb import Index, Passage, Student
+from d2llm_vdb import Collection, Index, Passage, Student
 from d2llm_vdb.connection import Connection
 from d2llm_vdb.errors import (
     CheckpointError,
@@ -36,6 +36,31 @@ async def test_deleting_nothing_is_fine(index: Index) -> None:
     assert await index.adelete([]) == await index.adelete(["no such"]) == 0
     assert index.get([]) == await index.aget([]) == []
     assert index.count() == 40
+
+
+def test_a_collection_is_read_and_deleted_from_without_its_student(
+    student: Student, passages: list[Passage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Index.open(tmp_path, student) as index:
+        index.add(passages[:4])
+        index.for_tenant("a").add(passages[:2])
+    monkeypatch.setattr(Student, "load", None)
+    with Collection.open(tmp_path) as collection:
+        assert type(collection) is Collection
+        assert [each.text for each in collection.get([passages[3].id])] == [passages[3].text]
+        assert collection.delete([passages[3].id]) == 1
+    with Collection.open(tmp_path, tenant="a") as collection:
+        assert (collection.tenant, collection.count()) == ("a", 2)
+        assert collection.delete_where({}) == 2
+    with Collection.open(str(tmp_path)) as collection:
+        assert collection.count() == 3
+
+
+def test_opening_a_collection_without_its_student_creates_none(tmp_path: Path) -> None:
+    for location in (tmp_path / "db", ":memory:"):
+        with pytest.raises(CollectionNotFoundError):
+            Collection.open(location)
+    assert not (tmp_path / "db").exists()
 
 
 def test_delete_takes_a_list_of_ids_and_no_single_string(index: Index) -> None:

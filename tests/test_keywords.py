@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
 import pytest
 
-from d2llm_vdb import Index, SearchOptions
+from d2llm_vdb import Collection, Index, SearchOptions
+from d2llm_vdb.archive import export_collection, import_collection
+from d2llm_vdb.doctor import examine
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.opening import OpenKeywords, open_both
+from d2llm_vdb.store.schema import FIELD_KINDS
 
 SEARCHES = (Index.search, Index.asearch, Index.search_many, Index.asearch_many)
 OPENING = (Index.open, Index.aopen)
@@ -58,3 +62,26 @@ def test_a_wrong_keyword_names_the_function_and_what_was_meant() -> None:
         Index.open(":memory:", collections="a")  # type: ignore[call-arg]
     with pytest.raises(InputError, match=r"Index\.aopen has no option 'apikey'; did you mean a"):
         asyncio.run(Index.aopen(":memory:", apikey="a"))  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("function", "places"),
+    [
+        (Collection.open, ["nowhere"]),
+        (export_collection, ["nowhere", "x.d2llm"]),
+        (import_collection, ["x.d2llm", "nowhere"]),
+        (examine, ["nowhere"]),
+    ],
+)
+def test_whatever_opens_a_collection_says_which_keyword_was_meant(
+    function: Callable[..., Any], places: list[str]
+) -> None:
+    for wrong, meant in (("tmeout", "timeout"), ("colection", "collection")):
+        told = rf"{function.__qualname__} has no option '{wrong}'; did you mean {meant}\?"
+        with pytest.raises(InputError, match=told):
+            function(*places, **{wrong: 3})
+
+
+def test_the_help_of_opening_names_every_kind_of_index() -> None:
+    [named] = re.findall(r"the kinds are (.*?)\.", " ".join((open_both.__doc__ or "").split()))
+    assert re.split(", | and ", named) == [*FIELD_KINDS]

@@ -139,5 +139,5 @@ def test_payload_indexes_are_given_by_names(tmp_path: Path, student: Student) ->
             "metadata.a.b": "keyword",
             "metadata.year": "integer",
             "source": "keyword",
-            "tenant": "keyword",
+            "tenant": "tenant",
         }

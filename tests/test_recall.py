@@ -99,7 +99,7 @@ def test_of_equal_ranks_the_vectors_come_first() -> None:
 
 
 def test_bm25_finds_what_the_vectors_do_not_and_scores_what_they_find(store: Store) -> None:
-    apple, nothing = store.recall(request(limit=4))
+    apple, nothing = store.run(recalling(request(limit=4)))
     assert {"apple", "apple pear", "plum apple"} <= set(texts(apple))
     assert apple.bm25 is not None
     assert apple.fused is not None
@@ -112,14 +112,14 @@ def test_bm25_finds_what_the_vectors_do_not_and_scores_what_they_find(store: Sto
 
 
 def test_bm25_is_the_saturated_frequency_times_the_rarity_in_the_collection(store: Store) -> None:
-    [found, _] = store.recall(request(limit=len(FRUIT), terms=terms(["fig plum", "fig"])))
+    [found, _] = store.run(recalling(request(limit=len(FRUIT), terms=terms(["fig plum", "fig"]))))
     assert found.bm25 is not None
     expected = collection_bm25(terms(["fig plum"]), terms(FRUIT))[0]
     by_text = dict(zip(FRUIT, expected, strict=True))
     assert found.bm25 == pytest.approx([by_text[text] for text in texts(found)], abs=1e-3)
     plums = models.FieldCondition(key="text", match=models.MatchValue(value="plum"))
-    [filtered, _] = store.recall(
-        request(terms=terms(["plum", "fig"]), filter=models.Filter(must=[plums]))
+    [filtered, _] = store.run(
+        recalling(request(terms=terms(["plum", "fig"]), filter=models.Filter(must=[plums])))
     )
     # Rarity is that in the whole collection, whatever the filter leaves of it.
     assert filtered.bm25 == pytest.approx([2 * by_text["plum"]], abs=1e-3)
@@ -128,7 +128,9 @@ def test_bm25_is_the_saturated_frequency_times_the_rarity_in_the_collection(stor
 def test_candidates_are_scored_the_same_however_they_were_found(store: Store) -> None:
     everything = request(limit=len(FRUIT))
     for fused, plain in zip(
-        store.recall(everything), store.recall(replace(everything, terms=None)), strict=True
+        store.run(recalling(everything)),
+        store.run(recalling(replace(everything, terms=None))),
+        strict=True,
     ):
         places = [texts(plain).index(text) for text in texts(fused)]
         assert len(places) == len(FRUIT)
@@ -141,7 +143,7 @@ def test_candidates_are_scored_the_same_however_they_were_found(store: Store) ->
 def test_a_filter_bounds_both_rankings(store: Store) -> None:
     plums = models.MatchAny(any=["plum", "plum apple"])
     condition = models.FieldCondition(key="text", match=plums)
-    for found in store.recall(request(filter=models.Filter(must=[condition]))):
+    for found in store.run(recalling(request(filter=models.Filter(must=[condition])))):
         assert set(texts(found)) == {"plum", "plum apple"}
 
 
@@ -149,7 +151,7 @@ def test_nothing_fused_is_nothing_found(store: Store) -> None:
     figs = models.Filter(
         must=[models.FieldCondition(key="metadata.row", match=models.MatchValue(value=99))]
     )
-    assert [found.ids for found in store.recall(request(filter=figs))] == [[], []]
+    assert [found.ids for found in store.run(recalling(request(filter=figs)))] == [[], []]
 
 
 @pytest.mark.parametrize(
@@ -175,7 +177,7 @@ def test_candidates_are_found_once_and_only_these_are_scored(
         return query(queries)
 
     monkeypatch.setattr(store, "query", recorded)
-    found = store.recall(request(**changes))
+    found = store.run(recalling(request(**changes)))
     assert [[query.using for query in batch] for batch in batches] == asked
     for later in batches[1:]:
         for place, query in enumerate(later):
@@ -200,7 +202,7 @@ def test_a_point_deleted_between_the_requests_is_left_out(
         return answers
 
     monkeypatch.setattr(store, "query", deleting)
-    [found, _] = store.recall(request(limit=4))
+    [found, _] = store.run(recalling(request(limit=4)))
     assert "apple" not in texts(found)
     assert {"apple pear", "plum apple"} <= set(texts(found))
     assert len(found.scores) == len(found.payloads) == len(found.maxsim["segments"])

@@ -361,7 +361,7 @@ def test_a_collection_of_the_first_layout_is_converted_and_loses_nothing(
     with pytest.raises(SchemaMismatchError, match=r"layout of version 0\.1; .*d2llm reembed"):
         Index.open(tmp_path, collection="old")
     with (
-        closing(EdgeStore.open(tmp_path / "old", any_layout=True)) as old,
+        closing(EdgeStore.open(tmp_path / "old", any_version=True)) as old,
         Index.open(tmp_path / "fresh", student, tokens="raw", preset="exact") as fresh,
     ):
         fresh.store.upsert(encoded)
@@ -443,7 +443,7 @@ def test_payload_indexes_are_carried_over_and_the_new_ones_own_stay(
     ):
         old.add(passages[:4])
         old.reembed(new)
-        assert new.info().index_kinds == {
+        assert new.info().payload_indexes == {
             "doc_id": "keyword",
             "tenant": "tenant",
             "text": "phrases",

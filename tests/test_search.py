@@ -18,8 +18,8 @@ from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.rankers import StackedSegments
 from d2llm_vdb.search import SearchOptions, steps
+from d2llm_vdb.store.candidates import Candidates, RecallRequest
 from d2llm_vdb.store.questions import Steps
-from d2llm_vdb.store.recall import Candidates, RecallRequest
 from d2llm_vdb.store.recalling import recalling
 from d2llm_vdb.student.evidence import Evidence
 
@@ -137,7 +137,7 @@ async def test_many_queries_are_recalled_some_at_a_time(
     asked: list[int] = []
 
     def noting(request: RecallRequest) -> Steps[list[Candidates]]:
-        asked.append(len(request.vectors))
+        asked.append(len(request.queries))
         return recalling(request)
 
     monkeypatch.setattr(steps, "recalling", noting)

@@ -26,6 +26,7 @@ from d2llm_vdb.store.client import ClientOptions
 from d2llm_vdb.store.columns import point_id
 from d2llm_vdb.store.memory import MemoryStore
 from d2llm_vdb.store.questions import PageRequest, PointQuery
+from d2llm_vdb.store.recalling import recalling
 from d2llm_vdb.store.schema import CollectionOptions
 from d2llm_vdb.store.tenant import TenantStore
 
@@ -79,9 +80,9 @@ async def test_the_size_is_known_anew_after_every_write(store: Store) -> None:
     assert store.size() == await tenant.asize() == 27
     store.delete(["passage 3"])
     assert await store.asize() == 26
-    await store.adelete(["passage 4"])
+    await store.adelete_where(models.Filter(must=[models.HasIdCondition(has_id=["passage 4"])]))
     assert store.size() == 25
-    await store.aupsert(some_columns(20))
+    store.upsert(some_columns(20))
     assert store.size() == 27
     tenant.delete_where(models.Filter())
     assert store.size() == 25
@@ -152,8 +153,8 @@ def test_vectors_and_payload_are_read_back_as_written(store: Store) -> None:
 def test_recall_returns_the_nearest_by_cosine_with_payload_and_halves(store: Store) -> None:
     written = some_columns(20)
     query = written.recall[3]
-    [found] = store.recall(
-        RecallRequest(query[None], limit=20, with_vectors=["iem"], with_fields=None)
+    [found] = store.run(
+        recalling(RecallRequest(query[None], limit=20, with_vectors=["iem"], with_fields=None))
     )
     unit = written.recall / np.linalg.norm(written.recall, axis=1, keepdims=True)
     cosines = unit @ query / np.linalg.norm(query)
@@ -172,8 +173,10 @@ def test_maxsim_is_computed_where_the_multivectors_are(store: Store) -> None:
     }
     maxsim = {name: list(own) for name, own in rows.items()}
     for query, found in enumerate(
-        store.recall(
-            RecallRequest(written.recall[:2], limit=10, maxsim=maxsim, with_fields=["metadata"])
+        store.run(
+            recalling(
+                RecallRequest(written.recall[:2], limit=10, maxsim=maxsim, with_fields=["metadata"])
+            )
         )
     ):
         for name, own in rows.items():
@@ -186,9 +189,11 @@ def test_maxsim_is_computed_where_the_multivectors_are(store: Store) -> None:
 
 def test_a_batch_gives_what_single_queries_give(store: Store) -> None:
     vectors = some_columns(5, seed=9).recall
-    together = store.recall(RecallRequest(vectors, limit=6, with_fields=None))
+    together = store.run(recalling(RecallRequest(vectors, limit=6, with_fields=None)))
     for row, found in enumerate(together):
-        [alone] = store.recall(RecallRequest(vectors[row : row + 1], limit=6, with_fields=None))
+        [alone] = store.run(
+            recalling(RecallRequest(vectors[row : row + 1], limit=6, with_fields=None))
+        )
         assert alone.payloads == found.payloads
         np.testing.assert_array_equal(alone.scores, found.scores)
 
@@ -201,7 +206,7 @@ def test_recall_honours_filters(store: Store) -> None:
         filter=models.Filter(must=[condition]),
         with_fields=["metadata"],
     )
-    [found] = store.recall(request)
+    [found] = store.run(recalling(request))
     assert sorted(payload["metadata"]["row"] for payload in found.payloads) == list(range(15, 20))
 
 
@@ -214,7 +219,7 @@ def test_nothing_found_is_no_error(store: Store) -> None:
         with_vectors=["iem"],
         maxsim={"tokens": [np.ones((2, 4), np.float32)]},
     )
-    [found] = store.recall(request)
+    [found] = store.run(recalling(request))
     assert found.ids == found.payloads == []
 
 
@@ -256,19 +261,18 @@ def test_async_gives_what_sync_gives(store: Store) -> None:
     request = RecallRequest(some_columns(2, seed=3).recall, limit=5, with_vectors=["iem"])
 
     async def everything() -> None:
-        for sync, found in zip(store.recall(request), await store.arecall(request), strict=True):
+        for sync, found in zip(
+            store.run(recalling(request)), await store.arun(recalling(request)), strict=True
+        ):
             assert sync.ids == found.ids
             np.testing.assert_array_equal(sync.scores, found.scores)
         assert await store.acount() == store.count()
         assert ids(await store.aretrieve(["passage 3"])) == ["passage 3"]
         assert len([point async for point in store.ascroll()]) == 20
         assert (await store.ainfo()).points == 20
-        await store.aupsert(some_columns(25))
-        await store.adelete(["passage 24"])
-        await store.adelete_where(
-            models.Filter(must=[models.HasIdCondition(has_id=[])]),
-        )
-        assert store.count() == 24
+        store.upsert(some_columns(24))
+        await store.adelete_where(models.Filter(must=[models.HasIdCondition(has_id=["passage 3"])]))
+        assert store.count() == 23
 
     asyncio.run(everything())
 
@@ -414,13 +418,11 @@ def test_every_request_can_be_put_on_the_wire(prefer_grpc: bool) -> None:
         terms=written.bm25,
     )
     among = PointQuery("bm25", written.bm25[0], 5, among=[point_id("passage 1")], fields=None)
-    calls = {
-        "upsert": (written,),
-        "recall": (request,),
+    writes: dict[str, tuple[Any, ...]] = {"upsert": (written,), "delete": (["passage 1"],)}
+    calls: dict[str, tuple[Any, ...]] = {
         "query": ([among],),
         "retrieve": (["passage 1"], ["id"], ["iem"]),
         "scroll_page": (PageRequest(None, 10, condition, ["id"], ["iem"]),),
-        "delete": (["passage 1"],),
         "delete_where": (condition,),
         "count": (condition,),
         "info": (),
@@ -431,11 +433,15 @@ def test_every_request_can_be_put_on_the_wire(prefer_grpc: bool) -> None:
             SCHEMA,
             CollectionOptions(shard_number=2, replication_factor=2, write_consistency_factor=2),
         )
-    for name, arguments in calls.items():
+    with unanswered:
+        store.run(recalling(request))
+    for name, arguments in (writes | calls).items():
         with unanswered:
             getattr(store, name)(*arguments)
 
     async def all_awaited() -> None:
+        with unanswered:
+            await store.arun(recalling(request))
         for name, arguments in calls.items():
             with unanswered:
                 await getattr(store, f"a{name}")(*arguments)
@@ -451,7 +457,7 @@ def test_an_unreachable_server_says_where_and_hides_secrets(prefer_grpc: bool) -
             "https://user:hunter2@127.0.0.1:9/",
             "c",
             create=SCHEMA,
-            layout=CollectionOptions(shard_number=1),
+            options=CollectionOptions(shard_number=1),
             api_key="sesame-open",
             prefer_grpc=prefer_grpc,
             timeout=2,

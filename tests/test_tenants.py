@@ -107,6 +107,6 @@ def test_a_tenant_needs_a_name(filled: Index, name: object) -> None:
 
 
 def test_a_tenants_index_is_no_way_to_another(both: tuple[Index, Index]) -> None:
-    with pytest.raises(InputError, match="tenant='second', and this index is that of 'first'"):
+    with pytest.raises(InputError, match="this index belongs to the tenant 'first'"):
         both[0].search(QUERY, tenant="second")
     assert both[0].search(QUERY, tenant="first").hits

@@ -75,11 +75,11 @@ def test_another_text_is_encoded_whatever_else_changed(index: Index) -> None:
     assert hit_ids(index.search("zebras", k=1)) == ["d#0"]
 
 
-async def test_payloads_are_written_blocking_and_awaited(index: Index) -> None:
+def test_payloads_are_written_anew(index: Index) -> None:
     index.add(document(2))
     ids = ["d#0", "d#1"]
     written = [each.payload() | {"metadata": {"n": 1}} for each in document(2)]
-    await index.store.awrite_payloads(ids, written)
+    index.store.write_payloads(ids, written)
     assert index.count({"n": 1}) == 2
     index.store.write_payloads(["d#1"], [written[1] | {"metadata": {"n": 2}}])
     assert [each.metadata for each in index.get(ids)] == [{"n": 1}, {"n": 2}]
@@ -115,12 +115,6 @@ def test_documents_and_tenants_are_counted(index: Index) -> None:
     assert (own.documents, dict(own.tenants)) == (1, {"a": 2})
     index.for_tenant("b").delete(documents=["d"])
     assert dict(census(index.store).tenants) == {"a": 2}
-
-
-async def test_values_are_read_awaited_too(index: Index) -> None:
-    index.for_tenant("a").add(document(2))
-    assert await index.store.avalues("tenant") == {"a": 2}
-    assert await index.for_tenant("a").store.avalues("doc_id") == {"d": 2}
 
 
 def test_the_length_of_an_embedding_stays_where_the_text_does(tmp_path: Path) -> None:

@@ -22,11 +22,13 @@ from d2llm_vdb.errors import (
     SchemaMismatchError,
     StoreError,
 )
-from d2llm_vdb.store import CollectionOptions, Columns, Schema, Store, StoredPoint, TenantStore
-from d2llm_vdb.store.client import ClientKeywords
+from d2llm_vdb.keywords import check_keywords_of, takes_keywords_of
+from d2llm_vdb.store import CollectionOptions, Columns, Schema, Store, StoredPoint
+from d2llm_vdb.store.client import ClientKeywords, ClientOptions
 from d2llm_vdb.store.presets import PresetName
 from d2llm_vdb.store.questions import page_points
 from d2llm_vdb.store.schema import BM25, INDEXED_FIELDS, LAYOUT_OPTIONS
+from d2llm_vdb.store.tenant import tenant_part
 
 
 @dataclass(slots=True)
@@ -47,6 +49,7 @@ class ArchiveReport:
 OnArchived = Callable[[ArchiveReport], None]
 
 
+@takes_keywords_of(ClientOptions)
 def export_collection(
     location: str | os.PathLike[str],
     path: str | os.PathLike[str],
@@ -55,7 +58,7 @@ def export_collection(
     tenant: str | None = None,
     overwrite: bool = False,
     on_progress: OnArchived | None = None,
-    **client: Unpack[ClientKeywords],
+    **options: Unpack[ClientKeywords],
 ) -> ArchiveReport:
     """Write a collection into a file, without its student.
 
@@ -66,16 +69,17 @@ def export_collection(
         tenant: write that tenant's passages alone.
         overwrite: replace a file that is there.
         on_progress: told the report so far, after every part.
-        client: how to speak to a server; see `d2llm_vdb.store.client.ClientOptions`.
+        options: how to speak to a server; those of `d2llm_vdb.store.client.ClientOptions`.
 
     Raises:
         InputError: the file is there already, or the tenant has no passage.
         StoreError: the collection is missing, locked or out of reach, or a passage is not whole.
     """
+    check_keywords_of(export_collection, options)
     check_tenant(tenant)
-    connection = Connection(os.fspath(location), collection, **client)
+    connection = Connection(location, collection, **options)
     with closing(connection.open(None)) as store:
-        own = store if tenant is None else TenantStore(store, tenant)
+        own = tenant_part(store, tenant)
         if tenant is not None and not own.count():
             raise InputError(
                 f"tenant={tenant!r} has no passage in {store.location}; name one that has, as "
@@ -109,13 +113,14 @@ def export_store(
             Manifest(
                 schema,
                 tenant=store.tenant,
-                payload_indexes=info.index_kinds,
+                payload_indexes=info.payload_indexes or {},
                 layout=info.layout if on_server else {},
             )
         )
     return report
 
 
+@takes_keywords_of(ClientOptions)
 def import_collection(
     path: str | os.PathLike[str],
     location: str | os.PathLike[str],
@@ -126,7 +131,7 @@ def import_collection(
     replication_factor: int | None = None,
     write_consistency_factor: int | None = None,
     on_progress: OnArchived | None = None,
-    **client: Unpack[ClientKeywords],
+    **options: Unpack[ClientKeywords],
 ) -> ArchiveReport:
     """Write what a file holds into a collection, which is made where there is none.
 
@@ -140,7 +145,7 @@ def import_collection(
         preset, shard_number, replication_factor, write_consistency_factor: layout of a collection
             that is made; None takes the one that was exported.
         on_progress: told the report so far, after every part.
-        client: how to speak to a server; see `d2llm_vdb.store.client.ClientOptions`.
+        options: how to speak to a server; those of `d2llm_vdb.store.client.ClientOptions`.
 
     Raises:
         ArchiveError: the file is not whole, or of another version; nothing was written.
@@ -148,6 +153,7 @@ def import_collection(
         SchemaMismatchError: it is there and holds other vectors, or was made with another preset.
         StoreError: the database failed; run it again to go on.
     """
+    check_keywords_of(import_collection, options)
     with reading(Path(path)) as file:
         schema, layout = file.manifest.schema, file.manifest.layout
         asked = CollectionOptions(
@@ -159,9 +165,7 @@ def import_collection(
         taken: dict[str, Any] = {
             name: getattr(asked, name) or layout.get(name) for name in LAYOUT_OPTIONS
         }
-        connection = Connection(
-            os.fspath(location), collection, layout=replace(asked, **taken), **client
-        )
+        connection = Connection(location, collection, options=replace(asked, **taken), **options)
         _check_existing(connection, schema, path)
         file.check()
         with closing(connection.open(schema)) as store:

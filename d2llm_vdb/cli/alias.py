@@ -65,4 +65,4 @@ def _open(database: Database) -> Store:
     with waiting("starting"):
         from d2llm_vdb.connection import Connection
     connection = Connection(location, database.collection, **database.speaking)
-    return connection.open(None, any_layout=True)
+    return connection.open(None, any_version=True)

@@ -89,7 +89,7 @@ def compact(
 def _check_new(connection: Any, into: str) -> None:
     """Refuse a collection that is there: it was made with another student."""
     try:
-        connection.open(None, any_layout=True).close()
+        connection.open(None, any_version=True).close()
     except CollectionNotFoundError:
         return
     raise typer.BadParameter(

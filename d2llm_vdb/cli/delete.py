@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -60,9 +59,8 @@ def delete(
     location = database.location
     with waiting("starting"):
         from d2llm_vdb.checks import check_tenant
-        from d2llm_vdb.connection import Connection
+        from d2llm_vdb.collection import Collection
         from d2llm_vdb.filters import required_filter
-        from d2llm_vdb.search.unknown import UnknownFields
         from d2llm_vdb.selection import selection
 
     if everything and (ids or doc or filter):
@@ -70,10 +68,14 @@ def delete(
     check_tenant(tenant)
     if not everything:
         _chosen(ids, doc, filter)  # what cannot be used needs no database to be told
-    connection = Connection(
-        location, database.collection, **database.speaking, write_ordering=write_ordering
-    )
-    with closing(_of_tenant(connection.open(None), tenant)) as store:
+    with Collection.open(
+        location,
+        collection=database.collection,
+        tenant=tenant,
+        write_ordering=write_ordering,
+        **database.speaking,
+    ) as collection:
+        store = collection.store
         if everything:
             chosen = required_filter({})
         else:
@@ -87,7 +89,6 @@ def delete(
                 f"--all in its place to delete everything, or a filter that leaves some out"
             )
         if not found:
-            store.run(UnknownFields().check(store.tenant, chosen))
             nothing = (
                 f"tenant {tenant!r} has no passages" if tenant and not held else "nothing matches"
             )
@@ -100,21 +101,17 @@ def delete(
             _tell_left(_left_of_documents(store, ids, chosen))
         if found and not yes:
             _ask(store, found, held, chosen)
-        if found:
-            store.delete_where(chosen)
-            store.optimize()
+        deleted = collection.delete_where(chosen)
+        if deleted:
+            collection.optimize()
         told = store.location
     if as_json:
-        print_json({"deleted": found, "left": held - found})
+        print_json({"deleted": deleted, "left": held - deleted})
     else:
         whose = "" if tenant is None else f" of tenant {tenant!r}"
-        print_line(f"{counted(found, 'passage')} deleted from {told}, {held - found:,} left{whose}")
-
-
-def _of_tenant(store: Store, tenant: str | None) -> Store:
-    from d2llm_vdb.store import TenantStore
-
-    return store if tenant is None else TenantStore(store, tenant)
+        print_line(
+            f"{counted(deleted, 'passage')} deleted from {told}, {held - deleted:,} left{whose}"
+        )
 
 
 def _chosen(ids: list[str] | None, doc: list[str] | None, filter: str | None) -> models.Filter:

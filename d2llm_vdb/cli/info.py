@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import asdict
 
 from d2llm_vdb.cli import flags
@@ -23,12 +22,13 @@ def info(
     location = database.location
     with waiting("starting"):
         from d2llm_vdb.cli.results import show_info
-        from d2llm_vdb.connection import Connection
+        from d2llm_vdb.collection import Collection
         from d2llm_vdb.store.census import census
 
-    connection = Connection(location, database.collection, **database.speaking)
-    with closing(connection.open(None)) as store:
-        found, counted = store.info(), census(store)
+    with Collection.open(
+        location, collection=database.collection, **database.speaking
+    ) as collection:
+        found, counted = collection.info(), census(collection.store)
     if as_json:
         counts = {"passages": found.points, "preset": found.schema.preset}
         print_json(counts | asdict(counted) | asdict(found))

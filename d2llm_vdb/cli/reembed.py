@@ -60,7 +60,7 @@ def reembed(
         from d2llm_vdb.connection import Connection
 
     connection = Connection(location, database.collection, **database.speaking)
-    with closing(connection.open(None, any_layout=True)) as source:
+    with closing(connection.open(None, any_version=True)) as source:
         if source.alias is not None and source.alias.collection == into:
             told = f"{database.collection!r} means {into!r} already: nothing is to be done"
             print_line(told, errors if as_json else output)

@@ -11,21 +11,23 @@ from d2llm_vdb.connection import DEFAULT_COLLECTION, Connection
 from d2llm_vdb.doctor import database, machine, opening, sample
 from d2llm_vdb.doctor.finding import Finding, Place
 from d2llm_vdb.errors import StoreError
+from d2llm_vdb.keywords import check_keywords_of, takes_keywords_of
 from d2llm_vdb.store import Store
-from d2llm_vdb.store.client import ClientKeywords, hide_credentials
+from d2llm_vdb.store.client import ClientKeywords, ClientOptions, hide_credentials
 from d2llm_vdb.store.schema import FIRST_LAYOUT
 
 if TYPE_CHECKING:
     from d2llm_vdb.student import Student
 
 
+@takes_keywords_of(ClientOptions)
 def examine(
     location: str | os.PathLike[str],
     student: str | Student | None = None,
     *,
     collection: str = DEFAULT_COLLECTION,
     device: str = "auto",
-    **client: Unpack[ClientKeywords],
+    **options: Unpack[ClientKeywords],
 ) -> list[Finding]:
     """Check a collection and a student against each other; nothing is written.
 
@@ -34,12 +36,13 @@ def examine(
         student: to check with; None takes the one that the collection remembers.
         collection: its name.
         device: what the student runs on.
-        client: how to speak to a server; see `d2llm_vdb.store.client.ClientOptions`.
+        options: how to speak to a server; those of `d2llm_vdb.store.client.ClientOptions`.
 
     Raises:
         InputError: an option cannot be used. All else that is wrong is found, and not raised.
     """
-    connection = Connection(os.fspath(location), collection, **client)
+    check_keywords_of(examine, options)
+    connection = Connection(location, collection, **options)
     shown = connection.location
     place = Place(hide_credentials(shown) if "://" in shown else shown, collection)
     store, opened = opening.open_store(connection, place)

@@ -30,7 +30,7 @@ _DRAFT = re.compile(r"\..+\.[0-9a-f]{32}")
 def open_store(connection: Connection, place: Place) -> tuple[Store | None, Finding]:
     """Open the collection, whatever its layout."""
     try:
-        store = connection.open(None, any_layout=True)
+        store = connection.open(None, any_version=True)
     except StoreError as error:
         return None, Finding("opens", "wrong", str(error), _way_in(error, place))
     means = "" if store.alias is None else f", which the alias {store.alias.name!r} means"

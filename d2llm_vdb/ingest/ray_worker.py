@@ -19,7 +19,8 @@ from d2llm_vdb.ingest.adding import add_documents
 from d2llm_vdb.ingest.chunking import Chunker
 from d2llm_vdb.ingest.documents import Document, Reject
 from d2llm_vdb.opening import load_student
-from d2llm_vdb.store import Store, TenantStore
+from d2llm_vdb.store import Store
+from d2llm_vdb.store.tenant import tenant_part
 
 if TYPE_CHECKING:
     from d2llm_vdb.store.server import ServerAddress
@@ -123,7 +124,7 @@ class Worker:
         store: Store = order.address.open()
         student = load_student(order.student, order.device, order.dtype)
         store.schema.check_student(student.fingerprint, store.location)
-        return Index(student, store if order.tenant is None else TenantStore(store, order.tenant))
+        return Index(student, tenant_part(store, order.tenant))
 
     @cached_property
     def _chunker(self) -> Chunker:

@@ -187,7 +187,7 @@ def _request(options: SearchOptions, queries: QueryVectors, schema: Schema) -> R
     elif options.group_by is not None:
         fields = [options.group_by.partition(".")[0], TENANT_FIELD]
     return RecallRequest(
-        vectors=queries.recall,
+        queries=queries.recall,
         limit=options.candidates,
         filter=options.database_filter,
         with_vectors=sorted(vectors),

@@ -37,7 +37,7 @@ class UnindexedFields:
         self._passages[tenant] = info.points
         self._indexed = info.payload_indexes
         if info.server_version is not None:
-            kinds = info.index_kinds.items()
+            kinds = (info.payload_indexes or {}).items()
             self._words = {name for name, kind in kinds if kind in ("text", "phrases")}
 
     def grow(self, tenant: str | None, passages: int) -> None:

@@ -11,11 +11,11 @@ from d2llm_vdb.lazy import names_of
 
 if TYPE_CHECKING:
     from d2llm_vdb.store.base import Store
+    from d2llm_vdb.store.candidates import Candidates, RecallRequest
     from d2llm_vdb.store.columns import Columns
     from d2llm_vdb.store.edge import EdgeStore
     from d2llm_vdb.store.memory import MemoryStore
     from d2llm_vdb.store.points import Page, StoredPoint, StoreInfo
-    from d2llm_vdb.store.recall import Candidates, RecallRequest
     from d2llm_vdb.store.schema import CollectionOptions, Schema
     from d2llm_vdb.store.server import ServerStore
     from d2llm_vdb.store.tenant import TenantStore
@@ -39,13 +39,13 @@ __all__ = [
 __getattr__ = names_of(
     __name__,
     {
-        "Candidates": "recall",
+        "Candidates": "candidates",
         "CollectionOptions": "schema",
         "Columns": "columns",
         "EdgeStore": "edge",
         "MemoryStore": "memory",
         "Page": "points",
-        "RecallRequest": "recall",
+        "RecallRequest": "candidates",
         "Schema": "schema",
         "ServerStore": "server",
         "Store": "base",

@@ -13,7 +13,6 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePath
 from typing import Any, Generic, TypeVar
 
 from d2llm_vdb.errors import InputError, StoreError
@@ -25,8 +24,6 @@ from d2llm_vdb.store.columns import Columns, Payload
 from d2llm_vdb.store.health import Health
 from d2llm_vdb.store.points import Page, StoredPoint, StoreInfo
 from d2llm_vdb.store.questions import Fact, PageRequest, Point, PointQuery, Question, Steps
-from d2llm_vdb.store.recall import Candidates, RecallRequest
-from d2llm_vdb.store.recalling import recalling
 from d2llm_vdb.store.schema import INDEXED_FIELDS, FieldKind, Schema
 
 T = TypeVar("T")
@@ -38,23 +35,19 @@ SIZE_SECONDS = 60.0
 class Store(ABC):
     """One open collection.
 
-    Every method used on an open collection has an async twin named with a leading `a`. The twins
-    here run the method in a thread, which is right for a store that lives in this process; a
+    Methods that a search or a `Collection` awaits have an async twin named with a leading `a`. The
+    twins here run the method in a thread, which is right for a store that lives in this process; a
     store behind a network overrides them.
     """
 
     schema: Schema
+    collection: str
     location: str
     capabilities: Capabilities = EMBEDDED
     alias: Alias | None = None  # that it was opened by
     tenant: str | None = None  # whose part of a collection this is; None for the whole
     _closed = False
     _size: tuple[float, int] | None = None  # when it was counted, and the count
-
-    @property
-    def collection(self) -> str:
-        """Name of the collection, without where it lies."""
-        return PurePath(self.location).name
 
     def check_open(self) -> None:
         """Raise `StoreError` where the store has been closed."""
@@ -247,14 +240,6 @@ class Store(ABC):
         """Forget the size."""
         self._size = None
 
-    def recall(self, request: RecallRequest) -> list[Candidates]:
-        """Return the candidates of each query, and what is asked for of them."""
-        return self.run(recalling(request))
-
-    async def arecall(self, request: RecallRequest) -> list[Candidates]:
-        """Async twin of `recall`."""
-        return await self.arun(recalling(request))
-
     def scroll(
         self,
         filter: models.Filter | None = None,
@@ -267,14 +252,6 @@ class Store(ABC):
             page = self.scroll_page(request)
             yield from page.points
             request = page.following(request)
-
-    async def aupsert(self, columns: Columns) -> None:
-        """Async twin of `upsert`."""
-        await asyncio.to_thread(self.upsert, columns)
-
-    async def awrite_payloads(self, ids: Sequence[str], payloads: Sequence[Payload]) -> None:
-        """Async twin of `write_payloads`."""
-        await asyncio.to_thread(self.write_payloads, ids, payloads)
 
     async def aquery(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
         """Async twin of `query`."""
@@ -304,10 +281,6 @@ class Store(ABC):
                 yield point
             request = page.following(request)
 
-    async def adelete(self, ids: Sequence[str]) -> None:
-        """Async twin of `delete`."""
-        await asyncio.to_thread(self.delete, ids)
-
     async def adelete_where(self, filter: models.Filter) -> None:
         """Async twin of `delete_where`."""
         await asyncio.to_thread(self.delete_where, filter)
@@ -315,10 +288,6 @@ class Store(ABC):
     async def acount(self, filter: models.Filter | None = None, *, exact: bool = True) -> int:
         """Async twin of `count`."""
         return await asyncio.to_thread(self.count, filter, exact=exact)
-
-    async def avalues(self, field: str, filter: models.Filter | None = None) -> dict[str, int]:
-        """Async twin of `values`."""
-        return await asyncio.to_thread(self.values, field, filter)
 
     async def aoptimize(self) -> None:
         """Async twin of `optimize`."""

@@ -43,7 +43,7 @@ class ClientStore(Store):
 
     def __init__(self, client: QdrantClient, collection: str, location: str) -> None:
         self._client = client
-        self._collection = collection
+        self.collection = collection
         self.location = location
 
     @abstractmethod
@@ -78,47 +78,47 @@ class ClientStore(Store):
         return calls.answers
 
     def _open(
-        self, create: Schema | None, options: CollectionOptions, *, any_layout: bool = False
+        self, create: Schema | None, options: CollectionOptions, *, any_version: bool = False
     ) -> None:
         """Read the collection's schema, creating it where one is given and it does not exist."""
-        exists = requests.collection_exists(self._collection)
+        exists = requests.collection_exists(self.collection)
         if not self._call(exists):
             if create is None:
                 raise CollectionNotFoundError(
-                    f"no collection {self._collection!r} at {self.location}; ingest something "
+                    f"no collection {self.collection!r} at {self.location}; ingest something "
                     f"into it first, or name another with collection= (--collection)"
                 )
             try:
                 self._call(
-                    requests.create_collection(self._collection, create, options, self.capabilities)
+                    requests.create_collection(self.collection, create, options, self.capabilities)
                 )
             except StoreError:
                 if not self._call(exists):  # else another process made it since we looked
                     raise
-        info = self._call(requests.read_collection(self._collection))
-        self.schema = self._read_schema(info, any_layout=any_layout)
+        info = self._call(requests.read_collection(self.collection))
+        self.schema = self._read_schema(info, any_version=any_version)
         if create is not None:
             self.index_payload()
 
-    def _read_schema(self, info: models.CollectionInfo, *, any_layout: bool) -> Schema:
+    def _read_schema(self, info: models.CollectionInfo, *, any_version: bool) -> Schema:
         stored = (info.config.metadata or {}).get(METADATA_KEY)
         if stored is None:
             raise StoreError(
-                f"collection {self._collection!r} at {self.location} was not made by d2llm-vdb; "
+                f"collection {self.collection!r} at {self.location} was not made by d2llm-vdb; "
                 f"name another with collection= (--collection)"
             )
-        return Schema.from_dict(stored, self.location, any_layout=any_layout)
+        return Schema.from_dict(stored, self.location, any_version=any_version)
 
     def upsert(self, columns: Columns) -> None:
         columns.check(self.schema)
-        self._call_all(batches.upsert(self._collection, columns, self._wire))
+        self._call_all(batches.upsert(self.collection, columns, self._wire))
         self._wrote()
 
     def write_payloads(self, ids: Sequence[str], payloads: Sequence[Payload]) -> None:
-        self._call_all(batches.write_payloads(self._collection, ids, payloads, self._wire))
+        self._call_all(batches.write_payloads(self.collection, ids, payloads, self._wire))
 
     def _plan(self, queries: Sequence[PointQuery]) -> Call[list[Sequence[Point]]]:
-        return requests.query(self._collection, queries, self._wire, indexed=self._indexed)
+        return requests.query(self.collection, queries, self._wire, indexed=self._indexed)
 
     def query(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
         asked = batches.query(queries, self._wire, self._plan)
@@ -128,36 +128,36 @@ class ClientStore(Store):
     def retrieve(
         self, ids: Sequence[str], fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
     ) -> list[StoredPoint]:
-        found = self._call_all(batches.retrieve(self._collection, ids, fields, vectors))
+        found = self._call_all(batches.retrieve(self.collection, ids, fields, vectors))
         return list(chain.from_iterable(found))
 
     def scroll_page(self, request: PageRequest) -> Page:
-        return self._call(requests.scroll_page(self._collection, request))
+        return self._call(requests.scroll_page(self.collection, request))
 
     def delete(self, ids: Sequence[str]) -> None:
-        self._call_all(batches.delete(self._collection, ids))
+        self._call_all(batches.delete(self.collection, ids))
         self._wrote()
 
     def delete_where(self, filter: models.Filter) -> None:
-        self._call(requests.delete_where(self._collection, filter))
+        self._call(requests.delete_where(self.collection, filter))
         self._wrote()
 
     def count(self, filter: models.Filter | None = None, *, exact: bool = True) -> int:
-        return self._call(requests.count(self._collection, filter, exact=exact))
+        return self._call(requests.count(self.collection, filter, exact=exact))
 
     def values(self, field: str, filter: models.Filter | None = None) -> dict[str, int]:
-        return self._call(requests.values(self._collection, field, filter))
+        return self._call(requests.values(self.collection, field, filter))
 
     def index_payload(self, fields: Mapping[str, FieldKind] = INDEXED_FIELDS) -> None:
-        info = self._call(requests.read_collection(self._collection))
+        info = self._call(requests.read_collection(self.collection))
         for name, kind in missing_indexes(fields, _indexes(info), self.location):
-            self._call(requests.index_payload(self._collection, name, kind, self.capabilities))
+            self._call(requests.index_payload(self.collection, name, kind, self.capabilities))
 
     def optimize(self) -> None:
         """Do nothing: a server flushes and indexes by itself."""
 
     def info(self) -> StoreInfo:
-        return self._info(self._call(requests.read_collection(self._collection)))
+        return self._info(self._call(requests.read_collection(self.collection)))
 
     def _info(self, info: models.CollectionInfo) -> StoreInfo:
         indexed = info.indexed_vectors_count or 0
@@ -166,17 +166,8 @@ class ClientStore(Store):
             info.points_count or 0,
             indexed,
             self.schema,
-            payload_indexes=_indexes(info),
-            index_kinds=index_kinds(_indexes(info), info.payload_schema),
+            payload_indexes=index_kinds(_indexes(info), info.payload_schema),
         )
-
-    async def aupsert(self, columns: Columns) -> None:
-        columns.check(self.schema)
-        await self._acall_all(batches.upsert(self._collection, columns, self._wire))
-        self._wrote()
-
-    async def awrite_payloads(self, ids: Sequence[str], payloads: Sequence[Payload]) -> None:
-        await self._acall_all(batches.write_payloads(self._collection, ids, payloads, self._wire))
 
     async def aquery(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
         asked = batches.query(queries, self._wire, self._plan)
@@ -186,31 +177,24 @@ class ClientStore(Store):
     async def aretrieve(
         self, ids: Sequence[str], fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
     ) -> list[StoredPoint]:
-        found = await self._acall_all(batches.retrieve(self._collection, ids, fields, vectors))
+        found = await self._acall_all(batches.retrieve(self.collection, ids, fields, vectors))
         return list(chain.from_iterable(found))
 
     async def ascroll_page(self, request: PageRequest) -> Page:
-        return await self._acall(requests.scroll_page(self._collection, request))
-
-    async def adelete(self, ids: Sequence[str]) -> None:
-        await self._acall_all(batches.delete(self._collection, ids))
-        self._wrote()
+        return await self._acall(requests.scroll_page(self.collection, request))
 
     async def adelete_where(self, filter: models.Filter) -> None:
-        await self._acall(requests.delete_where(self._collection, filter))
+        await self._acall(requests.delete_where(self.collection, filter))
         self._wrote()
 
     async def acount(self, filter: models.Filter | None = None, *, exact: bool = True) -> int:
-        return await self._acall(requests.count(self._collection, filter, exact=exact))
-
-    async def avalues(self, field: str, filter: models.Filter | None = None) -> dict[str, int]:
-        return await self._acall(requests.values(self._collection, field, filter))
+        return await self._acall(requests.count(self.collection, filter, exact=exact))
 
     async def ainfo(self) -> StoreInfo:
-        return self._info(await self._acall(requests.read_collection(self._collection)))
+        return self._info(await self._acall(requests.read_collection(self.collection)))
 
     def check_drop(self) -> None:
-        meaning = [name for name, own in self._aliases().items() if own == self._collection]
+        meaning = [name for name, own in self._aliases().items() if own == self.collection]
         if meaning:
             raise StoreError(
                 f"{self.location} is what the alias {meaning[0]!r} means; point that to another "
@@ -219,7 +203,7 @@ class ClientStore(Store):
 
     def drop(self) -> None:
         self.check_drop()
-        self._call(requests.drop_collection(self._collection))
+        self._call(requests.drop_collection(self.collection))
         self.close()
 
     def _aliases(self) -> Mapping[str, str]:

@@ -65,6 +65,7 @@ class EdgeStore(Store):
         self._shard = shard
         self._lock = lock
         self.schema = schema
+        self.collection = directory.name
         self.location = str(directory)
         self._directory = directory.absolute()
         self._unflushed = self._unoptimized = 0
@@ -79,11 +80,11 @@ class EdgeStore(Store):
         create: Schema | None = None,
         options: CollectionOptions | None = None,
         *,
-        any_layout: bool = False,
+        any_version: bool = False,
     ) -> EdgeStore:
         """Open the collection in a directory, creating it where a schema is given.
 
-        With `any_layout` also one of the first layout, to be read and no more.
+        With `any_version` also one of version 0.1, to be read and no more.
 
         Raises:
             CollectionNotFoundError: there is none and `create` is None.
@@ -92,7 +93,7 @@ class EdgeStore(Store):
             DiskFullError: its disk has too little room.
             StoreError: it is damaged, or cannot be made there.
         """
-        schema = read_schema(directory, any_layout=any_layout)
+        schema = read_schema(directory, any_version=any_version)
         if schema is None:
             database = directory.parent
             if (database / SCHEMA_FILE).is_file():
@@ -274,8 +275,7 @@ class EdgeStore(Store):
             info.indexed_vectors_count,
             self.schema,
             disk_bytes=sum(path.stat().st_blocks * 512 for path in files),
-            payload_indexes=indexes_of(info),
-            index_kinds=index_kinds(indexes_of(info), info.payload_schema),
+            payload_indexes=index_kinds(indexes_of(info), info.payload_schema),
         )
 
     def drop(self) -> None:

@@ -44,12 +44,12 @@ SHARD_DIR = "shard"
 NEW_DIRECTORY = "Give a directory that is new or empty, on a disk that can be written to"
 
 
-def read_schema(directory: Path, *, any_layout: bool = False) -> Schema | None:
+def read_schema(directory: Path, *, any_version: bool = False) -> Schema | None:
     """Read the schema of the collection in a directory without opening it, None if absent.
 
     Args:
         directory: of the collection.
-        any_layout: as `Schema.from_dict` takes it.
+        any_version: as `Schema.from_dict` takes it.
 
     Raises:
         StoreError: the file is damaged.
@@ -57,7 +57,7 @@ def read_schema(directory: Path, *, any_layout: bool = False) -> Schema | None:
     path = directory / SCHEMA_FILE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return Schema.from_dict(values, str(directory), any_layout=any_layout)
+        return Schema.from_dict(values, str(directory), any_version=any_version)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -48,8 +48,8 @@ class StoreInfo:
         schema: what it was made for.
         disk_bytes: size on disk, where it can be seen from here.
         server_version: of Qdrant, where a server holds the collection.
-        payload_indexes: fields that have an index, and its kind; None where the store makes none.
-        index_kinds: the same by the kinds that make such an index: "phrases" and "tenant" too.
+        payload_indexes: fields that have an index, and the kind that makes such a one; None where
+            the store makes none.
         held: how each of its vectors is stored and quantised, by name; what the database says
             where it was asked, else what the preset stands for.
         layout: shards, replicas and write consistency, as `CollectionOptions` names them.
@@ -61,8 +61,7 @@ class StoreInfo:
     schema: Schema
     disk_bytes: int | None = None
     server_version: str | None = None
-    payload_indexes: Mapping[str, str] | None = None
-    index_kinds: Mapping[str, FieldKind] = field(default_factory=dict)
+    payload_indexes: Mapping[str, FieldKind] | None = None
     held: Mapping[str, str] = field(default_factory=dict)
     layout: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(LAYOUT_OPTIONS, 1))
 

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2llm_vdb.errors import StoreError
+from d2llm_vdb.store.candidates import Candidates, RecallRequest
 from d2llm_vdb.store.columns import Array
 from d2llm_vdb.store.questions import Point, PointQuery, Steps
-from d2llm_vdb.store.recall import Candidates, RecallRequest
 from d2llm_vdb.store.schema import BM25, RECALL
 
 # Ranks are fused by 1 / (RRF_K + rank). Source: Cormack et al. (SIGIR 2009).
@@ -61,7 +61,7 @@ def _found(request: RecallRequest) -> Steps[list[_Pool]]:
         PointQuery(BM25, terms, request.limit, request.filter) for terms in request.terms or ()
     ]
     found = yield _nearest(request) + words
-    count = len(request.vectors)
+    count = len(request.queries)
     return [
         _Pool.fused(request, nearest, found[count + row] if words else None)
         for row, nearest in enumerate(found[:count])
@@ -71,7 +71,7 @@ def _found(request: RecallRequest) -> Steps[list[_Pool]]:
 def _nearest(request: RecallRequest, **reads: Any) -> list[PointQuery]:
     return [
         PointQuery(RECALL, vector, request.limit, request.filter, **reads)
-        for vector in request.vectors
+        for vector in request.queries
     ]
 
 
@@ -136,7 +136,7 @@ def _reading(
 ) -> PointQuery:
     return PointQuery(
         RECALL,
-        request.vectors[row],
+        request.queries[row],
         max(1, len(ids)),
         among=ids,
         vectors=request.with_vectors,

@@ -143,13 +143,13 @@ class Schema:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Any, location: str, *, any_layout: bool = False) -> Schema:
+    def from_dict(cls, values: Any, location: str, *, any_version: bool = False) -> Schema:
         """Read a stored schema.
 
         Args:
             values: what `to_dict` returned.
             location: of the collection, for errors.
-            any_layout: also take the first layout, which can be read and no more.
+            any_version: also take that of version 0.1, which can be read and no more.
 
         Raises:
             SchemaMismatchError: it was written by another version of this library.
@@ -158,7 +158,7 @@ class Schema:
         if not isinstance(values, dict):
             raise damaged(location, f"it is {type(values).__name__}, not a mapping")
         version = values.get("version")
-        if version == FIRST_LAYOUT and any_layout:
+        if version == FIRST_LAYOUT and any_version:
             values = dict(values)
             values["recall_dim"] = values.pop("pma_dim", None)  # the whole embedding is what serves
         elif version == FIRST_LAYOUT:

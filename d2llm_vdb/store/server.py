@@ -68,8 +68,8 @@ class ServerStore(ClientStore):
         client: ClientOptions | None = None,
         *,
         create: Schema | None = None,
-        layout: CollectionOptions | None = None,
-        any_layout: bool = False,
+        options: CollectionOptions | None = None,
+        any_version: bool = False,
     ) -> ServerStore:
         """Connect to a collection, creating it where a schema is given.
 
@@ -78,8 +78,8 @@ class ServerStore(ClientStore):
             collection: its name.
             client: how to speak to the server.
             create: the schema to create it with, None to require that it exists.
-            layout: of the collection when it is created.
-            any_layout: open one of the first layout too, to be read and no more.
+            options: of the collection when it is created.
+            any_version: open one of version 0.1 too, to be read and no more.
 
         Raises:
             StoreUnavailableError: no server answers.
@@ -88,32 +88,32 @@ class ServerStore(ClientStore):
         """
         store = cls(url, collection, client or ClientOptions())
         try:
-            store._open(create, layout or CollectionOptions(), any_layout=any_layout)
+            store._open(create, options or CollectionOptions(), any_version=any_version)
         except BaseException:
             store.close()
             raise
         return store
 
     def _open(
-        self, create: Schema | None, options: CollectionOptions, *, any_layout: bool = False
+        self, create: Schema | None, options: CollectionOptions, *, any_version: bool = False
     ) -> None:
         self.capabilities = self._call(requests.capabilities())
         self.capabilities.require("collection_metadata", self.location)
-        if means := self._aliases().get(self._collection):
-            name, self._collection = self._collection, means
+        if means := self._aliases().get(self.collection):
+            name, self.collection = self.collection, means
             self.location = f"{hide_credentials(self._url)}/{means}"
             self.alias = Alias(name, means, self.location)
-        super()._open(create, options, any_layout=any_layout)
+        super()._open(create, options, any_version=any_version)
 
     @property
     def address(self) -> ServerAddress:
         """How another process opens the same collection."""
         alias = None if self.alias is None else self.alias.name
-        return ServerAddress(self._url, self._collection, self._client_options, alias)
+        return ServerAddress(self._url, self.collection, self._client_options, alias)
 
     def _plan(self, queries: Sequence[PointQuery]) -> Call[list[Sequence[Point]]]:
         if self._client_options.prefer_grpc:
-            return grpc_queries.query(self._collection, queries, self._client_options)
+            return grpc_queries.query(self.collection, queries, self._client_options)
         return super()._plan(queries)
 
     def _info(self, info: models.CollectionInfo) -> StoreInfo:
@@ -133,7 +133,9 @@ class ServerStore(ClientStore):
                 f"alias={alias!r} is the name of a collection; take another, and let programs open "
                 f"the collection by that"
             )
-        known = {None, self._collection, getattr(instead_of, "_collection", None)}
+        known = {None, self.collection}
+        if isinstance(instead_of, ServerStore):
+            known.add(instead_of.collection)
         if instead_of is not None and means not in known:
             raise InputError(
                 f"alias={alias!r} means {means!r}, which is neither {instead_of.location} nor "
@@ -143,18 +145,18 @@ class ServerStore(ClientStore):
     def health(self) -> Health:
         """Ask how the collection is, and take the time of it."""
         start = time.monotonic()
-        info = self._call(requests.read_collection(self._collection))
+        info = self._call(requests.read_collection(self.collection))
         seconds = time.monotonic() - start
         error = getattr(info.optimizer_status, "error", None)
         replicas: list[str] | None = None
         with suppress(StoreError):  # a server may keep that to itself
-            replicas = self._call(requests.read_replicas(self._collection))
+            replicas = self._call(requests.read_replicas(self.collection))
         return Health(str(info.status), error, replicas, seconds)
 
     def point_alias(self, alias: str) -> str | None:
         self.check_alias(alias)
         before = self._aliases().get(alias)
-        self._call(requests.point_alias(alias, self._collection))
+        self._call(requests.point_alias(alias, self.collection))
         return before
 
     def _call(self, call: Call[T]) -> T:

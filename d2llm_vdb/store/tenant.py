@@ -14,10 +14,25 @@ from d2llm_vdb.errors import InputError
 from d2llm_vdb.lazy import models
 from d2llm_vdb.store.base import Store
 from d2llm_vdb.store.columns import POINT_NAMESPACE, Columns, Payload, distinct_ids
-from d2llm_vdb.store.conditions import with_ids
 from d2llm_vdb.store.points import Page, StoredPoint, StoreInfo
 from d2llm_vdb.store.questions import PageRequest, Point, PointQuery, filters_of
 from d2llm_vdb.store.schema import INDEXED_FIELDS, TENANT_FIELD, FieldKind
+
+
+def tenant_part(store: Store, tenant: str | None) -> Store:
+    """Return a tenant's part of a store; the store itself where that is it, or for None.
+
+    Raises:
+        InputError: the store is another tenant's part already.
+    """
+    if tenant is None or tenant == store.tenant:
+        return store
+    if store.tenant is not None:
+        raise InputError(
+            f"tenant={tenant!r}, and this index belongs to the tenant {store.tenant!r}; use one "
+            f"opened without a tenant"
+        )
+    return TenantStore(store, tenant)
 
 
 class TenantStore(Store):
@@ -30,6 +45,7 @@ class TenantStore(Store):
 
     def __init__(self, store: Store, tenant: str) -> None:
         self.schema = store.schema
+        self.collection = store.collection
         self.location = store.location
         self.capabilities = store.capabilities
         self.whole = store
@@ -46,6 +62,8 @@ class TenantStore(Store):
     def _filter(self, filter: models.Filter | None) -> models.Filter:
         both: list[models.Condition] = [self._own]
         if filter is not None:
+            from d2llm_vdb.store.conditions import with_ids
+
             both.append(with_ids(filter, self._id))
         return models.Filter(must=both)
 
@@ -63,17 +81,11 @@ class TenantStore(Store):
     def upsert(self, columns: Columns) -> None:
         self.whole.upsert(self._columns(columns))
 
-    async def aupsert(self, columns: Columns) -> None:
-        await self.whole.aupsert(self._columns(columns))
-
     def _payloads(self, payloads: Sequence[Payload]) -> list[Payload]:
         return [payload | {TENANT_FIELD: self.tenant} for payload in payloads]
 
     def write_payloads(self, ids: Sequence[str], payloads: Sequence[Payload]) -> None:
         self.whole.write_payloads(self._ids(ids), self._payloads(payloads))
-
-    async def awrite_payloads(self, ids: Sequence[str], payloads: Sequence[Payload]) -> None:
-        await self.whole.awrite_payloads(self._ids(ids), self._payloads(payloads))
 
     def query(self, queries: Sequence[PointQuery]) -> list[Sequence[Point]]:
         return self.whole.query(self._queries(queries))
@@ -100,9 +112,6 @@ class TenantStore(Store):
     def delete(self, ids: Sequence[str]) -> None:
         self.whole.delete(self._ids(ids))
 
-    async def adelete(self, ids: Sequence[str]) -> None:
-        await self.whole.adelete(self._ids(ids))
-
     def delete_where(self, filter: models.Filter) -> None:
         self.whole.delete_where(self._filter(filter))
 
@@ -117,9 +126,6 @@ class TenantStore(Store):
 
     def values(self, field: str, filter: models.Filter | None = None) -> dict[str, int]:
         return self.whole.values(field, self._filter(filter))
-
-    async def avalues(self, field: str, filter: models.Filter | None = None) -> dict[str, int]:
-        return await self.whole.avalues(field, self._filter(filter))
 
     def size(self) -> int:
         return self.whole.size()

@@ -16,7 +16,7 @@ class RecallRequest:
     """Candidates for m queries.
 
     Args:
-        vectors: recall vectors, float32 (m, r).
+        queries: their recall vectors, float32 (m, r).
         limit: candidates a query.
         filter: which points count.
         with_vectors: names of the candidates' single vectors to return.
@@ -30,7 +30,7 @@ class RecallRequest:
             of them, return the candidates without both, and why.
     """
 
-    vectors: Array
+    queries: Array
     limit: int
     filter: models.Filter | None = None
     with_vectors: Sequence[str] = ()
