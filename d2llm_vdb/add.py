@@ -18,6 +18,7 @@ from d2llm_vdb.errors import InputError, StoreError
 from d2llm_vdb.lazy import models
 from d2llm_vdb.passages import Passage
 from d2llm_vdb.store import Columns, Store
+from d2llm_vdb.store.belonging import of_documents
 from d2llm_vdb.store.columns import Payload
 from d2llm_vdb.store.patience import with_waits_told_to
 from d2llm_vdb.store.schema import TENANT_FIELD
@@ -48,7 +49,7 @@ class AddReport:
     Args:
         passages: how many were given: encoded + updated + unchanged + rejected.
         encoded: embedded and written, the replaced ones among them.
-        updated: stored already with the same text, so that what is beside it was written alone.
+        updated: stored already with the same text; only the rest of the payload was rewritten.
         unchanged: stored already, with the same content.
         replaced: stored already, with another text.
         deleted: left over from an older version of a document.
@@ -96,8 +97,8 @@ class Adder:
     Args:
         student: encodes them.
         store: takes them.
-        replace_documents: the passages of a document come one after the other and complete;
-            what else is stored of it is deleted.
+        replace_documents: pass each document's passages together and completely; whatever else is
+            stored of it is deleted.
         on_reject: told of every passage that cannot be stored; where it is None the first one
             raises.
         on_progress: told the report so far, after every step.
@@ -290,13 +291,8 @@ class Adder:
         if not self._replace_documents:
             points = self._store.retrieve(ids, fields)
             return {point.payload["id"]: point.payload for point in points}
-        documents = models.MatchAny(any=list({payload["doc_id"]: None for payload in payloads}))
-        either = models.Filter(
-            should=[
-                models.FieldCondition(key="doc_id", match=documents),
-                models.HasIdCondition(has_id=ids),
-            ]
-        )
+        documents = dict.fromkeys(payload["doc_id"] for payload in payloads)
+        either = models.Filter(should=[of_documents(documents), models.HasIdCondition(has_id=ids)])
         found = (point.payload for point in self._store.scroll(either, fields=fields))
         # The whole collection holds the tenants' passages too, whose ids are their own.
         return {each["id"]: each for each in found if each.get(TENANT_FIELD) == self._store.tenant}

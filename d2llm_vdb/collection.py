@@ -15,7 +15,7 @@ from d2llm_vdb.connection import DEFAULT_COLLECTION, Connection
 from d2llm_vdb.filters import FilterLike, as_filter, required_filter
 from d2llm_vdb.keywords import check_keywords_of, takes_keywords_of
 from d2llm_vdb.passages import Passage
-from d2llm_vdb.search.unknown import UnknownFields
+from d2llm_vdb.search.filter_warnings import FilterWarnings
 from d2llm_vdb.selection import selection
 from d2llm_vdb.store import Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.client import ClientKeywords, ClientOptions
@@ -32,11 +32,12 @@ class Collection:
 
     Args:
         store: an open collection, or a tenant's part of one.
+        warnings: shared with what else is open of the same collection.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, warnings: FilterWarnings | None = None) -> None:
         self.store = store
-        self._unknown = UnknownFields()
+        self._warnings = FilterWarnings() if warnings is None else warnings
 
     @classmethod
     @takes_keywords_of(ClientOptions)
@@ -78,15 +79,16 @@ class Collection:
         documents: Iterable[str] | None = None,
         filter: FilterLike | None = None,
     ) -> int:
-        """Delete passages by id, of documents, or that match; returns how many there were.
+        """Delete passages by id, by document or by filter. Returns how many were deleted.
 
         Args:
             ids: of passages; missing ones are fine.
             documents: ids of documents, whose passages go beside those of `ids`.
-            filter: of all these, or where neither is given of all passages, those that match go.
+            filter: deletes only those of the selected passages that match; alone, it selects from
+                all passages.
 
         Raises:
-            InputError: nothing is given that leaves any passage out, or something cannot be used.
+            InputError: every passage is selected, or something cannot be used.
         """
         return self.delete_where(selection(ids, documents, filter))
 
@@ -109,7 +111,7 @@ class Collection:
         chosen = required_filter(filter)
         found = self.store.count(chosen)
         if not found:
-            self.store.run(self._unknown.check(self.tenant, chosen))
+            self.store.run(self._warnings.found_nothing(self.tenant, chosen))
         self.store.delete_where(chosen)
         return found
 
@@ -118,7 +120,7 @@ class Collection:
         chosen = required_filter(filter)
         found = await self.store.acount(chosen)
         if not found:
-            await self.store.arun(self._unknown.check(self.tenant, chosen))
+            await self.store.arun(self._warnings.found_nothing(self.tenant, chosen))
         await self.store.adelete_where(chosen)
         return found
 
@@ -171,8 +173,8 @@ class Collection:
     ) -> ArchiveReport:
         """Write the collection, or this tenant's part of it, into a file.
 
-        `d2llm_vdb.archive.import_collection` writes it into another database. What is added
-        meanwhile may be in it or not.
+        `d2llm_vdb.archive.import_collection` writes it into another database. Passages
+        added during the export may or may not be included.
 
         Args:
             path: of the file.

@@ -23,11 +23,11 @@ from d2llm_vdb.keywords import check_keywords, takes_keywords_of
 from d2llm_vdb.opening import OpenKeywords, open_both
 from d2llm_vdb.passages import Passage, only_passages
 from d2llm_vdb.search import SearchResult
+from d2llm_vdb.search.filter_warnings import FilterWarnings
 from d2llm_vdb.search.neighbours import reading_neighbours
 from d2llm_vdb.search.observed import log_search, observed
 from d2llm_vdb.search.options import SearchKeywordsButK, SearchOptions
 from d2llm_vdb.search.steps import Stopwatch, explainable, searching
-from d2llm_vdb.search.unindexed import UnindexedFields
 from d2llm_vdb.store import Store
 from d2llm_vdb.store.questions import Fact, Steps
 from d2llm_vdb.store.tenant import tenant_part
@@ -45,10 +45,11 @@ class Index(Collection):
     async twin whose name starts with `a`.
     """
 
-    def __init__(self, student: Student, store: Store) -> None:
-        super().__init__(store)
+    def __init__(
+        self, student: Student, store: Store, warnings: FilterWarnings | None = None
+    ) -> None:
+        super().__init__(store, warnings)
         self.student = student
-        self._unindexed = UnindexedFields()
 
     def for_tenant(self, tenant: str) -> Index:
         """Return the index of one tenant's passages in the same collection.
@@ -60,9 +61,7 @@ class Index(Collection):
             InputError: the name cannot be used, or this index is another tenant's already.
         """
         check_tenant(tenant)
-        index = Index(self.student, tenant_part(self.store, tenant))
-        index._unindexed, index._unknown = self._unindexed, self._unknown
-        return index
+        return Index(self.student, tenant_part(self.store, tenant), self._warnings)
 
     def __repr__(self) -> str:
         return f"Index({self.store.location!r})"
@@ -132,8 +131,8 @@ class Index(Collection):
 
         Args:
             passages: any iterable, read as a stream.
-            replace_documents: the passages of a document come one after the other and complete;
-                what else is stored of it is deleted.
+            replace_documents: pass each document's passages together and completely; whatever
+                else is stored of it is deleted.
             on_reject: told of each passage that cannot be stored, and why. Without it the first
                 one raises.
             on_progress: told the report so far, after every step.
@@ -174,7 +173,7 @@ class Index(Collection):
 
     def _grown(self, report: AddReport) -> AddReport:
         """Take note of how many passages are new."""
-        self._unindexed.grow(self.tenant, report.encoded - report.replaced)
+        self._warnings.grow(self.tenant, report.encoded - report.replaced)
         return report
 
     @takes_keywords_of(SearchOptions)
@@ -287,7 +286,8 @@ class Index(Collection):
         Args:
             target: an index opened on another collection.
             alias: on a server, the name that is to mean the new collection as soon as it has all
-                that this one has. Who opened that name before goes on with this one.
+                that this one has. Programs that already have the alias open keep
+                using this collection.
             on_progress: told the report so far, after every page of passages.
 
         Raises:
@@ -340,7 +340,10 @@ class Index(Collection):
     async def acompact(
         self, dim: int, *, floor: float = 0.98, queries: Sequence[str] | None = None
     ) -> CompactStudent:
-        """Async twin of `compact`. Cancelled, it computes to its end, which nobody gets."""
+        """Async twin of `compact`.
+
+        If cancelled, the computation still finishes and its result is dropped.
+        """
         return await asyncio.to_thread(self.compact, dim, floor=floor, queries=queries)
 
     def _answering(
@@ -348,15 +351,15 @@ class Index(Collection):
     ) -> Steps[list[SearchResult]]:
         """Search for some queries, one at least; a store runs these steps."""
         if (condition := options.database_filter) is not None:
-            if not self._unindexed.has_seen(store.tenant):
-                self._unindexed.see(store.tenant, (yield Fact.INFO))
-            self._unindexed.check(store.tenant, condition)
+            if not self._warnings.has_seen(store.tenant):
+                self._warnings.see(store.tenant, (yield Fact.INFO))
+            self._warnings.check(store.tenant, condition)
         watch = Stopwatch()
         size = (yield Fact.SIZE) if options.counts_words else 0
         ranked = yield from searching(self.student, options, texts, store.schema, size, watch)
         found = [each.hits for each in ranked]
         if not any(found):
-            yield from self._unknown.check(store.tenant, options.database_filter)
+            yield from self._warnings.found_nothing(store.tenant, options.database_filter)
         if options.neighbours:
             with watch.stage("read"):
                 found = yield from reading_neighbours(found, options.neighbours)
@@ -375,7 +378,7 @@ class Index(Collection):
 
 
 def check_index(index: object) -> None:
-    """Raise `InputError` unless given an open index, as an adapter is by its user."""
+    """Raise `InputError` unless given an `Index`; the adapters call it."""
     if not isinstance(index, Index):
         raise InputError(
             f"index is {type(index).__name__}, expected d2llm_vdb.Index; make one with Index.open"

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.filters import FilterLike, as_filter
 from d2llm_vdb.lazy import models
+from d2llm_vdb.store.belonging import of_documents
 from d2llm_vdb.store.columns import distinct_ids
-from d2llm_vdb.store.schema import DOCUMENT_FIELD
 
 
 def selection(
@@ -24,19 +24,18 @@ def selection(
         filter: of all these, or where neither is given of all passages, those that match alone.
 
     Raises:
-        InputError: nothing is given that leaves any passage out, or something cannot be used.
+        InputError: every passage is selected, or something cannot be used.
     """
     named: list[models.Condition] = []
     if ids is not None:
         named.append(models.HasIdCondition(has_id=list(distinct_ids(ids))))
     if documents is not None:
-        among = models.MatchAny(any=_names(documents))
-        named.append(models.FieldCondition(key=DOCUMENT_FIELD, match=among))
+        named.append(of_documents(_names(documents)))
     chosen = as_filter(filter)
     if not named and (chosen is None or not _bounds(chosen)):
         raise InputError(
-            "nothing that is given leaves any passage out; give ids, documents or a filter, or "
-            "delete everything by delete_where({}) (--all)"
+            "this selects every passage; give ids, documents or a filter that leaves some out, or "
+            "delete everything with delete_where({}) (--all)"
         )
     must: list[models.Condition] = [models.Filter(should=named)] if named else []
     if chosen is not None:

@@ -60,7 +60,7 @@ async def test_ids_and_documents_are_deleted_and_a_filter_narrows_both(index: In
     ],
 )
 def test_leaving_everything_out_never_deletes_everything(filled: Index, given: Any) -> None:
-    with pytest.raises(InputError, match=r"leaves any passage out; give ids, .*delete_where"):
+    with pytest.raises(InputError, match=r"this selects every passage; give ids, .*delete_where"):
         filled.delete(**given)
     assert filled.count() == 40
 

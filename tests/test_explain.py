@@ -236,7 +236,7 @@ def test_a_hit_leaves_its_search_behind_where_it_is_pickled_or_copied_deeply(
     for other in (copy.deepcopy(hit), pickle.loads(pickle.dumps(hit))):
         assert other == hit
         assert repr(other) == repr(hit)
-        with pytest.raises(InputError, match="'keys' has left its search behind; search again"):
+        with pytest.raises(InputError, match="hit 'keys' is no longer attached to its search"):
             other.explain()
     made = Hit("x", "text", {}, 0.5, 0.5, 1, "x", 0)
     with pytest.raises(InputError, match="'x' has left"):

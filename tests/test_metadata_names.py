@@ -95,7 +95,7 @@ def test_what_is_stored_of_metadata_is_untouched(shop: Index) -> None:
 def test_any_name_is_indexed_and_the_index_is_known_to_filters(
     index: Index, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("d2llm_vdb.search.unindexed.MANY_PASSAGES", 10)
+    monkeypatch.setattr("d2llm_vdb.search.filter_warnings.MANY_PASSAGES", 10)
     for name in NAMES:
         index.store.index_payload(dict.fromkeys(index_paths(name), "integer"))
     index.add([Passage("s", "An item.", dict.fromkeys(NAMES, 5))])

@@ -121,7 +121,6 @@ def test_a_filter_that_many_queries_have_is_translated_once(
         return with_ids(filter, rename)
 
     monkeypatch.setattr(conditions, "with_ids", noting)
-    monkeypatch.setattr("d2llm_vdb.store.tenant.with_ids", noting)
     first, second = (
         models.Filter(must=[models.HasIdCondition(has_id=[f"passage {row}"])]) for row in (1, 2)
     )

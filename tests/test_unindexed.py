@@ -32,7 +32,7 @@ OWN = {"must": [{"key": "doc_id", "match": {"value": "if"}}]}
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let collections count as large from ten passages on."""
-    monkeypatch.setattr("d2llm_vdb.search.unindexed.MANY_PASSAGES", 10)
+    monkeypatch.setattr("d2llm_vdb.search.filter_warnings.MANY_PASSAGES", 10)
 
 
 async def test_a_field_without_an_index_is_warned_of_once(

@@ -136,14 +136,12 @@ def _left_of_documents(store: Store, ids: list[str], chosen: models.Filter) -> M
     """Return the documents that are called as passages are, and how many of theirs would stay."""
     from qdrant_client import models
 
-    from d2llm_vdb.store.schema import DOCUMENT_FIELD, TENANT_FIELD
+    from d2llm_vdb.store.belonging import of_documents, of_no_tenant
+    from d2llm_vdb.store.schema import DOCUMENT_FIELD
 
-    named: list[models.Condition] = [
-        models.FieldCondition(key=DOCUMENT_FIELD, match=models.MatchAny(any=ids))
-    ]
+    named: list[models.Condition] = [of_documents(ids)]
     if store.tenant is None:  # whose ids are those of no tenant
-        nobody = models.PayloadField(key=TENANT_FIELD)
-        named.append(models.IsEmptyCondition(is_empty=nobody))
+        named.append(of_no_tenant())
     return store.values(DOCUMENT_FIELD, models.Filter(must=named, must_not=[chosen]))
 
 

@@ -14,6 +14,7 @@ from d2llm_vdb.errors import InputError
 from d2llm_vdb.lazy import models
 from d2llm_vdb.passages import Passage
 from d2llm_vdb.store import Schema, Store, StoredPoint
+from d2llm_vdb.store.belonging import of_documents
 from d2llm_vdb.store.questions import PageRequest
 from d2llm_vdb.store.schema import BM25, RECALL, TENANT_FIELD
 from d2llm_vdb.wording import counted
@@ -127,10 +128,9 @@ def documents(points: Sequence[StoredPoint], store: Store) -> Finding:
     ids = ids[:SAMPLED_DOCUMENTS]
     if not ids:
         return Finding("documents", "ok", "there are none")
-    condition = models.FieldCondition(key="doc_id", match=models.MatchAny(any=ids))
     fields = ["doc_id", "chunk", "chunks", "source", TENANT_FIELD]
     parts: defaultdict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for point in store.scroll(models.Filter(must=[condition]), fields=fields):
+    for point in store.scroll(models.Filter(must=[of_documents(ids)]), fields=fields):
         # Something else may have put values of any type there, which `payload` tells.
         whose = repr(point.payload.get(TENANT_FIELD)), str(point.payload["doc_id"])
         parts[whose].append(point.payload)

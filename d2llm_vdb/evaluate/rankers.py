@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,10 +13,10 @@ from qdrant_client import models
 from d2llm_vdb.evaluate.exact import best_rows
 from d2llm_vdb.index import Index
 from d2llm_vdb.search import Timings
-from d2llm_vdb.search.options import Rerank
-from d2llm_vdb.search.steps import Stopwatch
+from d2llm_vdb.search.options import Rerank, SearchOptions
+from d2llm_vdb.search.steps import Stopwatch, stored_halves
 from d2llm_vdb.store.questions import PointQuery
-from d2llm_vdb.store.schema import BM25, IEM, RECALL, SEGMENTS
+from d2llm_vdb.store.schema import BM25, SEGMENTS
 from d2llm_vdb.student import QueryVectors
 from d2llm_vdb.student.arrays import Float32
 from d2llm_vdb.student.evidence import Evidence
@@ -55,26 +55,16 @@ class IndexRanker:
         self, index: Index, rerank: Rerank, recall_k: int, hybrid: float | None = None
     ) -> None:
         self._index = index
-        self._rerank = rerank
-        self._recall_k = recall_k
-        self._hybrid = hybrid
+        options = SearchOptions(rerank=rerank, recall_k=recall_k, hybrid=hybrid)
+        self._options = options.cut_to(DEPTH)
 
     def rank(self, query: str, leave_out: str | None) -> Ranking:
         """Search for a query."""
-        others = None
+        options = self._options
         if leave_out is not None:
             itself = models.HasIdCondition(has_id=[leave_out])
-            others = models.Filter(must_not=[itself])
-        # A search recalls as many as it returns, so that fewer candidates need a shorter ranking.
-        k = DEPTH if self._rerank == "none" else min(DEPTH, self._recall_k)
-        result = self._index.search(
-            query,
-            k,
-            recall_k=self._recall_k,
-            filter=others,
-            rerank=self._rerank,
-            hybrid=self._hybrid,
-        )
+            options = replace(options, filter=models.Filter(must_not=[itself]))
+        [result] = self._index.search_with([query], options)
         return Ranking([hit.id for hit in result.hits], result.timings)
 
 
@@ -84,17 +74,14 @@ class ExactRanker:
     def __init__(self, index: Index) -> None:
         self._student, self._store = index.student, index.store
         schema = index.store.schema
-        half = RECALL if schema.iem_dim is None else IEM
-        wanted = [half] if schema.segment_dim is None else [half, SEGMENTS]
+        wanted = [schema.half] if schema.segment_dim is None else [schema.half, SEGMENTS]
         self._ids: list[str] = []
         halves, segments = [], []
         for point in index.store.scroll(fields=["id"], vectors=wanted):
             self._ids.append(point.payload["id"])
-            halves.append(point.vectors[half])
+            halves.append(point.vectors[schema.half])
             segments += [point.vectors[name] for name in wanted[1:]]
-        self._halves = np.stack(halves)
-        if half == RECALL:
-            self._halves = index.student.passage_halves(self._halves)
+        self._halves = stored_halves(index.student, {schema.half: np.stack(halves)})
         self._segments = StackedSegments(segments) if segments else None
         self._rows: dict[str | None, int] = {key: row for row, key in enumerate(self._ids)}
 

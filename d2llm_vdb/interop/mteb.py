@@ -145,10 +145,7 @@ class IndexSearch:
                 key: _search_among(self._index, text, top_ranked.get(key, []), top_k, self._options)
                 for key, text in texts.items()
             }
-        # A search recalls as many as it returns, so that fewer candidates need a shorter ranking.
-        options = self._options
-        deepest = top_k if options.rerank == "none" else min(top_k, options.recall_k)
-        options = replace(options, k=deepest)
+        options = self._options.cut_to(top_k)
         found: RetrievalOutputType = {}
         for some in batched(texts.items(), QUERIES_AT_ONCE):
             results = self._index.search_with([text for _, text in some], options)

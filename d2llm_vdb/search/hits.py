@@ -77,8 +77,8 @@ class Hit:
         """
         if self._explainer is None:
             raise InputError(
-                f"hit {self.id!r} has left its search behind; search again, and explain the hit "
-                f"that comes from there"
+                f"hit {self.id!r} is no longer attached to its search (it was copied, unpickled or "
+                f"made by hand); search again and explain that hit"
             )
         return self._explainer.explain(self)
 

@@ -14,7 +14,7 @@ from d2llm_vdb.search import Hit
 from d2llm_vdb.store import StoredPoint
 from d2llm_vdb.store.columns import Payload
 from d2llm_vdb.store.questions import PageRequest, Steps
-from d2llm_vdb.store.schema import TENANT_FIELD
+from d2llm_vdb.store.schema import DOCUMENT_FIELD, TENANT_FIELD
 
 # Each is a condition of the filter, which a database goes through for every passage.
 HITS_AT_ONCE = 64
@@ -43,7 +43,7 @@ def _nearby(hits: Iterable[Hit], reach: int) -> models.Filter:
     for hit in hits:
         document = models.MatchValue(value=hit.doc_id)
         chunks = models.Range(gte=hit.chunk - reach, lte=hit.chunk + reach)
-        of_document = models.FieldCondition(key="doc_id", match=document)
+        of_document = models.FieldCondition(key=DOCUMENT_FIELD, match=document)
         nearby = models.FieldCondition(key="chunk", range=chunks)
         conditions.append(models.Filter(must=[of_document, nearby]))
     return models.Filter(should=conditions)

@@ -1,4 +1,4 @@
-"""What is told of a search, to spans, counters and the log: never its words."""
+"""Spans, counters and log lines of a search; never the query text."""
 
 from __future__ import annotations
 

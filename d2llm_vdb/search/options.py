@@ -177,6 +177,13 @@ class SearchOptions:
         """Whether what the recall vectors find is shown as it is found."""
         return self.score_kind == "cosine" and self.mmr_lambda is None and not self.group_by
 
+    def cut_to(self, k: int) -> SearchOptions:
+        """Return the same with `k` hits, or with as many as are reranked where that is fewer.
+
+        A search recalls as many as it returns: of a longer ranking, more than `recall_k` would be.
+        """
+        return replace(self, k=k if self.rerank == "none" else min(k, self.recall_k))
+
     @property
     def candidates(self) -> int:
         """How many to recall."""

@@ -134,28 +134,92 @@ def _searching(
     with watch.stage("recall"):
         found = yield from recalling(_request(options, queries, schema))
     _log_degraded(found)
-    ranked_by = [options if each.degraded is None else options.without_rerank for each in found]
     with watch.stage("rerank"):
-        words = [
-            None if each.bm25 is None or not own.counts_words else shared_words(each.bm25, passages)
-            for each, own in zip(found, ranked_by, strict=True)
-        ]
-        scores = [
-            _scores(student, ranked_by[row], queries, row, candidates, words[row])
+        ordered = [
+            _ordered(student, _Query(queries, row, candidates, options), passages)
             for row, candidates in enumerate(found)
         ]
-        rows = [_rows(*each) for each in zip(found, scores, ranked_by, strict=True)]
-    shown = [[each.ids[row] for row in own] for each, own in zip(found, rows, strict=True)]
     with watch.stage("read"):
         if options.recalls_hits:
             payloads = [dict(zip(each.ids, each.payloads, strict=True)) for each in found]
         else:
-            answers = yield reading(queries.recall, shown)
+            answers = yield reading(queries.recall, [each.ids for each in ordered])
             payloads = [{point.id: point.payload for point in answer} for answer in answers]
-    hits = [_hits(*each) for each in zip(found, scores, words, rows, payloads, strict=True)]
-    return [
-        Ranked(own, by, each.degraded) for own, by, each in zip(hits, ranked_by, found, strict=True)
-    ]
+    return [each.ranked(own) for each, own in zip(ordered, payloads, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    """One query, and what it recalled.
+
+    Args:
+        vectors: of the queries that were encoded with it.
+        row: its own among them.
+        candidates: that it recalled.
+        asked: how to search.
+    """
+
+    vectors: QueryVectors
+    row: int
+    candidates: Candidates
+    asked: SearchOptions
+
+    @property
+    def options(self) -> SearchOptions:
+        """What the candidates are ordered by; where they are degraded, not all that was asked."""
+        return self.asked if self.candidates.degraded is None else self.asked.without_rerank
+
+
+@dataclass(frozen=True, slots=True)
+class _Ordered:
+    """The candidates of one query, ordered.
+
+    Args:
+        candidates: n of them.
+        options: what they are ordered by.
+        words: what the words in common count, float32 (n,); None where they do not.
+        scores: of the candidates, float (n,).
+        rows: of those that become hits, in their order.
+    """
+
+    candidates: Candidates
+    options: SearchOptions
+    words: Array | None
+    scores: Array | Float64
+    rows: list[int]
+
+    @property
+    def ids(self) -> list[Any]:
+        """The database's, of what becomes hits."""
+        return [self.candidates.ids[row] for row in self.rows]
+
+    def ranked(self, payloads: Mapping[Any, Payload]) -> Ranked:
+        """Return the hits; one whose payload is missing was deleted meanwhile, and is left out."""
+        ids = self.candidates.ids
+        hits = [self._hit(row, payloads[ids[row]]) for row in self.rows if ids[row] in payloads]
+        return Ranked(hits, self.options, self.candidates.degraded)
+
+    def _hit(self, row: int, payload: Payload) -> Hit:
+        candidates, words = self.candidates, self.words
+        match = candidates.maxsim.get(SEGMENTS)
+        return Hit(
+            id=payload["id"],
+            text=payload["text"],
+            metadata=payload["metadata"],
+            score=float(self.scores[row]),
+            recall_score=float(candidates.scores[row]),
+            recall_rank=row + 1,
+            doc_id=payload["doc_id"],
+            chunk=payload["chunk"],
+            start=payload.get("start"),
+            end=payload.get("end"),
+            source=payload.get("source"),
+            tenant=payload.get(TENANT_FIELD),
+            bm25=None if candidates.bm25 is None else float(candidates.bm25[row]),
+            match=None if match is None else float(match[row]),
+            words=None if words is None else float(words[row]),
+            degraded=candidates.degraded,
+        )
 
 
 def _log_degraded(found: Sequence[Candidates]) -> None:
@@ -180,7 +244,7 @@ def _request(options: SearchOptions, queries: QueryVectors, schema: Schema) -> R
         maxsim[TOKENS] = queries.tokens
     vectors = {RECALL} if options.mmr_lambda is not None else set()
     if options.rerank == "iem":
-        vectors.add(RECALL if schema.iem_dim is None else IEM)
+        vectors.add(schema.half)
     fields: Sequence[str] | None = ()
     if options.recalls_hits:
         fields = None
@@ -199,33 +263,47 @@ def _request(options: SearchOptions, queries: QueryVectors, schema: Schema) -> R
     )
 
 
+def _ordered(student: Student, query: _Query, passages: int) -> _Ordered:
+    """Score a query's candidates, and choose and order those that become hits."""
+    candidates, options = query.candidates, query.options
+    words = None
+    if candidates.bm25 is not None and options.counts_words:
+        words = shared_words(candidates.bm25, passages)
+    scores = _scores(student, options, query, words)
+    return _Ordered(candidates, options, words, scores, _rows(candidates, scores, options))
+
+
 def _scores(
-    student: Student,
-    options: SearchOptions,
-    queries: QueryVectors,
-    row: int,
-    candidates: Candidates,
-    words: Array | None,
+    student: Student, options: SearchOptions, query: _Query, words: Array | None
 ) -> Array | Float64:
+    candidates = query.candidates
     if options.head is None:
         return candidates.scores if candidates.fused is None else candidates.fused
     if not candidates.ids:
         return candidates.scores
     evidence = Evidence(
-        query_half=queries.iem[row],
-        passage_half=_passage_halves(student, candidates) if options.rerank == "iem" else None,
+        query_half=query.vectors.iem[query.row],
+        passage_half=stored_halves(student, candidates.vectors)
+        if options.rerank == "iem"
+        else None,
         maxsim=candidates.maxsim.get(TOKENS),
         recall_score=candidates.scores,
         match=candidates.maxsim.get(SEGMENTS),
         words=words,
-        trust=float(queries.trust[row]),
+        trust=float(query.vectors.trust[query.row]),
     )
     return student.scores(evidence, options.head)
 
 
-def _passage_halves(student: Student, candidates: Candidates) -> Array:
-    stored = candidates.vectors.get(IEM)
-    return student.passage_halves(candidates.vectors[RECALL]) if stored is None else stored
+def stored_halves(student: Student, vectors: Mapping[str, Array]) -> Array:
+    """Return the IEM's passage halves, float32 (n, h), which are stored or computed.
+
+    Args:
+        student: that filled the collection.
+        vectors: of n passages by name, that of `Schema.half` among them.
+    """
+    stored = vectors.get(IEM)
+    return student.passage_halves(vectors[RECALL]) if stored is None else stored
 
 
 def _rows(candidates: Candidates, scores: Array, options: SearchOptions) -> list[int]:
@@ -244,42 +322,3 @@ def _rows(candidates: Candidates, scores: Array, options: SearchOptions) -> list
         return rows[page]
     groups = grouped(candidates.payloads, rows, options.group_by, options.group_size)
     return [row for group in groups[page] for row in group]
-
-
-def _hits(
-    candidates: Candidates,
-    scores: Array,
-    words: Array | None,
-    rows: Sequence[int],
-    payloads: Mapping[Any, Payload],
-) -> list[Hit]:
-    """Make hits of rows; one whose payload is missing was deleted meanwhile, and is left out."""
-    return [
-        _hit(candidates, row, float(scores[row]), words, payloads[candidates.ids[row]])
-        for row in rows
-        if candidates.ids[row] in payloads
-    ]
-
-
-def _hit(
-    candidates: Candidates, row: int, score: float, words: Array | None, payload: Payload
-) -> Hit:
-    match = candidates.maxsim.get(SEGMENTS)
-    return Hit(
-        id=payload["id"],
-        text=payload["text"],
-        metadata=payload["metadata"],
-        score=score,
-        recall_score=float(candidates.scores[row]),
-        recall_rank=row + 1,
-        doc_id=payload["doc_id"],
-        chunk=payload["chunk"],
-        start=payload.get("start"),
-        end=payload.get("end"),
-        source=payload.get("source"),
-        tenant=payload.get(TENANT_FIELD),
-        bm25=None if candidates.bm25 is None else float(candidates.bm25[row]),
-        match=None if match is None else float(match[row]),
-        words=None if words is None else float(words[row]),
-        degraded=candidates.degraded,
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Container, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -12,35 +11,9 @@ from d2llm_vdb.lazy import models
 from d2llm_vdb.paths import BESIDE, ESCAPED, METADATA, name_of
 from d2llm_vdb.store.questions import PageRequest, Steps
 
-logger = logging.getLogger(__name__)
-
 # Passages whose metadata tell which names there are, and how many of these a warning lists.
 SAMPLED_PASSAGES = 256
 LISTED_NAMES = 8
-
-
-class UnknownFields:
-    """Warns of each field once, as long as a collection is open.
-
-    Asked only where a filter found nothing, since it reads the payloads.
-    """
-
-    def __init__(self) -> None:
-        self._seen: set[tuple[str | None, str]] = set()
-
-    def check(self, tenant: str | None, filter: models.Filter | None) -> Steps[None]:
-        """Warn of the fields in a filter that no passage has; a store runs these steps.
-
-        Args:
-            tenant: whose passages were asked for; None for those of the whole collection.
-            filter: that found nothing.
-        """
-        if filter is None:
-            return
-        new = {name for name in _fields(filter) if (tenant, name) not in self._seen}
-        self._seen |= {(tenant, name) for name in new}
-        for told in (yield from unknown_fields(filter, new)):
-            logger.warning("%s", told)
 
 
 def unknown_fields(filter: models.Filter, names: Container[str] | None = None) -> Steps[list[str]]:
@@ -51,7 +24,7 @@ def unknown_fields(filter: models.Filter, names: Container[str] | None = None) -
         names: of the fields to look at; None looks at all.
     """
     told: list[str] = []
-    for name, paths in _fields(filter).items():
+    for name, paths in field_paths(filter).items():
         if names is not None and name not in names:
             continue
         having = yield PageRequest(limit=1, filter=_any_has(paths), fields=["id"])
@@ -71,7 +44,7 @@ def unknown_fields(filter: models.Filter, names: Container[str] | None = None) -
     return told
 
 
-def _fields(filter: models.Filter) -> Mapping[str, list[str]]:
+def field_paths(filter: models.Filter) -> Mapping[str, list[str]]:
     """Return the paths of a filter's fields by name, since a name with a dot has two."""
     from d2llm_vdb.store.conditions import field_names
 

@@ -1,5 +1,43 @@
 """Columns of arrays to Qdrant and back. Knows nothing of torch, and nothing of text.
 
+    base            `Store`: what every store does, and how the steps of a search are run
+    client_store    what is behind qdrant-client
+    server          a collection on a server
+    memory          `:memory:`, for trials
+    edge            an embedded collection
+    edge_directory  its files; made whole, opened where nothing is missing
+    edge_layout     its layout
+    edge_filters    filters in its classes
+    edge_lock       its lock
+    edge_flushed    how much it holds at least
+    edge_faults     what goes wrong beneath it
+    tenant          one tenant's part of a collection
+    schema          what a collection holds, and what it was made by
+    presets         how precisely vectors are held, and what stays in memory
+    held            the same in words, as asked for and as a server reports it
+    layout          a collection's layout as a server takes it
+    placement       where a server holds data
+    capabilities    what a server of some version can do
+    columns         passages on their way in
+    points          what is read back
+    questions       what can be asked of a collection
+    candidates      what a search asks for, and the candidates that it gets
+    recalling       the steps between these two
+    conditions      filters, checked and with the database's ids
+    belonging       conditions on documents and tenants
+    census          how many documents and tenants there are
+    health          a collection's health as a server reports it
+    client          how a server is spoken to
+    requests        calls of the client, and how to read their answers
+    grpc_queries    queries in gRPC's own messages
+    batches         one task in several calls
+    wire            what numbers and payloads take on the wire
+    loop_thread     an event loop for the async client
+    retries         requests that are sent again
+    patience        how long a call waits for a server that is away
+    faults          errors of the client as this library's
+    aliases         a collection opened by an alias
+
 The names below are loaded on first use: importing the package is quick.
 """
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from d2llm_vdb.lazy import models
 from d2llm_vdb.store.base import Store
+from d2llm_vdb.store.belonging import of_no_tenant, of_tenant
 from d2llm_vdb.store.schema import DOCUMENT_FIELD, TENANT_FIELD
 
 
@@ -28,13 +29,6 @@ def census(store: Store) -> Census:
     tenants = store.values(TENANT_FIELD)
     if not tenants:
         return Census(len(store.values(DOCUMENT_FIELD)), tenants)
-    nobody = models.IsEmptyCondition(is_empty=models.PayloadField(key=TENANT_FIELD))
-    parts: list[models.Condition] = [
-        nobody,
-        *(
-            models.FieldCondition(key=TENANT_FIELD, match=models.MatchValue(value=name))
-            for name in tenants
-        ),
-    ]
+    parts: list[models.Condition] = [of_no_tenant(), *map(of_tenant, tenants)]
     documents = (len(store.values(DOCUMENT_FIELD, models.Filter(must=[part]))) for part in parts)
     return Census(sum(documents), tenants)

@@ -77,12 +77,12 @@ class ClientOptions:
 
     Args:
         api_key: sent with every request; kept out of the repr.
-        prefer_grpc: speak gRPC for everything it serves.
+        prefer_grpc: use gRPC for every call it offers.
         grpc_port: where it serves gRPC; None for the port after the URL's.
         timeout: seconds a request may take.
         ca_file: certificates (PEM) of the authorities that may have signed an https server's, for
             REST and gRPC; None takes those publicly trusted. It is always verified.
-        compression: gzip what is sent and answered, where the network is slower than that.
+        compression: gzip requests and responses; pays off on a slow network.
         read_consistency: how many replicas must agree on what is read: "majority" of those asked,
             "quorum" of all, "all", or a number; None asks one.
         write_ordering: whether writes go through one replica, so that all apply them in the same

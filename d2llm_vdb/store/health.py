@@ -1,4 +1,4 @@
-"""How a server says that a collection is."""
+"""A collection's health as a server reports it."""
 
 from __future__ import annotations
 

@@ -133,6 +133,11 @@ class Schema:
         return "pma" if self.version == FIRST_LAYOUT else RECALL
 
     @property
+    def half(self) -> str:
+        """Name of the vector that the IEM's passage half is, or is computed from."""
+        return RECALL if self.iem_dim is None else IEM
+
+    @property
     def multivectors(self) -> dict[str, int]:
         """Widths of the rows of those of which it has several, by name."""
         widths = {SEGMENTS: self.segment_dim, TOKENS: self.token_dim}
@@ -215,7 +220,7 @@ class CollectionOptions:
         shard_number: pieces the collection is cut into.
         replication_factor: copies of each piece.
         write_consistency_factor: copies that must have taken a write before it counts as written;
-            1 where nothing is said.
+            1 by default.
         preset: how vectors are held, by name; see `d2llm_vdb.store.presets`.
     """
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.lazy import models
 from d2llm_vdb.store.base import Store
+from d2llm_vdb.store.belonging import of_tenant
 from d2llm_vdb.store.columns import POINT_NAMESPACE, Columns, Payload, distinct_ids
 from d2llm_vdb.store.points import Page, StoredPoint, StoreInfo
 from d2llm_vdb.store.questions import PageRequest, Point, PointQuery, filters_of
@@ -51,7 +52,7 @@ class TenantStore(Store):
         self.whole = store
         self.tenant = tenant
         self._prefix = uuid.uuid5(POINT_NAMESPACE, tenant).hex
-        self._own = models.FieldCondition(key=TENANT_FIELD, match=models.MatchValue(value=tenant))
+        self._own = of_tenant(tenant)
 
     def _ids(self, ids: Sequence[str]) -> list[str]:
         return [self._id(each) for each in distinct_ids(ids)]

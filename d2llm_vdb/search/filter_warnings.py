@@ -1,4 +1,4 @@
-"""Warnings about filters that take long, or mean something else, for want of an index."""
+"""Warnings about filters that take long, mean something else, or find nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import logging
 from collections.abc import Collection
 
 from d2llm_vdb.lazy import models
+from d2llm_vdb.search.unknown import field_paths, unknown_fields
 from d2llm_vdb.store import StoreInfo
+from d2llm_vdb.store.questions import Steps
 
 logger = logging.getLogger(__name__)
 
@@ -15,8 +17,8 @@ logger = logging.getLogger(__name__)
 MANY_PASSAGES = 20_000
 
 
-class UnindexedFields:
-    """Warns of each field once, as long as a collection is open.
+class FilterWarnings:
+    """Warns of each field once, as long as a collection is open; its tenants' parts share it.
 
     What is stored is looked at once and counted from there, so that a search costs no request.
     A tenant's passages are found by an index, and are counted by themselves.
@@ -27,6 +29,7 @@ class UnindexedFields:
         self._indexed: Collection[str] | None = None
         self._words: Collection[str] | None = None  # fields with an index of words, on a server
         self._told: set[str] = set()
+        self._looked_for: set[tuple[str | None, str]] = set()  # whether anything has such a field
 
     def has_seen(self, tenant: str | None) -> bool:
         """Tell whether the collection, or a tenant's part of it, has been looked at."""
@@ -64,6 +67,22 @@ class UnindexedFields:
                     name,
                     name,
                 )
+
+    def found_nothing(self, tenant: str | None, filter: models.Filter | None) -> Steps[None]:
+        """Warn of the fields in a filter that no passage has; a store runs these steps.
+
+        Asked only where nothing was found, since it reads the payloads.
+
+        Args:
+            tenant: whose passages were asked for; None for those of the whole collection.
+            filter: that found nothing.
+        """
+        if filter is None:
+            return
+        new = {name for name in field_paths(filter) if (tenant, name) not in self._looked_for}
+        self._looked_for |= {(tenant, name) for name in new}
+        for told in (yield from unknown_fields(filter, new)):
+            logger.warning("%s", told)
 
     def _check_words(self, filter: models.Filter) -> None:
         """Warn where a server has no index of words: it compares letters then."""
