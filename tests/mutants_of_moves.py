@@ -10,7 +10,7 @@ from mutation import mutant, swap
 from d2llm_vdb import copying, reembed
 from d2llm_vdb.archive import arrays, file, moving
 from d2llm_vdb.doctor import Finding, opening, sample
-from d2llm_vdb.store import ServerStore
+from d2llm_vdb.store import ServerStore, TenantStore
 from d2llm_vdb.store.aliases import Alias
 
 DAMAGED = "test_archive.py::test_a_damaged_file_is_refused_by_name_before_anything_is_written"
@@ -140,4 +140,4 @@ def preset_of_an_import_ignored() -> None:
 @mutant("test_archive.py::test_a_tenant_without_a_passage_is_not_exported")
 def mistyped_tenants_exported() -> None:
     """An export of a tenant that nobody is makes an empty file."""
-    swap(moving.TenantStore, "count", lambda self, *_, **__: 1)
+    swap(TenantStore, "count", lambda self, *_, **__: 1)
