@@ -228,7 +228,7 @@ def test_what_was_cut_off_is_told_apart(student: Student) -> None:
     assert explained(student, "words", "few words").passage.unread == ""
 
 
-def test_a_hit_leaves_its_search_behind_where_it_is_pickled_or_copied_deeply(
+def test_a_hit_is_not_attached_to_its_search_where_it_is_pickled_or_copied_deeply(
     small: Index,
 ) -> None:
     hit = small.search("rotate a key").hits[0]
@@ -239,7 +239,7 @@ def test_a_hit_leaves_its_search_behind_where_it_is_pickled_or_copied_deeply(
         with pytest.raises(InputError, match="hit 'keys' is no longer attached to its search"):
             other.explain()
     made = Hit("x", "text", {}, 0.5, 0.5, 1, "x", 0)
-    with pytest.raises(InputError, match="'x' has left"):
+    with pytest.raises(InputError, match="hit 'x' is no longer attached to its search"):
         made.explain()
 
 

@@ -16,7 +16,6 @@ from qdrant_client import models
 
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.filters import on_metadata, required_filter
-from d2llm_vdb.store.belonging import of_documents
 
 
 def qdrant_filter(filters: MetadataFilters) -> models.Filter:
@@ -58,7 +57,8 @@ def selection(
     if node_ids is not None:
         must.append(models.HasIdCondition(has_id=list(node_ids)))
     if doc_ids is not None:
-        must.append(of_documents(doc_ids))
+        documents = models.MatchAny(any=list(doc_ids))
+        must.append(models.FieldCondition(key="doc_id", match=documents))
     return models.Filter(must=must) if must else None
 
 
