@@ -30,6 +30,7 @@ from d2llm_vdb.search.steps import Stopwatch, explainable, searching
 from d2llm_vdb.search.unindexed import UnindexedFields
 from d2llm_vdb.store import Store
 from d2llm_vdb.store.questions import Fact, Steps
+from d2llm_vdb.student.config import COMPACT_FLOOR
 
 if TYPE_CHECKING:
     from d2llm_vdb.compact import CompactStudent
@@ -286,7 +287,7 @@ class Index(Collection):
         return await in_thread(work, told.stop)
 
     def compact(
-        self, dim: int, *, floor: float = 0.98, queries: Sequence[str] | None = None
+        self, dim: int, *, floor: float = COMPACT_FLOOR, queries: Sequence[str] | None = None
     ) -> CompactStudent:
         """Fit compact recall vectors to this collection's own embeddings, and measure them.
 
@@ -309,7 +310,7 @@ class Index(Collection):
         return compact(self.student, self.store, dim, floor=floor, queries=queries)
 
     async def acompact(
-        self, dim: int, *, floor: float = 0.98, queries: Sequence[str] | None = None
+        self, dim: int, *, floor: float = COMPACT_FLOOR, queries: Sequence[str] | None = None
     ) -> CompactStudent:
         """Async twin of `compact`. Cancelled, it computes to its end, which nobody gets."""
         return await asyncio.to_thread(self.compact, dim, floor=floor, queries=queries)

@@ -12,7 +12,7 @@ from typing import Any, Unpack
 from d2llm_vdb.archive.arrays import arrays_of, columns_from, columns_of
 from d2llm_vdb.archive.file import ArchiveReader, Manifest, reading, writing
 from d2llm_vdb.checks import check_tenant
-from d2llm_vdb.connection import DEFAULT_COLLECTION, Connection, check_layout
+from d2llm_vdb.connection import Connection, check_layout
 from d2llm_vdb.copying import by_tenant, not_in, pages
 from d2llm_vdb.errors import (
     ArchiveError,
@@ -26,7 +26,7 @@ from d2llm_vdb.store import CollectionOptions, Columns, Schema, Store, StoredPoi
 from d2llm_vdb.store.client import ClientKeywords
 from d2llm_vdb.store.presets import PresetName
 from d2llm_vdb.store.questions import page_points
-from d2llm_vdb.store.schema import BM25, INDEXED_FIELDS, LAYOUT_OPTIONS
+from d2llm_vdb.store.schema import BM25, DEFAULT_COLLECTION, INDEXED_FIELDS, LAYOUT_OPTIONS
 
 
 @dataclass(slots=True)

@@ -64,5 +64,5 @@ def _open(database: Database) -> Store:
     location = database.location
     with waiting("starting"):
         from d2llm_vdb.connection import Connection
-    connection = Connection(location, database.collection, **database.speaking)
+    connection = Connection(location, database.collection, **database.client_options)
     return connection.open(None, any_layout=True)

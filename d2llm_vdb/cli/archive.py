@@ -10,7 +10,7 @@ import typer
 
 from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.groups import with_groups
-from d2llm_vdb.cli.shared import Database
+from d2llm_vdb.cli.shared import Database, WrittenDatabase
 from d2llm_vdb.cli.terminal import errors, failing_clearly, print_json, print_line, waiting
 from d2llm_vdb.wording import counted
 
@@ -50,7 +50,7 @@ def export(
             tenant=tenant,
             overwrite=overwrite,
             on_progress=on_progress,
-            **database.speaking,
+            **database.client_options,
         )
     seconds, size = time.monotonic() - start, out.stat().st_size
     if as_json:
@@ -65,8 +65,7 @@ def export(
 def import_(
     file: Annotated[Path, typer.Argument(metavar="IN", help="File that d2llm export has written.")],
     *,
-    database: Database,
-    write_ordering: flags.WriteOrdering = None,
+    database: WrittenDatabase,
     preset: flags.Preset = None,
     shard_number: flags.ShardNumber = None,
     replication_factor: flags.ReplicationFactor = None,
@@ -88,13 +87,12 @@ def import_(
             file,
             location,
             collection=database.collection,
-            write_ordering=write_ordering,
             preset=preset,
             shard_number=shard_number,
             replication_factor=replication_factor,
             write_consistency_factor=write_consistency_factor,
             on_progress=on_progress,
-            **database.speaking,
+            **database.client_options,
         )
     if as_json:
         counts = {"passages": report.passages, "written": report.written}

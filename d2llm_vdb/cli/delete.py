@@ -11,7 +11,7 @@ import typer
 
 from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.groups import with_groups
-from d2llm_vdb.cli.shared import Database
+from d2llm_vdb.cli.shared import WrittenDatabase
 from d2llm_vdb.cli.terminal import (
     confirm,
     errors,
@@ -44,8 +44,7 @@ def delete(
         bool, typer.Option("--all", help="Delete every passage; of a tenant, all of its own.")
     ] = False,
     *,
-    database: Database,
-    write_ordering: flags.WriteOrdering = None,
+    database: WrittenDatabase,
     tenant: flags.Tenant = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
     as_json: flags.Json = False,
@@ -70,9 +69,7 @@ def delete(
     check_tenant(tenant)
     if not everything:
         _chosen(ids, doc, filter)  # what cannot be used needs no database to be told
-    connection = Connection(
-        location, database.collection, **database.speaking, write_ordering=write_ordering
-    )
+    connection = Connection(location, database.collection, **database.client_options)
     with closing(_of_tenant(connection.open(None), tenant)) as store:
         if everything:
             chosen = required_filter({})

@@ -26,7 +26,7 @@ def info(
         from d2llm_vdb.connection import Connection
         from d2llm_vdb.store.census import census
 
-    connection = Connection(location, database.collection, **database.speaking)
+    connection = Connection(location, database.collection, **database.client_options)
     with closing(connection.open(None)) as store:
         found, counted = store.info(), census(store)
     if as_json:

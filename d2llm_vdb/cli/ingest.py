@@ -13,7 +13,7 @@ import typer
 from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.loading import load_student, open_index
-from d2llm_vdb.cli.shared import Database, Layout, Model, Spread
+from d2llm_vdb.cli.shared import Layout, Model, Spread, WrittenDatabase
 from d2llm_vdb.cli.terminal import (
     EXIT_REJECTS,
     errors,
@@ -23,6 +23,7 @@ from d2llm_vdb.cli.terminal import (
     waiting,
 )
 from d2llm_vdb.errors import CollectionNotFoundError
+from d2llm_vdb.ingest.chunking import DEFAULT_OVERLAP
 from d2llm_vdb.ingest.rejects import REJECTS_FILE, RejectsFile
 from d2llm_vdb.wording import counted
 
@@ -44,17 +45,9 @@ def ingest(
         ),
     ],
     *,
-    database: Database,
-    write_ordering: flags.WriteOrdering = None,
+    database: WrittenDatabase,
     model: Model,
-    tokens: Annotated[
-        Literal["raw", "none"] | None,
-        typer.Option(
-            help="Store token states for --rerank tokens. A new collection stores none unless "
-            "asked to.",
-            show_default=False,
-        ),
-    ] = None,
+    tokens: flags.Tokens = None,
     format: Annotated[
         Literal[
             "txt",
@@ -132,7 +125,9 @@ def ingest(
             min=1, help="Tokens in a passage at most (default: the student's longest text)."
         ),
     ] = None,
-    overlap: Annotated[int, typer.Option(min=0, help="Tokens two passages in a row share.")] = 32,
+    overlap: Annotated[
+        int, typer.Option(min=0, help="Tokens two passages in a row share.")
+    ] = DEFAULT_OVERLAP,
     prune: Annotated[
         bool, typer.Option("--prune", help="Delete stored documents that are not in SOURCES.")
     ] = False,
@@ -190,8 +185,7 @@ def ingest(
             student,
             device=model.device,
             collection=database.collection,
-            **database.speaking,
-            write_ordering=write_ordering,
+            **database.client_options,
             tokens=tokens,
             preset=layout.preset,
             **layout.options,

@@ -11,13 +11,13 @@ import typer
 from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.loading import open_index
-from d2llm_vdb.cli.shared import Database, Layout, Model
+from d2llm_vdb.cli.shared import Database, Layout, Model, WrittenDatabase
 from d2llm_vdb.cli.terminal import errors, failing_clearly, output, print_json, print_line, waiting
 
 if TYPE_CHECKING:
     from d2llm_vdb.index import Index
-    from d2llm_vdb.opening import Tokens
     from d2llm_vdb.store import Store
+    from d2llm_vdb.store.schema import Tokens
 
 
 @with_groups
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 def reembed(
     into: flags.Into,
     *,
-    database: Database,
-    write_ordering: flags.WriteOrdering = None,
+    database: WrittenDatabase,
     model: Model,
     tokens: flags.Tokens = None,
     layout: Layout,
@@ -59,7 +58,7 @@ def reembed(
     with waiting("starting"):
         from d2llm_vdb.connection import Connection
 
-    connection = Connection(location, database.collection, **database.speaking)
+    connection = Connection(location, database.collection, **database.client_options)
     with closing(connection.open(None, any_layout=True)) as source:
         if source.alias is not None and source.alias.collection == into:
             told = f"{database.collection!r} means {into!r} already: nothing is to be done"
@@ -73,8 +72,7 @@ def reembed(
             student_of(source) if model.student is None else model.student,
             device=model.device,
             collection=into,
-            **database.speaking,
-            write_ordering=write_ordering,
+            **database.client_options,
             **as_stored(source, layout, tokens),
         )
         with target:

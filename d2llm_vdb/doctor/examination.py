@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Unpack
 
-from d2llm_vdb.connection import DEFAULT_COLLECTION, Connection
+from d2llm_vdb.connection import Connection
 from d2llm_vdb.doctor import database, machine, opening, sample
 from d2llm_vdb.doctor.finding import Finding, Place
 from d2llm_vdb.errors import StoreError
 from d2llm_vdb.store import Store
 from d2llm_vdb.store.client import ClientKeywords, hide_credentials
-from d2llm_vdb.store.schema import FIRST_LAYOUT
+from d2llm_vdb.store.schema import DEFAULT_COLLECTION, FIRST_LAYOUT
 
 if TYPE_CHECKING:
     from d2llm_vdb.student import Student

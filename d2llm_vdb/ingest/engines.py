@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from d2llm_vdb.checks import check_choice
 from d2llm_vdb.errors import InputError, MissingExtraError
-from d2llm_vdb.ingest.adding import Engine, add_documents
+
+if TYPE_CHECKING:
+    from d2llm_vdb.ingest.adding import Engine
 
 EngineName: TypeAlias = Literal["plain", "ray"]
 
@@ -33,6 +35,8 @@ def engine_named(
                     f"{option}={value!r} is for Ray, and engine='plain' works in this process; "
                     f"give engine='ray' (--engine ray), or leave it out"
                 )
+        from d2llm_vdb.ingest.adding import add_documents
+
         return add_documents
     if "://" not in location:
         raise InputError(

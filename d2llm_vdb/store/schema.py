@@ -18,10 +18,15 @@ from d2llm_vdb.store.presets import PRESETS, PresetName
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_COLLECTION = "d2llm"
+
 SCHEMA_VERSION = 4
 FIRST_LAYOUT = 3
 
 RECALL, BM25, IEM, SEGMENTS, TOKENS = "recall", "bm25", "iem", "segments", "tokens"
+
+# Whether a collection stores token states.
+Tokens = Literal["raw", "none"]
 
 DOCUMENT_FIELD, TENANT_FIELD = "doc_id", "tenant"
 
