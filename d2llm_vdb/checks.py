@@ -37,7 +37,7 @@ def check_depth(name: str, value: Any, most: int) -> None:
         ]
         if not level:
             return
-    raise InputError(f"{name} is nested more than {most} deep; write it flatter")
+    raise InputError(f"{name} is nested more than {most} deep; flatten it")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

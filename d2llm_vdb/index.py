@@ -282,9 +282,9 @@ class Index(Collection):
 
         Cancelled, it stops after the page of passages it is writing, and waits for that.
         """
-        told = StoppableProgress(on_progress)
-        work = partial(self.reembed, target, alias=alias, on_progress=told)
-        return await in_thread(work, told.stop)
+        progress = StoppableProgress(on_progress)
+        work = partial(self.reembed, target, alias=alias, on_progress=progress)
+        return await in_thread(work, progress.stop)
 
     def compact(
         self, dim: int, *, floor: float = COMPACT_FLOOR, queries: Sequence[str] | None = None

@@ -214,6 +214,6 @@ def _manifest(path: Path, archive: zipfile.ZipFile) -> Manifest:
 
 def _damaged(path: Path, reason: str) -> ArchiveError:
     return ArchiveError(
-        f"{path} is no whole file of `d2llm export`: {reason}. Nothing more was read of it; "
+        f"{path} is not a complete `d2llm export` file: {reason}. Nothing more was read of it; "
         f"export the collection again, or take another copy"
     )

@@ -131,7 +131,7 @@ def import_collection(
     """Write what a file holds into a collection, which is made where there is none.
 
     The file is read through before anything is written. What is there with the same content is
-    left, so that a run after a kill goes on where that was.
+    left, so that a run after a kill continues where that stopped.
 
     Args:
         path: of a file that `export_collection` wrote.

@@ -34,7 +34,10 @@ def evaluate(
     ] = "none,hybrid,iem,tokens,exact,cosine,maxsim,bm25",
     cross_encoder: Annotated[
         str | None,
-        typer.Option(help="Sequence-classification model to compare with: hub id or directory."),
+        typer.Option(
+            help="Cross-encoder to compare with, a sequence-classification model or a causal LM that "
+            "is asked yes or no: hub id, directory, .gguf file or package:NAME."
+        ),
     ] = None,
     split: Annotated[
         str | None, typer.Option(help="Part of the sets to take. [default: test, else dev]")

@@ -154,7 +154,7 @@ def ingest(
     """Read documents, cut them into passages, embed and store them.
 
     Safe to run again: what has not changed is not encoded, what has changed is replaced, and
-    after a kill it takes up where it was.
+    after a kill it continues where it stopped.
     """
     location = database.location
     with waiting("starting"):

@@ -41,11 +41,11 @@ def reembed(
     as_json: flags.Json = False,
     _verbose: flags.Verbose = False,
 ) -> None:
-    """Write a collection anew, for another student or preset.
+    """Rewrite a collection for another student, preset or library version.
 
-    Or for another version of this library. What is stored is used as far as it serves; texts are
-    encoded again only where nothing else will do. The old collection serves meanwhile, and stays.
-    Safe to run again: it goes on where it was.
+    What is stored is used as far as it serves; texts are encoded again only where nothing else
+    will do. The old collection serves meanwhile, and stays. Safe to run again: it continues where
+    it stopped.
     """
     location = database.location
     check_other_name(into, database.collection)

@@ -24,7 +24,7 @@ def track_steps(console: Console) -> Iterator[OnProgress]:
 
         def update(progress: Progress) -> None:
             nonlocal current
-            if (step := printable(f"{progress.set}: {progress.step}")) != current:
+            if (step := printable(f"{progress.subject}: {progress.step}")) != current:
                 current = step
                 bar.reset(task, total=progress.total, description=step)
             bar.update(task, completed=progress.done)
@@ -33,4 +33,4 @@ def track_steps(console: Console) -> Iterator[OnProgress]:
 
 
 def _line(progress: Progress) -> str:
-    return f"{progress.set}: {progress.step}, {progress.done:,} of {progress.total:,}"
+    return f"{progress.subject}: {progress.step}, {progress.done:,} of {progress.total:,}"

@@ -14,12 +14,9 @@ from d2llm_vdb.paths import index_paths
 from d2llm_vdb.store import StoredPoint, StoreInfo
 from d2llm_vdb.store.capabilities import LAYOUT_FEATURES, Capabilities
 from d2llm_vdb.store.health import Health
-from d2llm_vdb.store.schema import INDEXED_FIELDS
+from d2llm_vdb.store.schema import INDEXED_FIELDS, MANY_PASSAGES
 
-# From this many passages on, a filter without an index, and recall without one, are slow.
-MANY_PASSAGES = 20_000
-
-# Share of the vectors that should be in an index, in a collection of that size.
+# Share of the vectors that should be in an index, in a collection of many passages.
 INDEXED_SHARE = 0.9
 
 # Share of the timeout that one small answer may take.

@@ -38,7 +38,7 @@ def ingest(
 ) -> IngestReport:
     """Bring an index up to date with files, folders and standard input.
 
-    Running it again encodes nothing; after a kill it takes up where it was. A document that
+    Running it again encodes nothing; after a kill it continues where it stopped. A document that
     changed replaces its passages.
 
     Args:

@@ -7,12 +7,9 @@ from collections.abc import Collection
 
 from d2llm_vdb.lazy import models
 from d2llm_vdb.store import StoreInfo
+from d2llm_vdb.store.schema import MANY_PASSAGES
 
 logger = logging.getLogger(__name__)
-
-# From this many passages on, a warning is worth its line. Without an index a filter reads every
-# payload, at 2.5 microseconds each: 50 ms here, more than all the rest of a search.
-MANY_PASSAGES = 20_000
 
 
 class UnindexedFields:

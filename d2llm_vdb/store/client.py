@@ -28,7 +28,9 @@ C = TypeVar("C", "QdrantClient", "AsyncQdrantClient")
 MEMORY = ":memory:"
 REST_PORT = 6333
 
-WHERE_TO_LOOK = "its URL and port (6333 where none is given) are right and open, and the API key"
+WHERE_TO_LOOK = (
+    "that its URL and port (6333 by default) are right and open, and that the API key is right"
+)
 
 TRUSTED = (
     "its certificate is signed by an authority that is trusted: name that of your own with "
@@ -129,7 +131,7 @@ class ClientOptions:
         if not self.prefer_grpc:
             return WHERE_TO_LOOK + trusted
         return (
-            f"its URL is right, and that it speaks gRPC at port {self.grpc_port_of(url)}: name "
+            f"that its URL is right, and that it speaks gRPC at port {self.grpc_port_of(url)}: name "
             f"another with grpc_port= (--grpc-port), or speak REST with prefer_grpc=False (--rest)"
             f"{trusted}"
         )
@@ -214,7 +216,7 @@ def unavailable(location: str, reason: object, where: str) -> StoreUnavailableEr
     """Return the error of a server that does not answer."""
     told = str(reason).strip().rstrip(".")
     return StoreUnavailableError(
-        f"no answer from Qdrant at {location}: {told}. Check that it runs, that {where}; or give "
+        f"no answer from Qdrant at {location}: {told}. Check that it runs, {where}; or give "
         f"a directory to search without a server"
     )
 
