@@ -103,6 +103,15 @@ def check_fields(values: Any, checks: Mapping[str, Check], prefix: str = "") -> 
         checks[one.name](prefix + one.name, value)
 
 
+def is_unicode(text: str) -> bool:
+    """Tell whether a text is free of lone surrogates, which no database or tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_unicode(name: str, value: str, of: object = None) -> None:
     """Refuse text with lone surrogates, which no database or tokenizer takes.
 

@@ -23,6 +23,8 @@ ALLOWED = {
     "progress": set(),
     "telemetry": set(),
     "checks": {"errors"},
+    "optional": {"errors"},
+    "commands": {"store"},
     "keywords": {"errors"},
     "sparse": set(),
     "wording": set(),
@@ -37,7 +39,17 @@ ALLOWED = {
         "interop",
         "telemetry",
     },  # one method, as below
-    "store": {"errors", "batching", "checks", "file_lock", "sparse", "lazy", "telemetry"},
+    "store": {
+        "errors",
+        "batching",
+        "checks",
+        "file_lock",
+        "sparse",
+        "lazy",
+        "telemetry",
+        "whole_files",
+        "wording",
+    },
     "passages": {"errors", "checks", "paths"},
     "filters": {"errors", "batching", "checks", "lazy", "paths"},
     "selection": {"errors", "filters", "lazy", "store"},
@@ -54,12 +66,14 @@ ALLOWED = {
         "student",
         "store",
         "telemetry",
+        "wording",
     },
     "add": {"errors", "batching", "lazy", "passages", "student", "store", "telemetry"},
     "copying": {"store"},
     "reembed": {"errors", "add", "copying", "index", "student", "store"},  # the index by its type
-    "archive": {"errors", "checks", "connection", "copying", "sparse", "store"},
+    "archive": {"errors", "checks", "connection", "copying", "sparse", "store", "whole_files"},
     "doctor": {
+        "commands",
         "errors",
         "lazy",
         "connection",
@@ -99,6 +113,7 @@ ALLOWED = {
         "store",
     },
     "ingest": {
+        "optional",
         "wording",
         "errors",
         "file_lock",
@@ -117,6 +132,7 @@ ALLOWED = {
     },
     "teacher": {"errors", "batching", "progress", "student", "wording"},
     "evaluate": {
+        "optional",
         "wording",
         "progress",
         "errors",
@@ -143,6 +159,7 @@ ALLOWED = {
         "evaluate",
     },
     "distill": {
+        "optional",
         "whole_files",
         "wording",
         "progress",
@@ -172,6 +189,8 @@ ALLOWED = {
     },
     "cli": {
         "checks",
+        "commands",
+        "optional",
         "wording",
         "progress",
         "errors",

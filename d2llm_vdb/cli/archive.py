@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from d2llm_vdb.cli import flags
+from d2llm_vdb.cli.bar import Shown, tracked
 from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.shared import Database, WrittenDatabase
-from d2llm_vdb.cli.terminal import errors, failing_clearly, print_json, print_line, waiting
+from d2llm_vdb.cli.terminal import failing_clearly, print_json, print_line, waiting
 from d2llm_vdb.wording import counted
 
 if TYPE_CHECKING:
@@ -105,10 +108,9 @@ def import_(
         print_line(f"{passages} written into the collection {database.collection!r}{before}")
 
 
-def _tracking(starting: str, done: str) -> Any:
-    from d2llm_vdb.cli.bar import track_counted
+def _tracking(starting: str, done: str) -> AbstractContextManager[Callable[[ArchiveReport], None]]:
+    def shown(report: ArchiveReport) -> Shown:
+        line = f"{report.passages:,} of {report.total:,} passages {done}"
+        return Shown(line=line, beside_bar=line, done=report.passages, total=report.total)
 
-    def line(report: ArchiveReport) -> str:
-        return f"{report.passages:,} of {report.total:,} passages {done}"
-
-    return track_counted(errors, starting, None, lambda report: report.passages, line)
+    return tracked(starting, shown)

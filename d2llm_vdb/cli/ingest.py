@@ -201,7 +201,7 @@ def ingest(
             Chunker(made_with, chunk_tokens, overlap)  # sizes that do not fit create nothing
             index = connect(made_with)
         # Ray says there that a worker was lost; it is the place of the report.
-        with index, track(errors) as on_progress, redirect_stdout(sys.stderr):
+        with index, track() as on_progress, redirect_stdout(sys.stderr):
             report = ingest_sources(
                 index,
                 reader,

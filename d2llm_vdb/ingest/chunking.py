@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from d2llm_vdb.errors import InputError, MissingExtraError
+from d2llm_vdb.errors import InputError
 from d2llm_vdb.ingest.documents import Document
 from d2llm_vdb.ingest.headings import Heading, Outline, joined
+from d2llm_vdb.optional import needing
 from d2llm_vdb.passages import Passage
 from d2llm_vdb.wording import counted
 
@@ -191,10 +192,8 @@ class Chunker:
         return tokens <= self._capacity
 
     def _make_splitter(self, capacity: int, markdown: bool) -> Any:
-        try:
+        with needing("semantic-text-splitter", "ingest", "chunking"):
             from semantic_text_splitter import MarkdownSplitter, TextSplitter
-        except ImportError as error:
-            raise MissingExtraError("semantic-text-splitter", "ingest", "chunking") from error
         kind = MarkdownSplitter if markdown else TextSplitter
         return kind.from_huggingface_tokenizer(self._tokenizer, capacity, self.overlap)
 

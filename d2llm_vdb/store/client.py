@@ -131,9 +131,9 @@ class ClientOptions:
         if not self.prefer_grpc:
             return WHERE_TO_LOOK + trusted
         return (
-            f"that its URL is right, and that it speaks gRPC at port {self.grpc_port_of(url)}: name "
-            f"another with grpc_port= (--grpc-port), or speak REST with prefer_grpc=False (--rest)"
-            f"{trusted}"
+            f"that its URL is right, and that it speaks gRPC at port {self.grpc_port_of(url)}: "
+            f"name another with grpc_port= (--grpc-port), or speak REST with prefer_grpc=False "
+            f"(--rest){trusted}"
         )
 
     def check_listening(self, url: str, collection: str) -> None:

@@ -35,8 +35,8 @@ FieldKind = Literal[
 ]
 FIELD_KINDS = cast("tuple[FieldKind, ...]", get_args(FieldKind))
 
-# From this many passages on, a filter on a field without an index is slow: it reads every payload, at
-# 2.5 microseconds each, which is 50 ms here and more than all the rest of a search.
+# From this many passages on, a filter on a field without an index is slow: it reads every payload,
+# at 2.5 microseconds each, which is 50 ms here and more than all the rest of a search.
 MANY_PASSAGES = 20_000
 
 # Payload fields that every collection indexes: adding looks passages up by document, and a
