@@ -402,7 +402,7 @@ def test_remote_code_is_trusted_by_nobody_unless_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["distill", "evaluate", "ingest", "interop", "serve", "teacher"]
+    "package", ["cli", "distill", "evaluate", "ingest", "interop", "serve", "teacher"]
 )
 def test_a_package_lists_the_modules_that_it_has(package: str) -> None:
     directory = PACKAGE / package

@@ -138,14 +138,14 @@ def ingest(
         ),
     ] = Path(REJECTS_FILE),
     layout: Layout,
-    payload_indexes: Annotated[
-        Literal["auto"] | None,
+    index_fields: Annotated[
+        bool,
         typer.Option(
+            "--index-fields",
             help="Also index what the first documents' metadata have in common, 8 fields at most: "
             "numbers, booleans, dates and short texts that repeat.",
-            show_default=False,
         ),
-    ] = None,
+    ] = False,
     tenant: flags.Tenant = None,
     spread: Spread,
     as_json: flags.Json = False,
@@ -162,6 +162,7 @@ def ingest(
         from d2llm_vdb.ingest import Chunker, Fields
         from d2llm_vdb.ingest.engines import engine_named
         from d2llm_vdb.ingest.files import SourceReader
+        from d2llm_vdb.ingest.indexing import FieldIndexes
         from d2llm_vdb.ingest.sources import ingest_sources
 
     fields = Fields(
@@ -209,9 +210,11 @@ def ingest(
                 chunker=Chunker(index.student, chunk_tokens, overlap),
                 prune=prune,
                 engine=engine,
-                index_fields=payload_indexes == "auto",
-                asked_fields=layout.options["payload_indexes"],
-                on_indexed=_tell_indexed,
+                indexes=FieldIndexes(
+                    choose=index_fields,
+                    on_indexed=_tell_indexed,
+                    asked=layout.options["payload_indexes"],
+                ),
                 on_progress=on_progress,
             )
     _tell(report, reader, rejects_file, index.store.location, as_json)

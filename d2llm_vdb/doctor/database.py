@@ -47,7 +47,7 @@ def payload_indexes(
             "payload indexes",
             "warning",
             f"none on metadata {', '.join(unindexed)}: filters on these read every passage",
-            target.command("ingest", "SOURCE --payload-indexes auto"),
+            target.command("ingest", "SOURCE --index-fields"),
         )
     return Finding("payload indexes", "ok", ", ".join(present))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,13 +18,11 @@ from d2llm_vdb.errors import (
 )
 from d2llm_vdb.opening import load_student, student_name
 from d2llm_vdb.store import Schema, Store
+from d2llm_vdb.store.edge_directory import drafts_in
 from d2llm_vdb.store.schema import FIRST_LAYOUT
 
 if TYPE_CHECKING:
     from d2llm_vdb.student import Student
-
-# What a collection being made, or being deleted, is called in its directory.
-_DRAFT = re.compile(r"\..+\.[0-9a-f]{32}")
 
 
 def open_store(connection: Connection, target: CommandTarget) -> tuple[Store | None, Finding]:
@@ -53,7 +50,7 @@ def drafts(target: CommandTarget) -> Finding | None:
     directory = Path(target.location).expanduser()
     if "://" in target.location or not directory.is_dir():
         return None
-    left = sorted(str(path) for path in directory.iterdir() if _DRAFT.fullmatch(path.name))
+    left = [str(path) for path in drafts_in(directory)]
     if not left:
         return Finding("unfinished", "ok", "nothing is left of broken-off work")
     return Finding(

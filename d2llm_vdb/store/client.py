@@ -11,10 +11,16 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 from urllib.request import getproxies
 
-from d2llm_vdb.checks import check_choice, check_number, check_whole_number, home_expanded
+from d2llm_vdb.checks import (
+    check_choice,
+    check_number,
+    check_whole_number,
+    home_expanded,
+    is_loopback,
+)
 from d2llm_vdb.errors import InputError, StoreUnavailableError
 from d2llm_vdb.lazy import models
 
@@ -182,7 +188,7 @@ class ClientOptions:
         try:
             options["grpc_port"] = self.grpc_port_of(url)
             parts = urlsplit(url)
-            if self.api_key and parts.scheme == "http" and not _is_loopback(parts):
+            if self.api_key and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
                 logger.warning(
                     "the API key goes to %s unencrypted; use https", hide_credentials(url)
                 )
@@ -230,11 +236,6 @@ def _trusting(ca_file: Path) -> tuple[ssl.SSLContext, bytes]:
         raise InputError(
             f"ca_file={str(ca_file)!r} cannot be used: {error}; give a file of certificates in PEM"
         ) from error
-
-
-def _is_loopback(url: SplitResult) -> bool:
-    host = url.hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def hide_credentials(url: str) -> str:
