@@ -334,9 +334,7 @@ def test_a_missing_package_is_told_with_its_extra_and_a_broken_one_tells_its_own
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "pypdf", None)
-    with pytest.raises(
-        MissingExtraError, match=r"reading PDF needs .*'pypdf'.*d2llm-vdb\[ingest\]"
-    ):
+    with pytest.raises(MissingExtraError, match=r"PDF needs .*'pypdf'.*d2llm-vdb\[ingest\]"):
         pdf_document(b"", "f.pdf")
     monkeypatch.setitem(sys.modules, "pypdf", ModuleType("pypdf"))
     with pytest.raises(ImportError, match="cannot import name 'PdfReader'") as failure:
