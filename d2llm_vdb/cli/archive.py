@@ -79,8 +79,7 @@ def import_(
     """Write an exported collection into a database.
 
     As it was, or with another layout. The file is checked before anything is written. Nothing is
-    encoded. Safe to run again: it continues where it
-    stopped.
+    encoded. Safe to run again: it continues where it stopped.
     """
     location = database.location
     with waiting("starting"):

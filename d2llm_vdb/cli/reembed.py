@@ -10,12 +10,7 @@ import typer
 from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.loading import open_index
-from d2llm_vdb.cli.rewriting import (
-    as_stored,
-    check_other_name,
-    tell_what_is_where,
-    write_anew,
-)
+from d2llm_vdb.cli.rewriting import as_stored, check_other_name, tell_what_is_where, write_anew
 from d2llm_vdb.cli.shared import Layout, Model, WrittenDatabase
 from d2llm_vdb.cli.terminal import errors, failing_clearly, output, print_json, print_line, waiting
 

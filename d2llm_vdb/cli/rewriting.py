@@ -12,6 +12,7 @@ from d2llm_vdb.cli.bar import Shown, tracked
 from d2llm_vdb.cli.shared import Database, Layout
 from d2llm_vdb.cli.terminal import output, print_json, print_line
 from d2llm_vdb.commands import CommandTarget
+from d2llm_vdb.store.schema import LAYOUT_OPTIONS
 from d2llm_vdb.wording import counted
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ def as_stored(source: Store, layout: Layout, tokens: Tokens | None = None) -> di
 
     What is not asked for is as in the old one.
     """
-    from d2llm_vdb.store.schema import LAYOUT_OPTIONS
-
     schema, info = source.schema, source.info()
     kept = {} if info.server_version is None else info.layout
     asked = layout.options
