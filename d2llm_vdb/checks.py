@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def check_depth(name: str, value: Any, most: int) -> None:
         ]
         if not level:
             return
-    raise InputError(f"{name} is nested more than {most} deep; write it flatter")
+    raise InputError(f"{name} is nested more than {most} deep; flatten it")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -101,6 +102,23 @@ def check_fields(values: Any, checks: Mapping[str, Check], prefix: str = "") -> 
         if value is None:
             raise InputError(f"{prefix}{one.name}=None; leave it out for {one.default!r}")
         checks[one.name](prefix + one.name, value)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host, by its address or as `localhost`, is this machine for itself alone."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether a text is free of lone surrogates, which no database or tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_unicode(name: str, value: str, of: object = None) -> None:

@@ -197,9 +197,9 @@ class Collection:
         on_progress: OnArchived | None = None,
     ) -> ArchiveReport:
         """Async twin of `export`. Cancelled, it stops, and leaves no file."""
-        told = StoppableProgress(on_progress)
-        work = partial(self.export, path, overwrite=overwrite, on_progress=told)
-        return await in_thread(work, told.stop)
+        progress = StoppableProgress(on_progress)
+        work = partial(self.export, path, overwrite=overwrite, on_progress=progress)
+        return await in_thread(work, progress.stop)
 
     def info(self) -> StoreInfo:
         """Describe the collection."""

@@ -13,11 +13,9 @@ from d2llm_vdb.errors import CollectionNotFoundError, InputError, SchemaMismatch
 from d2llm_vdb.store import CollectionOptions, EdgeStore, Schema, Store
 from d2llm_vdb.store.client import MEMORY, ClientKeywords, ClientOptions
 from d2llm_vdb.store.presets import PresetName
-from d2llm_vdb.store.schema import LAYOUT_OPTIONS
+from d2llm_vdb.store.schema import DEFAULT_COLLECTION, LAYOUT_OPTIONS
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_COLLECTION = "d2llm"
 
 HOST_AND_PORT = re.compile(r"([^/]*@)?(?P<host>(\[[\da-fA-F:]+\]|[\w.-]+):\d+(/.*)?)")
 

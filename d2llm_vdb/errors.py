@@ -4,7 +4,7 @@
     ├── InputError            a text, id, vector, filter or option that cannot be used
     ├── MissingExtraError     an optional dependency is not installed
     ├── CheckpointError       a student directory that cannot be read or does not fit
-    ├── WorkerError           a worker of an ingest on several machines ended again and again
+    ├── WorkerError           a worker of a distributed ingest kept dying
     ├── ArchiveError          the file of an exported collection is damaged, or of another version
     └── StoreError            the database said no
         ├── CollectionNotFoundError
@@ -49,7 +49,7 @@ class CheckpointError(D2LLMError):
 
 
 class WorkerError(D2LLMError):
-    """A worker of an ingest on several machines ended again and again."""
+    """A worker of a distributed ingest kept dying."""
 
 
 class ArchiveError(D2LLMError):

@@ -1,4 +1,4 @@
-"""Locks on files, of which the system lets go when a process ends, however it ends."""
+"""File locks that the system releases when the process ends."""
 
 from __future__ import annotations
 

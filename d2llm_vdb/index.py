@@ -31,6 +31,7 @@ from d2llm_vdb.search.steps import Stopwatch, explainable, searching
 from d2llm_vdb.store import Store
 from d2llm_vdb.store.questions import Fact, Steps
 from d2llm_vdb.store.tenant import tenant_part
+from d2llm_vdb.student.config import COMPACT_FLOOR
 
 if TYPE_CHECKING:
     from d2llm_vdb.compact import CompactStudent
@@ -310,12 +311,12 @@ class Index(Collection):
 
         Cancelled, it stops after the page of passages it is writing, and waits for that.
         """
-        told = StoppableProgress(on_progress)
-        work = partial(self.reembed, target, alias=alias, on_progress=told)
-        return await in_thread(work, told.stop)
+        progress = StoppableProgress(on_progress)
+        work = partial(self.reembed, target, alias=alias, on_progress=progress)
+        return await in_thread(work, progress.stop)
 
     def compact(
-        self, dim: int, *, floor: float = 0.98, queries: Sequence[str] | None = None
+        self, dim: int, *, floor: float = COMPACT_FLOOR, queries: Sequence[str] | None = None
     ) -> CompactStudent:
         """Fit compact recall vectors to this collection's own embeddings, and measure them.
 
@@ -338,7 +339,7 @@ class Index(Collection):
         return compact(self.student, self.store, dim, floor=floor, queries=queries)
 
     async def acompact(
-        self, dim: int, *, floor: float = 0.98, queries: Sequence[str] | None = None
+        self, dim: int, *, floor: float = COMPACT_FLOOR, queries: Sequence[str] | None = None
     ) -> CompactStudent:
         """Async twin of `compact`.
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, Unpack, get_args
+from typing import TYPE_CHECKING, Unpack, get_args
 
 from d2llm_vdb.checks import check_choice, check_tenant
-from d2llm_vdb.connection import DEFAULT_COLLECTION, Connection, check_layout
+from d2llm_vdb.connection import Connection, check_layout
 from d2llm_vdb.errors import (
     CheckpointError,
     CollectionNotFoundError,
@@ -23,15 +23,19 @@ from d2llm_vdb.paths import index_paths
 from d2llm_vdb.store import CollectionOptions, Schema, Store
 from d2llm_vdb.store.client import ClientKeywords, ClientOptions
 from d2llm_vdb.store.presets import PresetName
-from d2llm_vdb.store.schema import INDEXED_FIELDS, FieldKind, check_payload_indexes
+from d2llm_vdb.store.schema import (
+    DEFAULT_COLLECTION,
+    INDEXED_FIELDS,
+    FieldKind,
+    Tokens,
+    check_payload_indexes,
+)
 from d2llm_vdb.store.tenant import tenant_part
 from d2llm_vdb.student.shipped import DEFAULT, SHIPPED
 
 if TYPE_CHECKING:
     from d2llm_vdb.student import Student
     from d2llm_vdb.student.model_source import DType
-
-Tokens = Literal["raw", "none"]
 
 
 class OpenKeywords(ClientKeywords, total=False):

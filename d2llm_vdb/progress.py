@@ -11,12 +11,12 @@ class Progress:
     """How far one step is.
 
     Args:
-        set: what it works on, a set's name as a rule.
+        subject: what it works on: the name of a set, "teacher" or "student".
         step: what is being done.
         done, total: texts, pairs, queries or optimizer steps.
     """
 
-    set: str
+    subject: str
     step: str
     done: int
     total: int

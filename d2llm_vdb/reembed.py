@@ -1,7 +1,7 @@
 """A collection written anew from what is stored of it: another student, layout or size.
 
 The old collection is only read, and serves until the new one is complete. What is in the new one
-already is left as it is, so that a run after a kill goes on where that was.
+already is left as it is, so that a run after a kill continues where that stopped.
 """
 
 from __future__ import annotations

@@ -20,7 +20,6 @@ from teacher import fine_tuned
 
 from d2llm_vdb import Student
 from d2llm_vdb.cli.step_progress import track_steps
-from d2llm_vdb.cli.terminal import errors
 from d2llm_vdb.distill import DistillConfig, LossWeights, distill
 
 STEPS = 600
@@ -94,7 +93,7 @@ def train(
     start: Student, config: DistillConfig, data: Path, work: Path
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return the measures before and after."""
-    with track_steps(errors) as on_progress:
+    with track_steps() as on_progress:
         teacher = fine_tuned(data, start, work / "teacher", on_progress)
         distilled = distill(
             start,

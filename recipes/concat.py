@@ -20,7 +20,6 @@ from student_sets import BACKBONE, SEED, dev_set, training_sets
 
 from d2llm_vdb import Student
 from d2llm_vdb.cli.step_progress import track_steps
-from d2llm_vdb.cli.terminal import errors
 from d2llm_vdb.distill import DistillConfig, LossWeights, distill
 from d2llm_vdb.distill.model import DistillationModel
 from d2llm_vdb.distill.preparation import dev_set as ready
@@ -80,7 +79,7 @@ def main() -> None:
     file = given.work / "concat.json"
     given.work.mkdir(parents=True, exist_ok=True)
     found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    with track_steps(errors) as on_progress:
+    with track_steps() as on_progress:
         if "start" not in found:
             found["start"] = measured(made(), given.data, given.work, on_progress)
         for name, (trainings, options) in ROWS.items():

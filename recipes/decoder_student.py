@@ -25,7 +25,6 @@ from decoder_study import Study
 from decoder_tasks import Task, needed, start_workers, work_off, write_json
 
 from d2llm_vdb.cli.step_progress import track_steps
-from d2llm_vdb.cli.terminal import errors
 
 SEEDS = (0, 1, 2)
 
@@ -41,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.jobs > 1:
         command = [*(sys.argv[1:] if arguments is None else arguments), "--jobs", "1"]
         sys.exit(start_workers([__file__, *command], given.jobs))
-    with track_steps(errors) as on_progress:
+    with track_steps() as on_progress:
         study = Study(given.data, given.work, given.steps, given.limit, given.backbone, on_progress)
         wanted = [f"mined-{name}" for name in TRAINED] if given.mine else _named(given)
         todo = needed(tasks(study, given.seeds), wanted)

@@ -168,7 +168,7 @@ class Study:
         return {"measures": measures(score, self.data, self.limit)}
 
     def _telling(self, task: str) -> OnProgress:
-        return lambda told: self.on_progress(replace(told, set=f"{task}, {told.set}"))
+        return lambda told: self.on_progress(replace(told, subject=f"{task}, {told.subject}"))
 
 
 def _scorer(student: Student) -> Callable[[list[str], list[str]], Real]:

@@ -21,7 +21,6 @@ from fusion_scores import MODES, chosen, ranked
 from fusion_sets import sources
 
 from d2llm_vdb.cli.step_progress import track_steps
-from d2llm_vdb.cli.terminal import errors
 from d2llm_vdb.opening import load_student
 
 
@@ -42,7 +41,7 @@ def main() -> None:
     if shape is None:
         raise SystemExit("this student has no segments, and so no match to weigh")
     work = given.work / "fusion"
-    with track_steps(errors) as on_progress:
+    with track_steps() as on_progress:
         every = [
             collection(student, source, work, on_progress) for source in sources(given.data, also)
         ]

@@ -24,7 +24,6 @@ from student_sets import untrained
 
 from d2llm_vdb import Student
 from d2llm_vdb.cli.step_progress import track_steps
-from d2llm_vdb.cli.terminal import errors
 from d2llm_vdb.distill.model import DistillationModel
 from d2llm_vdb.distill.preparation import dev_set
 from d2llm_vdb.evaluate import PairSet, RetrievalSet, load_set
@@ -173,7 +172,7 @@ def main() -> None:
     wanted = sources(given.data, also)
     start, trained = untrained(given.data), Student.default()
     found: dict[str, Pair] = {}
-    with track_steps(errors) as on_progress:
+    with track_steps() as on_progress:
         for one in wanted:
             before, after = (
                 measured(student, one, given.work, on_progress) for student in (start, trained)

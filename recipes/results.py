@@ -20,7 +20,6 @@ from results_sets import CHINESE, ENGLISH, PAIRS, QUERIES_BESIDE_TEACHER, Measur
 
 from d2llm_vdb import Student
 from d2llm_vdb.cli.step_progress import track_steps
-from d2llm_vdb.cli.terminal import errors
 from d2llm_vdb.evaluate import Report, RetrievalSet, SetFacts, evaluate, load_set, save_plot
 from d2llm_vdb.opening import load_student
 from d2llm_vdb.progress import OnProgress
@@ -44,7 +43,7 @@ def main() -> None:
     student = load_student(given.student, "auto")
     figures = given.work / student.fingerprint
     report, beside = Report(), Report()
-    with track_steps(errors) as on_progress:
+    with track_steps() as on_progress:
         for one in (*ENGLISH, *CHINESE, *PAIRS):
             modes, teacher = (PAIR_MODES, given.teacher) if one in PAIRS else (MODES, None)
             file = figures / file_name(one)

@@ -15,7 +15,6 @@ from student_sets import DEV_LIMIT, DEV_PASSAGES, SEED, dev_set, untrained
 from d2llm_vdb import Student
 from d2llm_vdb.cli.distill import show_training
 from d2llm_vdb.cli.step_progress import track_steps
-from d2llm_vdb.cli.terminal import errors
 from d2llm_vdb.distill import DistillConfig, TrainingSet, distill, save_losses_plot
 from d2llm_vdb.distill.dev import calibrate
 from d2llm_vdb.distill.model import DistillationModel
@@ -52,7 +51,7 @@ def make(
         config: of the training.
     """
     work = given.work / "training"
-    with track_steps(errors) as on_progress:
+    with track_steps() as on_progress:
         distilled = distill(
             untrained(given.data, lora_rank=config.lora_rank),
             sets,

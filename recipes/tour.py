@@ -53,14 +53,14 @@ def main() -> None:
     os.environ.update(ENVIRONMENT)
     # `python` is this one.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    from d2llm_vdb.cli import terminal
+    from d2llm_vdb.cli import bar
     from d2llm_vdb.student import model_source
 
     with (
         # Bfloat16, which some machines compute in, gives other third digits.
         patch.object(model_source, "bfloat16_is_faster", return_value=False),
         # A slow run would tell how far it is.
-        patch.object(terminal, "SECONDS_BETWEEN_LINES", math.inf),
+        patch.object(bar, "SECONDS_BETWEEN_LINES", math.inf),
     ):
         _warm_up()
         out.write_text(rewritten(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

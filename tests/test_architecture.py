@@ -23,6 +23,8 @@ ALLOWED = {
     "progress": set(),
     "telemetry": set(),
     "checks": {"errors"},
+    "optional": {"errors"},
+    "commands": {"store"},
     "keywords": {"errors"},
     "sparse": set(),
     "wording": set(),
@@ -37,7 +39,17 @@ ALLOWED = {
         "interop",
         "telemetry",
     },  # one method, as below
-    "store": {"errors", "batching", "checks", "file_lock", "sparse", "lazy", "telemetry"},
+    "store": {
+        "errors",
+        "batching",
+        "checks",
+        "file_lock",
+        "sparse",
+        "lazy",
+        "telemetry",
+        "whole_files",
+        "wording",
+    },
     "passages": {"errors", "checks", "paths"},
     "filters": {"errors", "batching", "checks", "lazy", "paths"},
     "selection": {"errors", "filters", "lazy", "store"},
@@ -54,12 +66,23 @@ ALLOWED = {
         "student",
         "store",
         "telemetry",
+        "wording",
     },
     "add": {"errors", "batching", "lazy", "passages", "student", "store", "telemetry"},
     "copying": {"store"},
     "reembed": {"errors", "add", "copying", "index", "student", "store"},  # the index by its type
-    "archive": {"errors", "checks", "connection", "copying", "keywords", "sparse", "store"},
+    "archive": {
+        "errors",
+        "checks",
+        "connection",
+        "copying",
+        "keywords",
+        "sparse",
+        "store",
+        "whole_files",
+    },
     "doctor": {
+        "commands",
         "errors",
         "keywords",
         "lazy",
@@ -111,6 +134,7 @@ ALLOWED = {
         "store",
     },
     "ingest": {
+        "optional",
         "wording",
         "errors",
         "file_lock",
@@ -129,6 +153,7 @@ ALLOWED = {
     },
     "teacher": {"errors", "batching", "progress", "student", "wording"},
     "evaluate": {
+        "optional",
         "wording",
         "progress",
         "errors",
@@ -155,6 +180,7 @@ ALLOWED = {
         "evaluate",
     },
     "distill": {
+        "optional",
         "whole_files",
         "wording",
         "progress",
@@ -185,6 +211,8 @@ ALLOWED = {
     "cli": {
         "checks",
         "collection",
+        "commands",
+        "optional",
         "wording",
         "progress",
         "errors",
@@ -396,7 +424,7 @@ def test_remote_code_is_trusted_by_nobody_unless_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["distill", "evaluate", "ingest", "interop", "serve", "teacher"]
+    "package", ["cli", "distill", "evaluate", "ingest", "interop", "serve", "teacher"]
 )
 def test_a_package_lists_the_modules_that_it_has(package: str) -> None:
     directory = PACKAGE / package

@@ -469,5 +469,5 @@ def test_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     cut_off(Path("docs.zip"))
     broken = d2llm("import", "docs.zip", "--db", "other")
     assert broken.exit_code == 1
-    assert "docs.zip is no whole file of `d2llm export`" in broken.stderr
+    assert "docs.zip is not a complete `d2llm export` file" in broken.stderr
     assert not Path("other").exists()

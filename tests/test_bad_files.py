@@ -24,7 +24,7 @@ from d2llm_vdb.ingest.documents import Document, Reject
 from d2llm_vdb.ingest.files import SourceReader
 from d2llm_vdb.ingest.formats import READERS
 from d2llm_vdb.ingest.records import Fields
-from d2llm_vdb.ingest.whole import plain_document, whole_file
+from d2llm_vdb.ingest.whole import document_reader, plain_document
 
 
 def read(kind: str, data: bytes) -> list[Document | Reject]:
@@ -263,7 +263,7 @@ def test_a_small_archive_of_gigabytes_is_a_reject(
 
 
 def _bounded_text(limit: int) -> Any:
-    return whole_file(plain_document, limit)
+    return document_reader(plain_document, limit)
 
 
 def test_files_that_vanish_or_change_kind_while_a_folder_is_read_are_rejects(

@@ -111,3 +111,23 @@ def test_consistency_and_ordering_reach_the_server(stub: Stub) -> None:
     store.upsert(some_columns(1))
     assert "ordering" not in stub.parameters
     store.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "warned"),
+    [
+        ("localhost", False),
+        ("127.0.0.1", False),
+        ("127.8.9.1", False),
+        ("[::1]", False),
+        ("127.evil.com", True),
+        ("localhost.evil.com", True),
+        ("10.0.0.1", True),
+    ],
+)
+def test_a_key_that_leaves_the_machine_unencrypted_is_warned_of(
+    host: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    ClientOptions(api_key="sesame").connect(QdrantClient, f"http://{host}:9").close()
+    assert ("unencrypted; use https" in caplog.text) == warned
+    assert "sesame" not in caplog.text

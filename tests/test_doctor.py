@@ -267,7 +267,7 @@ def test_fields_without_an_index_are_found(
     slow = found(examine(db, student), "payload indexes")
     assert slow.status == "warning"
     assert "metadata even, initial, position" in slow.found
-    assert "--payload-indexes auto" in slow.mend
+    assert "--index-fields" in slow.mend
     with opened(db) as store:
         store._shard.update(edge.UpdateOperation.delete_field_index("doc_id"))
     lacking = found(examine(db, student), "payload indexes")

@@ -126,7 +126,7 @@ def test_a_server_that_vanishes_in_mid_ingest_is_waited_for(
     assert {thread for _, thread in waited} == {threading.get_ident()}
     lines = [each.getMessage() for each in caplog.records if each.name == retries.__name__]
     assert len(lines) == 2, lines
-    assert "asked again until it answers" in lines[0]
+    assert "Retrying until it answers" in lines[0]
     assert "answers again, after" in lines[1]
 
 

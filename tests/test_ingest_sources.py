@@ -47,7 +47,7 @@ def stored(index: Index) -> dict[str, dict[str, Any]]:
 
 def test_it_stores_reports_and_rejects_what_the_command_does() -> None:
     options = (
-        "--db by-command --rejects by-command.jsonl --json --payload-indexes auto "
+        "--db by-command --rejects by-command.jsonl --json --index-fields "
         "--text-field body --id-field name --delimiter ; --chunk-tokens 64 --overlap 8"
     )
     said = CliRunner().invoke(app, ["ingest", "docs", "notes.csv", *options.split()])
@@ -61,7 +61,7 @@ def test_it_stores_reports_and_rejects_what_the_command_does() -> None:
             fields=Fields(text="body", id="name", delimiter=";"),
             chunk_tokens=64,
             overlap=8,
-            payload_indexes="auto",
+            index_fields=True,
         )
         by_function, indexes = stored(index), index.info().payload_indexes
     with Index.open("by-command", create=False) as index:
@@ -104,7 +104,7 @@ def test_progress_tells_which_share_of_the_input_is_stored(db: Index) -> None:
         (["docs"], {"format": "odt"}, "format='odt' is not one of"),
         (["docs"], {"rejects": "notes.csv"}, "rejects file notes.csv exists and holds something"),
         (["docs"], {"chunk_tokens": 9999}, "chunk_tokens=9999 is more than the student reads"),
-        (["docs"], {"payload_indexes": {"year": "integer"}}, "is not 'auto'; give the fields to"),
+        (["docs"], {"index_fields": {"year": "integer"}}, "index_fields={'year': 'integer'}"),
     ],
 )
 def test_what_cannot_be_used_is_refused_before_anything_is_stored(

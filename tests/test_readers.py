@@ -5,9 +5,11 @@ import io
 import json
 import os
 import re
+import sys
 import threading
 import zlib
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pypdf import PdfReader, PdfWriter
 
-from d2llm_vdb.errors import InputError
+from d2llm_vdb.errors import InputError, MissingExtraError
 from d2llm_vdb.ingest.documents import Document, Reject
 from d2llm_vdb.ingest.files import SourceReader
+from d2llm_vdb.ingest.pdf import pdf_document
 from d2llm_vdb.ingest.records import Fields, read_jsonl
 from d2llm_vdb.ingest.rejects import RejectsFile
 from d2llm_vdb.ingest.tables import read_csv
@@ -325,3 +328,15 @@ def test_sources_that_cannot_be_are_refused_before_reading(folder: Path) -> None
         SourceReader([""])
     with pytest.raises(InputError, match="cannot be read"):
         SourceReader(["x" * 5000])
+
+
+def test_a_missing_package_is_told_with_its_extra_and_a_broken_one_tells_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pypdf", None)
+    with pytest.raises(MissingExtraError, match=r"PDF needs .*'pypdf'.*d2llm-vdb\[ingest\]"):
+        pdf_document(b"", "f.pdf")
+    monkeypatch.setitem(sys.modules, "pypdf", ModuleType("pypdf"))
+    with pytest.raises(ImportError, match="cannot import name 'PdfReader'") as failure:
+        pdf_document(b"", "f.pdf")
+    assert not isinstance(failure.value, MissingExtraError)

@@ -57,9 +57,9 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
         return tell
 
-    monkeypatch.setattr("d2llm_vdb.cli.bar.every_few_seconds", pressing)
+    monkeypatch.setattr("d2llm_vdb.cli.bar._every_few_seconds", pressing)
     return lambda: monkeypatch.setattr(
-        "d2llm_vdb.cli.bar.every_few_seconds", lambda *_: lambda _: None
+        "d2llm_vdb.cli.bar._every_few_seconds", lambda *_: lambda _: None
     )
 
 

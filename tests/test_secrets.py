@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from d2llm_vdb import Index, Student
 from d2llm_vdb.cli.app import app
-from d2llm_vdb.cli.reembed import tell_what_is_where
+from d2llm_vdb.cli.rewriting import tell_what_is_where
 from d2llm_vdb.cli.shared import Database, SearchedDatabase
 from d2llm_vdb.connection import Connection
 from d2llm_vdb.errors import D2LLMError

@@ -239,10 +239,10 @@ def test_ingest_indexes_what_it_is_told_and_what_it_sees(
 
     assert ingest() == ("", set())
     assert ingest("--payload-index", "metadata.text:text") == ("", {"metadata.text"})
-    said, found = ingest("--payload-indexes", "auto")
+    said, found = ingest("--index-fields")
     assert said == "indexed for filters: metadata.year:integer, metadata.kind:keyword\n"
     assert found == {"metadata.text", "metadata.year", "metadata.kind"}
-    said, _ = ingest("--payload-indexes", "auto")
+    said, _ = ingest("--index-fields")
     assert "no further field" in said
 
 

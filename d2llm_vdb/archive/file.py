@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -32,6 +31,7 @@ from d2llm_vdb.errors import ArchiveError, InputError
 from d2llm_vdb.store import Schema
 from d2llm_vdb.store.columns import Payload
 from d2llm_vdb.store.schema import FieldKind, check_payload_indexes
+from d2llm_vdb.whole_files import whole_file
 
 MANIFEST = "manifest.json"
 FORMAT = "d2llm-vdb collection"
@@ -101,17 +101,13 @@ def writing(path: Path, *, overwrite: bool) -> Iterator[ArchiveWriter]:
         InputError: there is a file of that name already, or no such directory.
     """
     _check_free(path, overwrite)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
+    with whole_file(path) as draft:
         with draft.open("xb") as file:
             with zipfile.ZipFile(file, "w") as archive:
                 yield ArchiveWriter(archive)
             file.flush()
             os.fsync(file.fileno())
         _check_free(path, overwrite)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _check_free(path: Path, overwrite: bool) -> None:
@@ -214,6 +210,6 @@ def _manifest(path: Path, archive: zipfile.ZipFile) -> Manifest:
 
 def _damaged(path: Path, reason: str) -> ArchiveError:
     return ArchiveError(
-        f"{path} is no whole file of `d2llm export`: {reason}. Nothing more was read of it; "
+        f"{path} is not a complete `d2llm export` file: {reason}. Nothing more was read of it; "
         f"export the collection again, or take another copy"
     )

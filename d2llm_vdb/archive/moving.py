@@ -12,7 +12,7 @@ from typing import Any, Unpack
 from d2llm_vdb.archive.arrays import arrays_of, columns_from, columns_of
 from d2llm_vdb.archive.file import ArchiveReader, Manifest, reading, writing
 from d2llm_vdb.checks import check_tenant
-from d2llm_vdb.connection import DEFAULT_COLLECTION, Connection, check_layout
+from d2llm_vdb.connection import Connection, check_layout
 from d2llm_vdb.copying import by_tenant, not_in, pages
 from d2llm_vdb.errors import (
     ArchiveError,
@@ -27,7 +27,7 @@ from d2llm_vdb.store import CollectionOptions, Columns, Schema, Store, StoredPoi
 from d2llm_vdb.store.client import ClientKeywords, ClientOptions
 from d2llm_vdb.store.presets import PresetName
 from d2llm_vdb.store.questions import page_points
-from d2llm_vdb.store.schema import BM25, INDEXED_FIELDS, LAYOUT_OPTIONS
+from d2llm_vdb.store.schema import BM25, DEFAULT_COLLECTION, INDEXED_FIELDS, LAYOUT_OPTIONS
 from d2llm_vdb.store.tenant import tenant_part
 
 
@@ -136,7 +136,7 @@ def import_collection(
     """Write what a file holds into a collection, which is made where there is none.
 
     The file is read through before anything is written. What is there with the same content is
-    left, so that a run after a kill goes on where that was.
+    left, so that a run after a kill continues where that stopped.
 
     Args:
         path: of a file that `export_collection` wrote.

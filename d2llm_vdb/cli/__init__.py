@@ -1,4 +1,28 @@
-"""The `d2llm` command."""
+"""The `d2llm` command.
+
+app         the commands together
+ingest, search, explain, info, doctor, delete, reembed, compact    commands on a collection
+archive     the commands `export` and `import`
+alias       the commands `alias` and `drop`
+serve, mcp, evaluate, init, convert    other commands
+distill     the commands `distill` and `teach`
+flags       options that several commands share
+shared      options that go together
+groups      dataclasses of options, for commands to take
+other_words    hints at options that other programs call otherwise
+loading     the index or the student that a command works on
+serving     what `serve` and `mcp` share
+rewriting   what `reembed` and `compact` share
+samples     texts that `init` and `convert` fit a student to
+prompt      queries from standard input
+terminal    consoles, clean text, errors of one line
+logs        what is logged, for people or as JSON
+bar         long work: a bar on a terminal, lines elsewhere
+ingest_progress, step_progress    what is shown of an ingest, and of other work
+results     hits, collections and converted students as tables
+reasons     explanations as tables
+evaluation  an evaluation as tables
+"""
 
 from __future__ import annotations
 

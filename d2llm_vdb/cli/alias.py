@@ -27,9 +27,9 @@ def alias(
     database: Database,
     _verbose: flags.Verbose = False,
 ) -> None:
-    """Let a name mean a collection of a server from this moment on.
+    """Point an alias at a collection on a server, replacing what it pointed to.
 
-    Whatever it meant before. What is open stays open on that collection: open it again to follow.
+    Programs that have it open stay on the old collection until they reopen it.
     """
     with closing(_open(database)) as store:
         before = store.point_alias(name)
@@ -46,10 +46,9 @@ def drop(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
     _verbose: flags.Verbose = False,
 ) -> None:
-    """Delete a collection itself.
+    """Delete a whole collection, such as one that d2llm reembed left unfinished.
 
-    Such as one that d2llm reembed has not finished. It says how many passages that is and asks.
-    Refused where an alias means it.
+    Shows how many passages it holds and asks. Refused where an alias means it.
     """
     with closing(_open(database)) as store:
         store.check_drop()
@@ -64,5 +63,5 @@ def _open(database: Database) -> Store:
     location = database.location
     with waiting("starting"):
         from d2llm_vdb.connection import Connection
-    connection = Connection(location, database.collection, **database.speaking)
+    connection = Connection(location, database.collection, **database.client_options)
     return connection.open(None, any_version=True)

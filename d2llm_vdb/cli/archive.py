@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from d2llm_vdb.cli import flags
+from d2llm_vdb.cli.bar import Shown, tracked
 from d2llm_vdb.cli.groups import with_groups
-from d2llm_vdb.cli.shared import Database
-from d2llm_vdb.cli.terminal import errors, failing_clearly, print_json, print_line, waiting
+from d2llm_vdb.cli.shared import Database, WrittenDatabase
+from d2llm_vdb.cli.terminal import failing_clearly, print_json, print_line, waiting
 from d2llm_vdb.wording import counted
 
 if TYPE_CHECKING:
@@ -50,7 +53,7 @@ def export(
             tenant=tenant,
             overwrite=overwrite,
             on_progress=on_progress,
-            **database.speaking,
+            **database.client_options,
         )
     seconds, size = time.monotonic() - start, out.stat().st_size
     if as_json:
@@ -65,8 +68,7 @@ def export(
 def import_(
     file: Annotated[Path, typer.Argument(metavar="IN", help="File that d2llm export has written.")],
     *,
-    database: Database,
-    write_ordering: flags.WriteOrdering = None,
+    database: WrittenDatabase,
     preset: flags.Preset = None,
     shard_number: flags.ShardNumber = None,
     replication_factor: flags.ReplicationFactor = None,
@@ -77,7 +79,7 @@ def import_(
     """Write an exported collection into a database.
 
     As it was, or with another layout. The file is checked before anything is written. Nothing is
-    encoded. Safe to run again: it goes on where it was.
+    encoded. Safe to run again: it continues where it stopped.
     """
     location = database.location
     with waiting("starting"):
@@ -88,13 +90,12 @@ def import_(
             file,
             location,
             collection=database.collection,
-            write_ordering=write_ordering,
             preset=preset,
             shard_number=shard_number,
             replication_factor=replication_factor,
             write_consistency_factor=write_consistency_factor,
             on_progress=on_progress,
-            **database.speaking,
+            **database.client_options,
         )
     if as_json:
         counts = {"passages": report.passages, "written": report.written}
@@ -106,10 +107,9 @@ def import_(
         print_line(f"{passages} written into the collection {database.collection!r}{before}")
 
 
-def _tracking(starting: str, done: str) -> Any:
-    from d2llm_vdb.cli.bar import track_counted
+def _tracking(starting: str, done: str) -> AbstractContextManager[Callable[[ArchiveReport], None]]:
+    def shown(report: ArchiveReport) -> Shown:
+        line = f"{report.passages:,} of {report.total:,} passages {done}"
+        return Shown(line=line, beside_bar=line, done=report.passages, total=report.total)
 
-    def line(report: ArchiveReport) -> str:
-        return f"{report.passages:,} of {report.total:,} passages {done}"
-
-    return track_counted(errors, starting, None, lambda report: report.passages, line)
+    return tracked(starting, shown)

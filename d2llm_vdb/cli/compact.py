@@ -10,10 +10,11 @@ import typer
 from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.loading import check_free, open_index
-from d2llm_vdb.cli.reembed import as_stored, check_other_name, tell_what_is_where, write_anew
-from d2llm_vdb.cli.shared import Database, Layout, Model
+from d2llm_vdb.cli.rewriting import as_stored, check_other_name, tell_what_is_where, write_anew
+from d2llm_vdb.cli.shared import Layout, Model, WrittenDatabase
 from d2llm_vdb.cli.terminal import failing_clearly, print_line, waiting
 from d2llm_vdb.errors import CollectionNotFoundError, InputError
+from d2llm_vdb.student.config import COMPACT_FLOOR
 from d2llm_vdb.wording import counted
 
 if TYPE_CHECKING:
@@ -26,8 +27,7 @@ def compact(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Directory to write the student to.")],
     into: flags.Into,
     *,
-    database: Database,
-    write_ordering: flags.WriteOrdering = None,
+    database: WrittenDatabase,
     model: Model,
     dim: Annotated[int, typer.Option(min=1, help="Dimensions of the compact vectors.")] = 128,
     floor: Annotated[
@@ -38,7 +38,7 @@ def compact(
             help="Least share of the whole embedding's first ten that must be among the compact "
             "one's first hundred.",
         ),
-    ] = 0.98,
+    ] = COMPACT_FLOOR,
     queries: Annotated[
         Path | None,
         typer.Option(
@@ -62,11 +62,9 @@ def compact(
     with waiting("starting"):
         from d2llm_vdb.connection import Connection
 
-    connection = Connection(location, into, **database.speaking)
+    connection = Connection(location, into, **database.client_options)
     _check_new(connection, into)
-    with open_index(
-        location, **database.opening(model), write_ordering=write_ordering, create=False
-    ) as index:
+    with open_index(location, **database.opening(model), create=False) as index:
         with waiting("fitting and measuring"):
             made = index.compact(dim, floor=floor, queries=asked)
         made.student.save(out, overwrite=force)
@@ -78,8 +76,7 @@ def compact(
                 made.student,
                 collection=into,
                 **as_stored(index.store, layout),
-                **database.speaking,
-                write_ordering=write_ordering,
+                **database.client_options,
             ) as target,
         ):
             write_anew(index.store, target, as_json=False)

@@ -9,7 +9,7 @@ import typer
 
 from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.loading import check_free
-from d2llm_vdb.cli.terminal import errors, failing_clearly, waiting
+from d2llm_vdb.cli.terminal import failing_clearly, waiting
 
 
 @failing_clearly()
@@ -69,13 +69,12 @@ def convert(
     check_free(out, force)
     beside = out.resolve().with_name(f"{out.resolve().name}-backbone")
     with waiting("starting"):
-        from d2llm_vdb.cli.ingest_progress import track_samples
         from d2llm_vdb.cli.results import show_converted
-        from d2llm_vdb.cli.samples import Samples
+        from d2llm_vdb.cli.samples import Samples, track_samples
         from d2llm_vdb.student.convert import convert_student
 
     texts = Samples(samples, sample_size) if samples else None
-    with track_samples(texts, errors):
+    with track_samples(texts):
         made = convert_student(
             source,
             backbone=backbone,

@@ -10,7 +10,7 @@ import typer
 
 from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.groups import with_groups
-from d2llm_vdb.cli.shared import Database
+from d2llm_vdb.cli.shared import WrittenDatabase
 from d2llm_vdb.cli.terminal import (
     confirm,
     errors,
@@ -43,8 +43,7 @@ def delete(
         bool, typer.Option("--all", help="Delete every passage; of a tenant, all of its own.")
     ] = False,
     *,
-    database: Database,
-    write_ordering: flags.WriteOrdering = None,
+    database: WrittenDatabase,
     tenant: flags.Tenant = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
     as_json: flags.Json = False,
@@ -69,11 +68,7 @@ def delete(
     if not everything:
         _chosen(ids, doc, filter)  # what cannot be used needs no database to be told
     with Collection.open(
-        location,
-        collection=database.collection,
-        tenant=tenant,
-        write_ordering=write_ordering,
-        **database.speaking,
+        location, collection=database.collection, tenant=tenant, **database.client_options
     ) as collection:
         store = collection.store
         if everything:

@@ -13,7 +13,6 @@ from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.loading import check_free, load_student
 from d2llm_vdb.cli.step_progress import track_steps
 from d2llm_vdb.cli.terminal import (
-    errors,
     failing_clearly,
     output,
     print_line,
@@ -171,7 +170,7 @@ def distill(
             teacher, prompt=PROMPTS[language], max_tokens=teacher_tokens
         )
     directory = work or beside(out)
-    with track_steps(errors) as on_progress:
+    with track_steps() as on_progress:
         distilled = run(
             start,
             sets,
@@ -246,7 +245,7 @@ def teach(
             new_head=True,
             dtype="float32",
         )
-    with track_steps(errors) as on_progress:
+    with track_steps() as on_progress:
         mined = [with_negatives(one, miner, mining, directory, on_progress) for one in sets]
         run(
             loaded,

@@ -52,7 +52,7 @@ def doctor(
             model.student,
             collection=database.collection,
             device=model.device,
-            **database.speaking,
+            **database.client_options,
         )
     wrong = sum(finding.status == "wrong" for finding in found)
     if as_json:

@@ -11,7 +11,7 @@ import typer
 from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.loading import load_student
 from d2llm_vdb.cli.step_progress import track_steps
-from d2llm_vdb.cli.terminal import errors, failing_clearly, waiting
+from d2llm_vdb.cli.terminal import failing_clearly, waiting
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.student.shipped import NAMES
 
@@ -34,7 +34,10 @@ def evaluate(
     ] = "none,hybrid,iem,tokens,exact,cosine,maxsim,bm25",
     cross_encoder: Annotated[
         str | None,
-        typer.Option(help="Sequence-classification model to compare with: hub id or directory."),
+        typer.Option(
+            help="Cross-encoder to compare with, a sequence-classification model or a causal LM "
+            "that is asked yes or no: hub id, directory, .gguf file or package:NAME."
+        ),
     ] = None,
     split: Annotated[
         str | None, typer.Option(help="Part of the sets to take. [default: test, else dev]")
@@ -84,7 +87,7 @@ def evaluate(
         if not any(isinstance(one, RetrievalSet) for one in loaded):
             raise InputError("--plot draws retrieval sets, and none is given; leave it out")
     loaded_student = load_student(student)
-    with track_steps(errors) as on_progress:
+    with track_steps() as on_progress:
         report = run(
             loaded_student,
             loaded,

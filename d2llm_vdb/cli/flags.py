@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from d2llm_vdb.checks import home_expanded
 from d2llm_vdb.cli.logs import log_json, log_more
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.store import client, presets, schema
+from d2llm_vdb.student.config import Task
 from d2llm_vdb.student.shipped import NAMES
 
 # Longer than any key: JSON web tokens, which Qdrant takes for one, have hundreds of characters.
@@ -125,7 +127,7 @@ ReadConsistency = Annotated[
     ),
 ]
 WriteOrdering = Annotated[
-    Literal["weak", "medium", "strong"] | None,
+    client.WriteOrdering | None,
     typer.Option(
         help="On a cluster, whether all replicas apply writes in the same order.",
         show_default=False,
@@ -149,7 +151,7 @@ Device = Annotated[
 ]
 RecallK = Annotated[int, typer.Option(min=1, help="Candidates to recall and rerank.")]
 SearchTask = Annotated[
-    Literal["asymmetric", "symmetric"],
+    Task,
     typer.Option(help="Does the passage answer, or mean the same?"),
 ]
 Filter = Annotated[
@@ -183,9 +185,10 @@ QueryPrompt = Annotated[str, typer.Option(metavar="TEXT", help="Text put before 
 PassagePrompt = Annotated[str, typer.Option(metavar="TEXT", help="Text put before every passage.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the student that is there.")]
 Tokens = Annotated[
-    Literal["raw", "none"] | None,
+    schema.Tokens | None,
     typer.Option(
-        help="Store token states for --rerank tokens (default: as the collection does).",
+        help="Store token states for --rerank tokens (default: as the collection does; ingest "
+        "creates one without).",
         show_default=False,
     ),
 ]
@@ -207,7 +210,7 @@ WriteConsistencyFactor = Annotated[
     ),
 ]
 Preset = Annotated[
-    Literal["balanced", "fast", "small", "exact"] | None,
+    presets.PresetName | None,
     typer.Option(
         help="How a collection that is created holds its vectors (default: balanced, or as the "
         "collection that is read).",

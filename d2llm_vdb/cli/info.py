@@ -26,7 +26,7 @@ def info(
         from d2llm_vdb.store.census import census
 
     with Collection.open(
-        location, collection=database.collection, **database.speaking
+        location, collection=database.collection, **database.client_options
     ) as collection:
         found, counted = collection.info(), census(collection.store)
     if as_json:

@@ -13,7 +13,7 @@ import typer
 from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.loading import load_student, open_index
-from d2llm_vdb.cli.shared import Database, Layout, Model, Spread
+from d2llm_vdb.cli.shared import Layout, Model, Spread, WrittenDatabase
 from d2llm_vdb.cli.terminal import (
     EXIT_REJECTS,
     errors,
@@ -23,6 +23,7 @@ from d2llm_vdb.cli.terminal import (
     waiting,
 )
 from d2llm_vdb.errors import CollectionNotFoundError
+from d2llm_vdb.ingest.chunking import DEFAULT_OVERLAP
 from d2llm_vdb.ingest.rejects import REJECTS_FILE, RejectsFile
 from d2llm_vdb.wording import counted
 
@@ -44,17 +45,9 @@ def ingest(
         ),
     ],
     *,
-    database: Database,
-    write_ordering: flags.WriteOrdering = None,
+    database: WrittenDatabase,
     model: Model,
-    tokens: Annotated[
-        Literal["raw", "none"] | None,
-        typer.Option(
-            help="Store token states for --rerank tokens. A new collection stores none unless "
-            "asked to.",
-            show_default=False,
-        ),
-    ] = None,
+    tokens: flags.Tokens = None,
     format: Annotated[
         Literal[
             "txt",
@@ -132,7 +125,9 @@ def ingest(
             min=1, help="Tokens in a passage at most (default: the student's longest text)."
         ),
     ] = None,
-    overlap: Annotated[int, typer.Option(min=0, help="Tokens two passages in a row share.")] = 32,
+    overlap: Annotated[
+        int, typer.Option(min=0, help="Tokens two passages in a row share.")
+    ] = DEFAULT_OVERLAP,
     prune: Annotated[
         bool, typer.Option("--prune", help="Delete stored documents that are not in SOURCES.")
     ] = False,
@@ -143,14 +138,14 @@ def ingest(
         ),
     ] = Path(REJECTS_FILE),
     layout: Layout,
-    payload_indexes: Annotated[
-        Literal["auto"] | None,
+    index_fields: Annotated[
+        bool,
         typer.Option(
+            "--index-fields",
             help="Also index what the first documents' metadata have in common, 8 fields at most: "
             "numbers, booleans, dates and short texts that repeat.",
-            show_default=False,
         ),
-    ] = None,
+    ] = False,
     tenant: flags.Tenant = None,
     spread: Spread,
     as_json: flags.Json = False,
@@ -159,7 +154,7 @@ def ingest(
     """Read documents, cut them into passages, embed and store them.
 
     Safe to run again: what has not changed is not encoded, what has changed is replaced, and
-    after a kill it takes up where it was.
+    after a kill it continues where it stopped.
     """
     location = database.location
     with waiting("starting"):
@@ -167,6 +162,7 @@ def ingest(
         from d2llm_vdb.ingest import Chunker, Fields
         from d2llm_vdb.ingest.engines import engine_named
         from d2llm_vdb.ingest.files import SourceReader
+        from d2llm_vdb.ingest.indexing import FieldIndexes
         from d2llm_vdb.ingest.sources import ingest_sources
 
     fields = Fields(
@@ -190,8 +186,7 @@ def ingest(
             student,
             device=model.device,
             collection=database.collection,
-            **database.speaking,
-            write_ordering=write_ordering,
+            **database.client_options,
             tokens=tokens,
             preset=layout.preset,
             **layout.options,
@@ -207,7 +202,7 @@ def ingest(
             Chunker(made_with, chunk_tokens, overlap)  # sizes that do not fit create nothing
             index = connect(made_with)
         # Ray says there that a worker was lost; it is the place of the report.
-        with index, track(errors) as on_progress, redirect_stdout(sys.stderr):
+        with index, track() as on_progress, redirect_stdout(sys.stderr):
             report = ingest_sources(
                 index,
                 reader,
@@ -215,9 +210,11 @@ def ingest(
                 chunker=Chunker(index.student, chunk_tokens, overlap),
                 prune=prune,
                 engine=engine,
-                index_fields=payload_indexes == "auto",
-                asked_fields=layout.options["payload_indexes"],
-                on_indexed=_tell_indexed,
+                indexes=FieldIndexes(
+                    choose=index_fields,
+                    on_indexed=_tell_indexed,
+                    asked=layout.options["payload_indexes"],
+                ),
                 on_progress=on_progress,
             )
     _tell(report, reader, rejects_file, index.store.location, as_json)

@@ -1,62 +1,31 @@
-"""What a person sees during long work: a bar on a terminal, lines elsewhere, a summary."""
+"""What a person sees during an ingest, and its summary."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from d2llm_vdb.cli.bar import progress_bar
-from d2llm_vdb.cli.samples import Samples
-from d2llm_vdb.cli.terminal import every_few_seconds, output, print_line
+from d2llm_vdb.cli.bar import Shown, tracked
+from d2llm_vdb.cli.terminal import output, print_line
 from d2llm_vdb.ingest.pipeline import IngestReport, OnIngested
 from d2llm_vdb.wording import counted
 
 ALWAYS_SHOWN = ("documents", "passages", "encoded")
 
 
-@contextmanager
-def track(console: Console) -> Iterator[OnIngested]:
-    """Show progress on the console; yields what the ingest reports to."""
-    if not console.is_terminal:
-        yield every_few_seconds(console, lambda report: _percent(report) + _line(report))
-        return
-    with progress_bar(console) as bar:
-        task = bar.add_task("reading", total=None)
-
-        def update(report: IngestReport) -> None:
-            total = None if report.done is None else 1.0
-            done = report.done or 0.0
-            bar.update(task, total=total, completed=done, description=_brief(report))
-
-        yield update
+def track() -> AbstractContextManager[OnIngested]:
+    """Show progress on standard error; the block gets what the ingest reports to."""
+    return tracked("reading", _shown)
 
 
-@contextmanager
-def track_samples(samples: Samples | None, console: Console) -> Iterator[None]:
-    """Show that a student is being made, how many of the samples it has taken, and not taken."""
-    if not console.is_terminal:
-        console.print("making the student")
-        yield
-    else:
-        with console.status(_Making(samples)):
-            yield
-    if samples is not None and samples.rejected:
-        console.print(f"samples without text that can be used: {samples.rejected:,}")
-
-
-class _Making:
-    """A line that is drawn anew with the count of the moment."""
-
-    def __init__(self, samples: Samples | None) -> None:
-        self._samples = samples
-
-    def __rich__(self) -> Text:
-        taken = "" if self._samples is None else f", {self._samples.used:,} sample texts taken"
-        return Text(f"making the student{taken}")
+def _shown(report: IngestReport) -> Shown:
+    return Shown(
+        line=_percent(report) + _line(report),
+        beside_bar=_brief(report),
+        done=report.done or 0.0,
+        total=None if report.done is None else 1.0,
+    )
 
 
 def _percent(report: IngestReport) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.loading import check_free
-from d2llm_vdb.cli.terminal import errors, failing_clearly, print_line, waiting
+from d2llm_vdb.cli.terminal import failing_clearly, print_line, waiting
+from d2llm_vdb.student.config import Interaction
 
 
 @failing_clearly()
@@ -29,7 +30,7 @@ def init(
         ),
     ] = None,
     interaction: Annotated[
-        Literal["product", "concat"],
+        Interaction,
         typer.Option(
             help="How the IEM meets a pair: product starts from the cosine; concat, the paper's, "
             "ranks at random until it is trained."
@@ -73,12 +74,11 @@ def init(
     """
     check_free(out, force)
     with waiting("starting"):
-        from d2llm_vdb.cli.ingest_progress import track_samples
-        from d2llm_vdb.cli.samples import Samples
+        from d2llm_vdb.cli.samples import Samples, track_samples
         from d2llm_vdb.student import Student
 
     texts = Samples(samples, sample_size) if samples else None
-    with track_samples(texts, errors):
+    with track_samples(texts):
         made = Student.from_backbone(
             backbone,
             sample_texts=texts,

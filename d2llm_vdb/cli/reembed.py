@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
 from contextlib import closing
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from d2llm_vdb.cli import flags
 from d2llm_vdb.cli.groups import with_groups
 from d2llm_vdb.cli.loading import open_index
-from d2llm_vdb.cli.shared import Database, Layout, Model
+from d2llm_vdb.cli.rewriting import as_stored, check_other_name, tell_what_is_where, write_anew
+from d2llm_vdb.cli.shared import Layout, Model, WrittenDatabase
 from d2llm_vdb.cli.terminal import errors, failing_clearly, output, print_json, print_line, waiting
 
 if TYPE_CHECKING:
-    from d2llm_vdb.index import Index
-    from d2llm_vdb.opening import Tokens
     from d2llm_vdb.store import Store
 
 
@@ -25,8 +23,7 @@ if TYPE_CHECKING:
 def reembed(
     into: flags.Into,
     *,
-    database: Database,
-    write_ordering: flags.WriteOrdering = None,
+    database: WrittenDatabase,
     model: Model,
     tokens: flags.Tokens = None,
     layout: Layout,
@@ -42,11 +39,11 @@ def reembed(
     as_json: flags.Json = False,
     _verbose: flags.Verbose = False,
 ) -> None:
-    """Write a collection anew, for another student or preset.
+    """Rewrite a collection for another student, preset or library version.
 
-    Or for another version of this library. What is stored is used as far as it serves; texts are
-    encoded again only where nothing else will do. The old collection serves meanwhile, and stays.
-    Safe to run again: it goes on where it was.
+    What is stored is used as far as it serves; texts are encoded again only where nothing else
+    will do. The old collection serves meanwhile, and stays. Safe to run again: it continues where
+    it stopped.
     """
     location = database.location
     check_other_name(into, database.collection)
@@ -59,7 +56,7 @@ def reembed(
     with waiting("starting"):
         from d2llm_vdb.connection import Connection
 
-    connection = Connection(location, database.collection, **database.speaking)
+    connection = Connection(location, database.collection, **database.client_options)
     with closing(connection.open(None, any_version=True)) as source:
         if source.alias is not None and source.alias.collection == into:
             told = f"{database.collection!r} means {into!r} already: nothing is to be done"
@@ -70,11 +67,10 @@ def reembed(
             return
         target = open_index(
             location,
-            student_of(source) if model.student is None else model.student,
+            _student_of(source) if model.student is None else model.student,
             device=model.device,
             collection=into,
-            **database.speaking,
-            write_ordering=write_ordering,
+            **database.client_options,
             **as_stored(source, layout, tokens),
         )
         with target:
@@ -84,32 +80,7 @@ def reembed(
         tell_what_is_where(database, alias or into, left)
 
 
-def check_other_name(into: str, collection: str) -> None:
-    """Refuse to write a collection into itself."""
-    if into == collection:
-        raise typer.BadParameter(
-            f"{into!r} is the collection that is read; name a new one", param_hint="--into"
-        )
-
-
-def as_stored(source: Store, layout: Layout, tokens: Tokens | None = None) -> dict[str, Any]:
-    """Return how to open the collection that another is written into.
-
-    What is not asked for is as in the old one.
-    """
-    from d2llm_vdb.store.schema import LAYOUT_OPTIONS
-
-    schema, info = source.schema, source.info()
-    kept = {} if info.server_version is None else info.layout
-    asked = layout.options
-    return asked | {
-        "tokens": tokens or ("none" if schema.token_dim is None else "raw"),
-        "preset": layout.preset or schema.preset or "balanced",
-        **{name: asked[name] or kept.get(name) for name in LAYOUT_OPTIONS},
-    }
-
-
-def student_of(source: Store) -> str:
+def _student_of(source: Store) -> str:
     """Return where the student of a collection was loaded from.
 
     Raises:
@@ -121,32 +92,3 @@ def student_of(source: Store) -> str:
             param_hint="--student",
         )
     return source.schema.student
-
-
-def write_anew(source: Store, target: Index, *, as_json: bool, alias: str | None = None) -> None:
-    """Write every passage, showing how far that is, and what came of it."""
-    from d2llm_vdb.cli.rewriting import show_rewritten, track_rewriting
-    from d2llm_vdb.reembed import reembed as run
-
-    with track_rewriting(source.count(), errors) as (on_progress, seconds):
-        report = run(source, target, alias=alias, on_progress=on_progress)
-    if as_json:
-        counts = {"origin": report.origin, "passages": report.passages, "written": report.written}
-        print_json(counts | {"seconds": seconds()})
-    else:
-        show_rewritten(report, seconds(), target.store.location)
-
-
-def tell_what_is_where(database: Database, into: str, left: str) -> None:
-    """Tell how to use the new collection, and how to delete the old one, which is left."""
-    from d2llm_vdb.store.client import hide_credentials
-
-    option, place = "--db", database.location
-    if database.db is None:
-        option, place = "--url", hide_credentials(place)
-    where = f"{option} {shlex.quote(place)}"
-    print_line(f"use it:  d2llm search {where} --collection {shlex.quote(into)}")
-    print_line(
-        f"{left!r} is still there, unchanged; when nobody uses it:  "
-        f"d2llm drop {where} --collection {shlex.quote(left)}"
-    )

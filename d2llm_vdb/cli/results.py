@@ -13,6 +13,7 @@ from rich.text import Text
 from d2llm_vdb.cli.terminal import output, print_line, printable
 from d2llm_vdb.store.capabilities import LAYOUT_FEATURES, capabilities_of
 from d2llm_vdb.store.schema import IEM, LAYOUT_OPTIONS, RECALL, SEGMENTS, TOKENS
+from d2llm_vdb.wording import listed
 
 if TYPE_CHECKING:
     from d2llm_vdb.search import Hit, SearchResult
@@ -116,10 +117,9 @@ def show_info(info: StoreInfo, census: Census) -> None:
 
 
 def _tenants(census: Census) -> str:
-    largest = sorted(census.tenants.items(), key=itemgetter(1), reverse=True)[:SHOWN_TENANTS]
-    named = ", ".join(f"{name} ({passages:,})" for name, passages in largest)
-    more = ", …" if len(census.tenants) > SHOWN_TENANTS else ""
-    return f"{len(census.tenants):,}: {named}{more}" if largest else "none"
+    largest = sorted(census.tenants.items(), key=itemgetter(1), reverse=True)
+    named = [f"{name} ({passages:,})" for name, passages in largest]
+    return f"{len(named):,}: {listed(named, SHOWN_TENANTS)}" if named else "none"
 
 
 def _named(kinds: Mapping[str, str]) -> str:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from d2llm_vdb.errors import MissingExtraError
+from rich.text import Text
+
+from d2llm_vdb.checks import is_unicode
+from d2llm_vdb.cli.terminal import errors
 from d2llm_vdb.ingest.documents import Document
 from d2llm_vdb.ingest.files import SourceReader
+from d2llm_vdb.optional import needing
 
 # About as long as a passage of 256 tokens; the tokenizer is not there yet.
 SAMPLE_CHARACTERS = 1000
@@ -26,12 +31,8 @@ class Samples:
     """
 
     def __init__(self, sources: Sequence[str], size: int) -> None:
-        try:
+        with needing("semantic-text-splitter", "ingest", "reading samples"):
             from semantic_text_splitter import TextSplitter
-        except ImportError as error:
-            raise MissingExtraError(
-                "semantic-text-splitter", "ingest", "reading samples"
-            ) from error
         self._splitter = TextSplitter(SAMPLE_CHARACTERS)
         self._readers = [SourceReader([source]) for source in sources]
         self._size = size
@@ -56,8 +57,28 @@ class Samples:
 
 def _is_text(text: str) -> bool:
     """Tell whether there is text, free of lone surrogates, which no tokenizer takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return bool(text.strip())
+    return is_unicode(text) and bool(text.strip())
+
+
+@contextmanager
+def track_samples(samples: Samples | None) -> Iterator[None]:
+    """Show that a student is being made, how many of the samples it has taken, and not taken."""
+    if not errors.is_terminal:
+        errors.print("making the student")
+        yield
+    else:
+        with errors.status(_Making(samples)):
+            yield
+    if samples is not None and samples.rejected:
+        errors.print(f"samples without text that can be used: {samples.rejected:,}")
+
+
+class _Making:
+    """A line that is drawn anew with the count of the moment."""
+
+    def __init__(self, samples: Samples | None) -> None:
+        self._samples = samples
+
+    def __rich__(self) -> Text:
+        taken = "" if self._samples is None else f", {self._samples.used:,} sample texts taken"
+        return Text(f"making the student{taken}")

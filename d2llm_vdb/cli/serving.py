@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from d2llm_vdb.cli.flags import parsed_filter
 from d2llm_vdb.cli.loading import open_index
 from d2llm_vdb.cli.shared import Model, SearchedDatabase
+from d2llm_vdb.search.options import Rerank
 
 if TYPE_CHECKING:
     from d2llm_vdb.index import Index
-    from d2llm_vdb.search.options import Rerank, SearchOptions
+    from d2llm_vdb.search.options import SearchOptions
 
 Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen at.")]
 Port = Annotated[
@@ -32,7 +33,7 @@ MostHits = Annotated[
     int, typer.Option(min=1, help="Candidates to recall and rerank; no one gets more hits.")
 ]
 DefaultRerank = Annotated[
-    Literal["iem", "tokens", "none"],
+    Rerank,
     typer.Option(help="What orders the hits where a call does not say."),
 ]
 FixedFilter = Annotated[

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from d2llm_vdb.cli import flags
+from d2llm_vdb.ingest.engines import EngineName
+from d2llm_vdb.search.options import Rerank
+from d2llm_vdb.store.schema import DEFAULT_COLLECTION
 
 if TYPE_CHECKING:
     from d2llm_vdb.search import SearchOptions
@@ -27,7 +30,7 @@ class Database:
 
     db: flags.Db = None
     url: flags.Url = None
-    collection: flags.Collection = "d2llm"
+    collection: flags.Collection = DEFAULT_COLLECTION
     api_key: flags.ApiKey = None
     api_key_file: flags.ApiKeyFile = None
     ca_file: flags.CaFile = None
@@ -46,7 +49,7 @@ class Database:
         return flags.location(self.db, self.url)
 
     @property
-    def speaking(self) -> dict[str, Any]:
+    def client_options(self) -> dict[str, Any]:
         """How to speak to a server, as `Index.open` takes it."""
         return {
             "api_key": flags.key_in(self.api_key_file) if self.api_key_file else self.api_key,
@@ -60,7 +63,7 @@ class Database:
     def opening(self, model: Model) -> dict[str, Any]:
         """How to open the collection, as `open_index` takes it after the location."""
         own = {"student": model.student, "device": model.device, "collection": self.collection}
-        return own | self.speaking
+        return own | self.client_options
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -70,9 +73,22 @@ class SearchedDatabase(Database):
     read_consistency: flags.ReadConsistency = None
 
     @property
-    def speaking(self) -> dict[str, Any]:
+    def client_options(self) -> dict[str, Any]:
         """How to speak to a server, as `Index.open` takes it."""
-        return super().speaking | {"read_consistency": flags.consistency(self.read_consistency)}
+        own = {"read_consistency": flags.consistency(self.read_consistency)}
+        return super().client_options | own
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class WrittenDatabase(Database):
+    """The same, for commands that write."""
+
+    write_ordering: flags.WriteOrdering = None
+
+    @property
+    def client_options(self) -> dict[str, Any]:
+        """How to speak to a server, as `Index.open` takes it."""
+        return super().client_options | {"write_ordering": self.write_ordering}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +117,7 @@ class Spread:
     """Which processes and machines do the work."""
 
     engine: Annotated[
-        Literal["plain", "ray"],
+        EngineName,
         typer.Option(
             help="ray encodes and stores in workers on this machine or many, into a server."
         ),
@@ -130,9 +146,7 @@ class Searching:
 
     k: Annotated[int, typer.Option("-k", min=1, help="Hits to show; with --group-by, groups.")] = 10
     recall_k: flags.RecallK = 100
-    rerank: Annotated[
-        Literal["iem", "tokens", "none"], typer.Option(help="What orders the hits.")
-    ] = "iem"
+    rerank: Annotated[Rerank, typer.Option(help="What orders the hits.")] = "iem"
     task: flags.SearchTask = "asymmetric"
     filter: flags.Filter = None
     score_threshold: Annotated[float | None, typer.Option(help="Leave out lower scores.")] = None

@@ -1,36 +1,24 @@
-"""Progress of long work that goes through named steps: a bar on a terminal, lines elsewhere."""
+"""Progress of long work that goes through named steps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
-from rich.console import Console
-
-from d2llm_vdb.cli.bar import progress_bar
-from d2llm_vdb.cli.terminal import every_few_seconds, printable
+from d2llm_vdb.cli.bar import Shown, tracked
 from d2llm_vdb.progress import OnProgress, Progress
 
 
-@contextmanager
-def track_steps(console: Console) -> Iterator[OnProgress]:
-    """Show progress: a bar on a terminal, lines elsewhere."""
-    if not console.is_terminal:
-        yield every_few_seconds(console, _line)
-        return
-    with progress_bar(console) as bar:
-        task = bar.add_task("starting", total=None)
-        current = ""
-
-        def update(progress: Progress) -> None:
-            nonlocal current
-            if (step := printable(f"{progress.set}: {progress.step}")) != current:
-                current = step
-                bar.reset(task, total=progress.total, description=step)
-            bar.update(task, completed=progress.done)
-
-        yield update
+def track_steps() -> AbstractContextManager[OnProgress]:
+    """Show progress on standard error; the block gets what to report to."""
+    return tracked("starting", _shown)
 
 
-def _line(progress: Progress) -> str:
-    return f"{progress.set}: {progress.step}, {progress.done:,} of {progress.total:,}"
+def _shown(progress: Progress) -> Shown:
+    step = f"{progress.subject}: {progress.step}"
+    return Shown(
+        line=f"{step}, {progress.done:,} of {progress.total:,}",
+        beside_bar=step,
+        done=progress.done,
+        total=progress.total,
+        step=step,
+    )

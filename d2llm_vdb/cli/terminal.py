@@ -5,19 +5,14 @@ from __future__ import annotations
 import json
 import re
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import typer
 from rich.console import Console
 
 from d2llm_vdb.errors import D2LLMError, InputError
-
-T = TypeVar("T")
-
-SECONDS_BETWEEN_LINES = 5.0
 
 EXIT_FAILED = 1
 EXIT_WRONG_USAGE = 2
@@ -76,19 +71,6 @@ def waiting(what: str) -> Iterator[None]:
             yield
     else:
         yield
-
-
-def every_few_seconds(console: Console, line: Callable[[T], str]) -> Callable[[T], None]:
-    """Return what prints a line about what it is told, if the last was a while ago; for logs."""
-    last = time.monotonic()
-
-    def tell(progress: T) -> None:
-        nonlocal last
-        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            print_line(line(progress), console)
-
-    return tell
 
 
 def exit_code(error: Exception) -> int:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from d2llm_vdb.errors import MissingExtraError
+from d2llm_vdb.optional import needing
 
 # What the Trainer logs beside losses; at its end also times, as train_runtime.
 NOT_LOSSES = {"step", "epoch", "learning_rate", "grad_norm", "total_flos"}
@@ -29,10 +29,8 @@ def save_losses_plot(losses: Path, picture: Path) -> None:
 
 def draw(losses: Path) -> Any:
     """Return a file of losses as a figure."""
-    try:
+    with needing("matplotlib", "distill", "drawing the losses"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "distill", "drawing the losses") from error
     lines = _read(losses)
     figure = Figure(figsize=(9, 7), layout="constrained")
     above, below = figure.subplots(2, sharex=True)

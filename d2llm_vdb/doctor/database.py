@@ -8,18 +8,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from d2llm_vdb.commands import CommandTarget
 from d2llm_vdb.connection import Connection
-from d2llm_vdb.doctor.finding import Finding, Place
+from d2llm_vdb.doctor.finding import Finding
 from d2llm_vdb.paths import index_paths
 from d2llm_vdb.store import StoredPoint, StoreInfo
 from d2llm_vdb.store.capabilities import LAYOUT_FEATURES, Capabilities
 from d2llm_vdb.store.health import Health
-from d2llm_vdb.store.schema import INDEXED_FIELDS
+from d2llm_vdb.store.schema import INDEXED_FIELDS, MANY_PASSAGES
 
-# From this many passages on, a filter without an index, and recall without one, are slow.
-MANY_PASSAGES = 20_000
-
-# Share of the vectors that should be in an index, in a collection of that size.
+# Share of the vectors that should be in an index, in a collection of many passages.
 INDEXED_SHARE = 0.9
 
 # Share of the timeout that one small answer may take.
@@ -29,7 +27,9 @@ SLOW_SHARE = 0.1
 FREE_BYTES = 2**30
 
 
-def payload_indexes(info: StoreInfo, points: Sequence[StoredPoint], place: Place) -> Finding:
+def payload_indexes(
+    info: StoreInfo, points: Sequence[StoredPoint], target: CommandTarget
+) -> Finding:
     """Look for fields that have no index and should."""
     present = info.payload_indexes or {}
     if lacking := [name for name in INDEXED_FIELDS if name not in present]:
@@ -37,7 +37,7 @@ def payload_indexes(info: StoreInfo, points: Sequence[StoredPoint], place: Place
             "payload indexes",
             "wrong",
             f"none on {', '.join(lacking)}, which adding and tenants look up by",
-            f"{place.command('ingest', 'SOURCE')}, or Index.open(...) in Python, makes them",
+            f"{target.command('ingest', 'SOURCE')}, or Index.open(...) in Python, makes them",
         )
     held = [point.payload.get("metadata") for point in points]
     names = {name for each in held if isinstance(each, dict) for name in each}
@@ -47,14 +47,14 @@ def payload_indexes(info: StoreInfo, points: Sequence[StoredPoint], place: Place
             "payload indexes",
             "warning",
             f"none on metadata {', '.join(unindexed)}: filters on these read every passage",
-            place.command("ingest", "SOURCE --payload-indexes auto"),
+            target.command("ingest", "SOURCE --index-fields"),
         )
     return Finding("payload indexes", "ok", ", ".join(present))
 
 
-def disk(place: Place, info: StoreInfo) -> Finding:
+def disk(target: CommandTarget, info: StoreInfo) -> Finding:
     """Look at what is free on the disk of an embedded collection."""
-    directory = Path(place.location).expanduser()
+    directory = Path(target.location).expanduser()
     free, held = shutil.disk_usage(directory).free, info.disk_bytes or 0
     needed = max(held, FREE_BYTES)
     what = f"{free / 2**30:,.1f} GiB free, {held / 2**30:,.2f} GiB used by the collection"

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Unpack
 
-from d2llm_vdb.connection import DEFAULT_COLLECTION, Connection
+from d2llm_vdb.commands import CommandTarget
+from d2llm_vdb.connection import Connection
 from d2llm_vdb.doctor import database, machine, opening, sample
-from d2llm_vdb.doctor.finding import Finding, Place
+from d2llm_vdb.doctor.finding import Finding
 from d2llm_vdb.errors import StoreError
 from d2llm_vdb.keywords import check_keywords_of, takes_keywords_of
 from d2llm_vdb.store import Store
-from d2llm_vdb.store.client import ClientKeywords, ClientOptions, hide_credentials
-from d2llm_vdb.store.schema import FIRST_LAYOUT
+from d2llm_vdb.store.client import ClientKeywords, ClientOptions
+from d2llm_vdb.store.schema import DEFAULT_COLLECTION, FIRST_LAYOUT
 
 if TYPE_CHECKING:
     from d2llm_vdb.student import Student
@@ -43,16 +44,15 @@ def examine(
     """
     check_keywords_of(examine, options)
     connection = Connection(location, collection, **options)
-    shown = connection.location
-    place = Place(hide_credentials(shown) if "://" in shown else shown, collection)
-    store, opened = opening.open_store(connection, place)
+    target = CommandTarget(connection.location, collection)
+    store, opened = opening.open_store(connection, target)
     found = [opened]
-    if left := opening.drafts(place):
+    if left := opening.drafts(target):
         found.append(left)
     if store is not None:
         with closing(store):
             try:
-                found += _open(store, student, connection, place, device)
+                found += _open(store, student, connection, target, device)
             except StoreError as error:
                 again = "run it again; if it stays so, import a copy: d2llm import"
                 found.append(Finding("reads", "wrong", str(error), again))
@@ -61,27 +61,31 @@ def examine(
 
 
 def _open(
-    store: Store, given: str | Student | None, connection: Connection, place: Place, device: str
+    store: Store,
+    given: str | Student | None,
+    connection: Connection,
+    target: CommandTarget,
+    device: str,
 ) -> Iterator[Finding]:
     schema, info = store.schema, store.info()
-    yield opening.layout(schema, place)
+    yield opening.layout(schema, target)
     if schema.version == FIRST_LAYOUT:
         return  # which nothing but `d2llm reembed` reads
     student, loaded = opening.load(given, schema, device)
     yield loaded
     points = sample.read(store)
-    yield sample.vectors(points, schema, place)
-    yield sample.numbers(points, place)
-    yield sample.payload(points, place)
+    yield sample.vectors(points, schema, target)
+    yield sample.numbers(points, target)
+    yield sample.payload(points, target)
     yield sample.documents(points, store)
     if student is not None:
-        fits = opening.fingerprint(student, schema, place)
+        fits = opening.fingerprint(student, schema, target)
         yield fits
         if fits.status == "ok":
             yield sample.same_vectors(points, student)
         yield machine.computing(student)
-    yield database.payload_indexes(info, points, place)
+    yield database.payload_indexes(info, points, target)
     if info.disk_bytes is not None:
-        yield database.disk(place, info)
+        yield database.disk(target, info)
     if health := store.health():
         yield from database.server(connection, info, store.capabilities, health)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from typing import Literal
+
+from d2llm_vdb.wording import listed
+
+SHOWN_IDS = 3
 
 Status = Literal["ok", "warning", "wrong"]
 
@@ -26,26 +29,6 @@ class Finding:
     mend: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """How a command is told which collection.
-
-    Args:
-        location: directory or URL.
-        collection: its name there.
-    """
-
-    location: str
-    collection: str
-
-    def command(self, verb: str, rest: str = "") -> str:
-        """Return a command on this collection."""
-        option = "--url" if "://" in self.location else "--db"
-        given = ["d2llm", verb, option, self.location, "--collection", self.collection]
-        return f"{shlex.join(given)} {rest}".rstrip()
-
-
-def named(ids: list[str], most: int = 3) -> str:
+def named(ids: list[str]) -> str:
     """Return the first of some ids."""
-    shown = ", ".join(repr(each) for each in ids[:most])
-    return f"{shown}, …" if len(ids) > most else shown
+    return listed([repr(each) for each in ids], SHOWN_IDS)

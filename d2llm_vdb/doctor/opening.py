@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from d2llm_vdb.commands import CommandTarget
 from d2llm_vdb.connection import Connection
-from d2llm_vdb.doctor.finding import Finding, Place
+from d2llm_vdb.doctor.finding import Finding
 from d2llm_vdb.errors import (
     CollectionNotFoundError,
     D2LLMError,
@@ -18,28 +18,26 @@ from d2llm_vdb.errors import (
 )
 from d2llm_vdb.opening import load_student, student_name
 from d2llm_vdb.store import Schema, Store
+from d2llm_vdb.store.edge_directory import drafts_in
 from d2llm_vdb.store.schema import FIRST_LAYOUT
 
 if TYPE_CHECKING:
     from d2llm_vdb.student import Student
 
-# What a collection being made, or being deleted, is called in its directory.
-_DRAFT = re.compile(r"\..+\.[0-9a-f]{32}")
 
-
-def open_store(connection: Connection, place: Place) -> tuple[Store | None, Finding]:
+def open_store(connection: Connection, target: CommandTarget) -> tuple[Store | None, Finding]:
     """Open the collection, whatever its layout."""
     try:
         store = connection.open(None, any_version=True)
     except StoreError as error:
-        return None, Finding("opens", "wrong", str(error), _way_in(error, place))
+        return None, Finding("opens", "wrong", str(error), _way_in(error, target))
     means = "" if store.alias is None else f", which the alias {store.alias.name!r} means"
     return store, Finding("opens", "ok", f"{store.location}{means}")
 
 
-def _way_in(error: StoreError, place: Place) -> str:
+def _way_in(error: StoreError, target: CommandTarget) -> str:
     if isinstance(error, CollectionNotFoundError):
-        return place.command("ingest", "SOURCE")
+        return target.command("ingest", "SOURCE")
     if isinstance(error, StoreLockedError):
         return "close it in the other process, or share it by a Qdrant server"
     if isinstance(error, StoreUnavailableError):
@@ -47,12 +45,12 @@ def _way_in(error: StoreError, place: Place) -> str:
     return "do what the message says, or import a copy: d2llm import"
 
 
-def drafts(place: Place) -> Finding | None:
+def drafts(target: CommandTarget) -> Finding | None:
     """Look for what kills have left beside an embedded collection."""
-    directory = Path(place.location).expanduser()
-    if "://" in place.location or not directory.is_dir():
+    directory = Path(target.location).expanduser()
+    if "://" in target.location or not directory.is_dir():
         return None
-    left = sorted(str(path) for path in directory.iterdir() if _DRAFT.fullmatch(path.name))
+    left = [str(path) for path in drafts_in(directory)]
     if not left:
         return Finding("unfinished", "ok", "nothing is left of broken-off work")
     return Finding(
@@ -63,12 +61,12 @@ def drafts(place: Place) -> Finding | None:
     )
 
 
-def layout(schema: Schema, place: Place) -> Finding:
+def layout(schema: Schema, target: CommandTarget) -> Finding:
     """Look at the version of the layout."""
     if schema.version != FIRST_LAYOUT:
         return Finding("layout", "ok", f"version {schema.version}")
     return Finding(
-        "layout", "wrong", "that of version 0.1", place.command("reembed", "--into NAME")
+        "layout", "wrong", "that of version 0.1", target.command("reembed", "--into NAME")
     )
 
 
@@ -90,7 +88,7 @@ def load(
     return student, Finding("student", "ok", student_name(student) or "given")
 
 
-def fingerprint(student: Student, schema: Schema, place: Place) -> Finding:
+def fingerprint(student: Student, schema: Schema, target: CommandTarget) -> Finding:
     """Compare the student with the one that filled the collection."""
     if student.fingerprint == schema.fingerprint:
         return Finding("fingerprint", "ok", schema.fingerprint)
@@ -99,5 +97,5 @@ def fingerprint(student: Student, schema: Schema, place: Place) -> Finding:
         "wrong",
         f"filled by {schema.student or 'a student'} of {schema.fingerprint}, and this one is "
         f"{student.fingerprint}",
-        place.command("reembed", f"--into NAME --student {student.path or 'DIR'}"),
+        target.command("reembed", f"--into NAME --student {student.path or 'DIR'}"),
     )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from d2llm_vdb.doctor.finding import Finding, Place, named
+from d2llm_vdb.commands import CommandTarget
+from d2llm_vdb.doctor.finding import Finding, named
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.lazy import models
 from d2llm_vdb.passages import Passage
@@ -41,7 +42,7 @@ def read(store: Store) -> list[StoredPoint]:
     return store.scroll_page(PageRequest(limit=SAMPLED, vectors=names)).points
 
 
-def vectors(points: Sequence[StoredPoint], schema: Schema, place: Place) -> Finding:
+def vectors(points: Sequence[StoredPoint], schema: Schema, target: CommandTarget) -> Finding:
     """Look for passages that lack a vector."""
     lacking: defaultdict[str, list[str]] = defaultdict(list)
     for point in points:
@@ -57,11 +58,11 @@ def vectors(points: Sequence[StoredPoint], schema: Schema, place: Place) -> Find
             for name, ids in lacking.items()
         ),
         [each for ids in lacking.values() for each in ids],
-        place,
+        target,
     )
 
 
-def numbers(points: Sequence[StoredPoint], place: Place) -> Finding:
+def numbers(points: Sequence[StoredPoint], target: CommandTarget) -> Finding:
     """Look for NaN, infinity, and recall vectors that are not of unit length."""
     found: dict[str, list[str]] = {"NaN or infinity": [], "a recall vector of another length": []}
     for point in points:
@@ -80,16 +81,16 @@ def numbers(points: Sequence[StoredPoint], place: Place) -> Finding:
             f"{len(ids)} of {len(points)} with {what}: {named(ids)}" for what, ids in bad.items()
         ),
         [each for ids in bad.values() for each in ids],
-        place,
+        target,
     )
 
 
-def payload(points: Sequence[StoredPoint], place: Place) -> Finding:
+def payload(points: Sequence[StoredPoint], target: CommandTarget) -> Finding:
     """Look for missing fields, and for payloads that were changed by something else."""
     lacking = [_id(point) for point in points if not all(name in point.payload for name in _FIELDS)]
     if lacking:
         what = f"{len(lacking)} of {len(points)} lack one of {', '.join(_FIELDS)}: {named(lacking)}"
-        return _broken("payload", what, lacking, place)
+        return _broken("payload", what, lacking, target)
     changed = [_id(point) for point in points if not _has_its_hash(point.payload)]
     if changed:
         return Finding(
@@ -189,11 +190,11 @@ def _id(point: StoredPoint) -> str:
     return str(point.payload.get("id"))
 
 
-def _broken(check: str, found: str, ids: list[str], place: Place) -> Finding:
+def _broken(check: str, found: str, ids: list[str], target: CommandTarget) -> Finding:
     given = shlex.join(dict.fromkeys(ids[:3]))
     return Finding(
         check,
         "wrong",
         found,
-        f"{place.command('delete', given)}, then ingest their documents again",
+        f"{target.command('delete', given)}, then ingest their documents again",
     )

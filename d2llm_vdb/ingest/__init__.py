@@ -8,6 +8,7 @@
     values      what a cell stands for
     whole       files that are one document each
     page_text   bytes of a web page to text
+    markdown    parts of Markdown as readers write them
     html, rst, front_matter, pdf, docx, notebook, code    readers of these
     formats     the table of readers
     folders     the files of a folder

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from d2llm_vdb.errors import InputError, MissingExtraError
+from d2llm_vdb.errors import InputError
 from d2llm_vdb.ingest.documents import Document
 from d2llm_vdb.ingest.headings import Heading, Outline, joined
+from d2llm_vdb.optional import needing
 from d2llm_vdb.passages import Passage
 from d2llm_vdb.wording import counted
 
@@ -96,7 +97,6 @@ class Chunker:
                 f"text that chunk_tokens={chunk_tokens} leaves; give --overlap at most "
                 f"{self._capacity - 1}, or raise --chunk-tokens (at most {longest})"
             )
-        self._overlap = overlap
         self.chunk_tokens, self.overlap = chunk_tokens, overlap
         self._splitter = cache(self._make_splitter)
         self._splitter(self._capacity, False)  # a missing package shows now, not half-way
@@ -157,7 +157,7 @@ class Chunker:
         room = self._capacity - -(-title_tokens // TITLE_STEP) * TITLE_STEP
         # Beside a title that leaves no room the text is cut as if there were none, and the end of
         # each passage lies beyond what the student reads; `truncated` in the report counts them.
-        return room if room > self._overlap else self._capacity
+        return room if room > self.overlap else self._capacity
 
     def _with_text(
         self, document: Document, chunks: Sequence[Chunk], outline: _Outline
@@ -192,12 +192,10 @@ class Chunker:
         return tokens <= self._capacity
 
     def _make_splitter(self, capacity: int, markdown: bool) -> Any:
-        try:
+        with needing("semantic-text-splitter", "ingest", "chunking"):
             from semantic_text_splitter import MarkdownSplitter, TextSplitter
-        except ImportError as error:
-            raise MissingExtraError("semantic-text-splitter", "ingest", "chunking") from error
         kind = MarkdownSplitter if markdown else TextSplitter
-        return kind.from_huggingface_tokenizer(self._tokenizer, capacity, self._overlap)
+        return kind.from_huggingface_tokenizer(self._tokenizer, capacity, self.overlap)
 
     def _count(self, texts: Sequence[str]) -> list[int]:
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)

@@ -7,9 +7,11 @@ import re
 import zipfile
 from typing import TYPE_CHECKING, Any
 
-from d2llm_vdb.errors import InputError, MissingExtraError
+from d2llm_vdb.errors import InputError
 from d2llm_vdb.ingest.documents import Document, unnamed_id
+from d2llm_vdb.ingest.markdown import table_row, table_rule
 from d2llm_vdb.ingest.reading import MAX_PARSED_BYTES, bounded, read_bytes
+from d2llm_vdb.optional import needing
 
 if TYPE_CHECKING:
     from docx.oxml.document import CT_Body
@@ -44,11 +46,9 @@ def docx_document(data: bytes, source: str) -> Document:
         InputError: it is no Word document, or unpacks to more than can be held.
         MissingExtraError: the parser is not installed.
     """
-    try:
+    with needing("python-docx", "ingest", "reading Word documents"):
         import docx
         from docx.table import Table
-    except ImportError as error:
-        raise MissingExtraError("python-docx", "ingest", "reading Word documents") from error
     try:
         document = docx.Document(_text_parts(data))
         _unwrap(document.element.body)
@@ -114,10 +114,10 @@ def _paragraph(paragraph: Paragraph) -> str:
 
 def _table(table: Table) -> str:
     rows = (_cells(row) for row in table.rows)
-    lines = bounded(f"| {' | '.join(cells)} |" for cells in rows)
+    lines = bounded(map(table_row, rows))
     if not any(map(_HOLDS_TEXT.search, lines)):
         return ""
-    return "\n".join([lines[0], "|" + " --- |" * (lines[0].count(" | ") + 1), *lines[1:]])
+    return "\n".join([lines[0], table_rule(lines[0].count(" | ") + 1), *lines[1:]])
 
 
 def _cells(row: _Row) -> list[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from d2llm_vdb.checks import check_choice
-from d2llm_vdb.errors import InputError, MissingExtraError
-from d2llm_vdb.ingest.adding import Engine, add_documents
+from d2llm_vdb.errors import InputError
+from d2llm_vdb.optional import needing
+
+if TYPE_CHECKING:
+    from d2llm_vdb.ingest.adding import Engine
 
 EngineName: TypeAlias = Literal["plain", "ray"]
 
@@ -33,6 +36,8 @@ def engine_named(
                     f"{option}={value!r} is for Ray, and engine='plain' works in this process; "
                     f"give engine='ray' (--engine ray), or leave it out"
                 )
+        from d2llm_vdb.ingest.adding import add_documents
+
         return add_documents
     if "://" not in location:
         raise InputError(
@@ -40,10 +45,6 @@ def engine_named(
             f"give the URL of a Qdrant server (--url), to which d2llm export and import bring what "
             f"is stored, or leave the engine out"
         )
-    try:
+    with needing("ray", "ray", "engine='ray'"):
         from d2llm_vdb.ingest.ray_engine import RayEngine
-    except ModuleNotFoundError as error:
-        if error.name != "ray":
-            raise
-        raise MissingExtraError("ray", "ray", "engine='ray'") from error
     return RayEngine(workers, ray_address)

@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import IO, Any
 
+from d2llm_vdb.checks import is_unicode
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.ingest.documents import STDIN, Document, Records, Reject, path_name
 from d2llm_vdb.ingest.folders import Folder
 from d2llm_vdb.ingest.formats import KIND_BY_SUFFIX, READERS, RECORD_READERS
 from d2llm_vdb.ingest.records import Fields
 from d2llm_vdb.ingest.rejects import RejectsFile
-from d2llm_vdb.ingest.whole import whole_file_reject
+from d2llm_vdb.ingest.whole import document_reject
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ class SourceReader:
             )
 
     def _read(self, file: _File) -> Records:
-        if not _is_utf8(file.name):
+        if not is_unicode(file.name):
             yield _reject(file, "the name of the file is not valid UTF-8; rename it")
             return
         read_before = self.read_bytes
@@ -204,15 +205,7 @@ class SourceReader:
 
 def _reject(file: _File, reason: str) -> Reject:
     in_records = file.kind in RECORD_READERS  # whose ids are not known
-    return Reject(file.name, reason) if in_records else whole_file_reject(file.name, reason)
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return Reject(file.name, reason) if in_records else document_reject(file.name, reason)
 
 
 def _size(path: Path) -> int:

@@ -14,7 +14,7 @@ from d2llm_vdb.ingest.reading import MAX_PARSED_BYTES
 from d2llm_vdb.ingest.records import read_json, read_jsonl
 from d2llm_vdb.ingest.rst import rst_document
 from d2llm_vdb.ingest.tables import read_csv
-from d2llm_vdb.ingest.whole import Reader, plain_document, whole_file
+from d2llm_vdb.ingest.whole import Reader, document_reader, plain_document
 
 RECORD_READERS: dict[str, Reader] = {
     "jsonl": read_jsonl,
@@ -24,15 +24,15 @@ RECORD_READERS: dict[str, Reader] = {
 }
 
 READERS: dict[str, Reader] = {
-    "txt": whole_file(plain_document),
-    "md": whole_file(markdown_document, MAX_PARSED_BYTES),
-    "rst": whole_file(rst_document, MAX_PARSED_BYTES),
-    "html": whole_file(html_document, MAX_PARSED_BYTES),
-    "pdf": whole_file(pdf_document),
-    "docx": whole_file(docx_document),
-    "ipynb": whole_file(notebook_document, MAX_PARSED_BYTES),
+    "txt": document_reader(plain_document),
+    "md": document_reader(markdown_document, MAX_PARSED_BYTES),
+    "rst": document_reader(rst_document, MAX_PARSED_BYTES),
+    "html": document_reader(html_document, MAX_PARSED_BYTES),
+    "pdf": document_reader(pdf_document),
+    "docx": document_reader(docx_document),
+    "ipynb": document_reader(notebook_document, MAX_PARSED_BYTES),
     **RECORD_READERS,
-    "code": whole_file(code_document),
+    "code": document_reader(code_document),
 }
 
 KIND_BY_SUFFIX = {

@@ -12,10 +12,11 @@ import logging
 import re
 from typing import Any
 
-from d2llm_vdb.errors import InputError, MissingExtraError
+from d2llm_vdb.errors import InputError
 from d2llm_vdb.ingest.documents import Document, unnamed_id
 from d2llm_vdb.ingest.reading import decoded
 from d2llm_vdb.ingest.values import boolean, number
+from d2llm_vdb.optional import needing
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +59,8 @@ def markdown_document(data: bytes, source: str) -> Document:
 
 
 def _mapping(text: str) -> dict[str, Any]:
-    try:
+    with needing("PyYAML", "ingest", "reading front matter"):
         import yaml
-    except ImportError as error:
-        raise MissingExtraError("PyYAML", "ingest", "reading front matter") from error
 
     class Loader(yaml.SafeLoader):
         yaml_implicit_resolvers = {}  # noqa: RUF012 — plain words are read below

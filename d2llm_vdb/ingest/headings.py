@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from d2llm_vdb.errors import MissingExtraError
+from d2llm_vdb.optional import needing
 
 SEPARATOR = " > "
 
@@ -92,8 +92,6 @@ def joined(path: tuple[Heading, ...]) -> str:
 
 
 def _parser() -> Any:
-    try:
+    with needing("markdown-it-py", "ingest", "cutting Markdown"):
         from markdown_it import MarkdownIt
-    except ImportError as error:
-        raise MissingExtraError("markdown-it-py", "ingest", "cutting Markdown") from error
     return MarkdownIt("commonmark").disable("inline")

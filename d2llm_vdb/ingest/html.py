@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 
 from d2llm_vdb.errors import MissingExtraError
 from d2llm_vdb.ingest.documents import Document, unnamed_id
+from d2llm_vdb.ingest.markdown import fenced, table_row, table_rule
 from d2llm_vdb.ingest.page_text import page_text
+from d2llm_vdb.optional import needing
 
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup, Tag
@@ -82,10 +84,8 @@ def markdown(page: BeautifulSoup) -> str:
 
 
 def _parse(data: bytes, source: str) -> BeautifulSoup:
-    try:
+    with needing("beautifulsoup4", "ingest", "reading HTML"):
         from bs4 import BeautifulSoup, FeatureNotFound
-    except ImportError as error:
-        raise MissingExtraError("beautifulsoup4", "ingest", "reading HTML") from error
     # It is decoded already; and without a line Beautiful Soup warns of what may be a file's name.
     markup = _XML_DECLARATION.sub("", page_text(data, source).replace("\0", "")) + "\n"
     try:
@@ -268,18 +268,16 @@ class _Writer:
         self._cells = None
         if not any(cells):
             return
-        self._blocks.append(("row", f"| {' | '.join(cells)} |"))
+        self._blocks.append(("row", table_row(cells)))
         if not self._rows:
-            self._blocks.append(("row", "|" + " --- |" * len(cells)))
+            self._blocks.append(("row", table_rule(len(cells))))
         self._rows += 1
 
     def _end_code(self) -> None:
         code = "".join(self._code or ()).strip("\r\n").rstrip()
         self._code = None
         if code.strip():
-            longest = max(map(len, re.findall("`+", code)), default=0)
-            fence = "`" * max(3, longest + 1)
-            self._blocks.append(("block", f"{fence}\n{code}\n{fence}"))
+            self._blocks.append(("block", fenced(code)))
 
 
 def _close(kind: str) -> str:

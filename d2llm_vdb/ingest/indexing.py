@@ -7,6 +7,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -38,6 +39,32 @@ _DATE = re.compile(
 _UUID = re.compile(r"[\da-fA-F]{8}(-?[\da-fA-F]{4}){3}-?[\da-fA-F]{12}")
 
 OnIndexed = Callable[[dict[str, FieldKind]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldIndexes:
+    """What is done about indexes of metadata while documents are read.
+
+    Args:
+        choose: index fields that the first documents' metadata have in common.
+        on_indexed: told the fields that were indexed so and were not before, and their kinds.
+        asked: fields that have an index and their kinds, warned of where the first documents have
+            nothing of that kind.
+    """
+
+    choose: bool = False
+    on_indexed: OnIndexed | None = None
+    asked: Mapping[str, str] | None = None
+
+    def made_for(self, records: Iterable[Document | Reject], index: Index) -> Records:
+        """Yield documents as they are, with the indexes made, and the warnings given, meanwhile.
+
+        Args:
+            records: as `SourceReader` gives them; read as a stream.
+            index: where they go.
+        """
+        warned = warning_of_kinds(records, self.asked or {})
+        return indexed(warned, index, self.on_indexed) if self.choose else warned
 
 
 def indexed(

@@ -12,6 +12,7 @@ from typing import Any
 
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.ingest.documents import Document, unnamed_id
+from d2llm_vdb.ingest.markdown import fenced
 from d2llm_vdb.ingest.reading import decoded
 
 
@@ -49,8 +50,7 @@ def _cell(cell: Any, number: int, language: str) -> str:
     text = "".join(strings).strip("\n")
     if not text.strip() or cell.get("cell_type") != "code":
         return text
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence}{language}\n{text}\n{fence}"
+    return fenced(text, language)
 
 
 def _language(notebook: dict[str, Any]) -> str:

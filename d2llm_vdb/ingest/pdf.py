@@ -6,9 +6,10 @@ import io
 import itertools
 from typing import Any
 
-from d2llm_vdb.errors import InputError, MissingExtraError
+from d2llm_vdb.errors import InputError
 from d2llm_vdb.ingest.documents import Document, unnamed_id
 from d2llm_vdb.ingest.reading import bounded
+from d2llm_vdb.optional import needing
 
 BETWEEN_PAGES = "\n\n"
 
@@ -26,11 +27,9 @@ def pdf_document(data: bytes, source: str) -> Document:
         InputError: it is no PDF, has a password or holds no text.
         MissingExtraError: the parser is not installed.
     """
-    try:
+    with needing("pypdf", "ingest", "reading PDF"):
         from pypdf import PdfReader
         from pypdf.errors import FileNotDecryptedError
-    except ImportError as error:
-        raise MissingExtraError("pypdf", "ingest", "reading PDF") from error
     try:
         pdf = PdfReader(io.BytesIO(data))
         texts = bounded(page.extract_text().strip() for page in pdf.pages)

@@ -102,8 +102,8 @@ def ingest_documents(
 ) -> IngestReport:
     """Bring the index up to date with some documents.
 
-    Running it again with the same documents encodes nothing; after a kill it takes up where it
-    was. A document that changed replaces its passages and leaves none of the old ones.
+    Running it again with the same documents encodes nothing; after a kill it continues where it
+    stopped. A document that changed replaces its passages and leaves none of the old ones.
 
     Args:
         index: where to.

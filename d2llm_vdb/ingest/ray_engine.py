@@ -199,12 +199,8 @@ def _order(index: Index, chunker: Chunker) -> Order:
     Raises:
         InputError: they cannot.
     """
-    whole = index.store.whole if isinstance(index.store, TenantStore) else index.store
-    if not isinstance(whole, ServerStore):
-        raise InputError(
-            f"engine='ray' writes from several processes, and {whole.location} is open in this "
-            f"one; open the index at the URL of a Qdrant server, or leave the engine out"
-        )
+    store = index.store.whole if isinstance(index.store, TenantStore) else index.store
+    on_server = cast(ServerStore, store)  # `engine_named` refuses others
     name = student_name(index.student)
     if not name:
         raise InputError(
@@ -213,7 +209,7 @@ def _order(index: Index, chunker: Chunker) -> Order:
         )
     backbone = index.student.backbone
     return Order(
-        whole.address,
+        on_server.address,
         index.tenant,
         name,
         backbone.device.type,

@@ -10,10 +10,11 @@ import re
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from d2llm_vdb.errors import InputError, MissingExtraError
+from d2llm_vdb.errors import InputError
 from d2llm_vdb.ingest.documents import Document, unnamed_id
 from d2llm_vdb.ingest.html import html_document
 from d2llm_vdb.ingest.reading import decoded
+from d2llm_vdb.optional import needing
 
 if TYPE_CHECKING:
     from docutils import nodes
@@ -71,10 +72,8 @@ def rst_document(data: bytes, source: str) -> Document:
         InputError: it is not UTF-8, or docutils cannot read it.
         MissingExtraError: docutils is not installed.
     """
-    try:
+    with needing("docutils", "ingest", "reading reStructuredText"):
         from docutils.core import publish_from_doctree
-    except ImportError as error:
-        raise MissingExtraError("docutils", "ingest", "reading reStructuredText") from error
     text = decoded(data)
     _check_substitutions(text)
     try:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
+from d2llm_vdb.checks import check_flag
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.index import Index
 from d2llm_vdb.ingest.adding import Engine, add_documents
 from d2llm_vdb.ingest.chunking import DEFAULT_OVERLAP, Chunker
-from d2llm_vdb.ingest.documents import Records
 from d2llm_vdb.ingest.engines import EngineName, engine_named
 from d2llm_vdb.ingest.files import SourceReader
-from d2llm_vdb.ingest.indexing import OnIndexed, indexed, warning_of_kinds
+from d2llm_vdb.ingest.indexing import FieldIndexes
 from d2llm_vdb.ingest.pipeline import IngestReport, OnIngested, ingest_documents
 from d2llm_vdb.ingest.records import Fields
 from d2llm_vdb.ingest.rejects import REJECTS_FILE, RejectsFile
@@ -30,7 +28,7 @@ def ingest(
     format: str | None = None,
     fields: Fields | None = None,
     id_prefix: str = "",
-    payload_indexes: Literal["auto"] | None = None,
+    index_fields: bool = False,
     engine: EngineName = "plain",
     workers: int | None = None,
     ray_address: str | None = None,
@@ -38,7 +36,7 @@ def ingest(
 ) -> IngestReport:
     """Bring an index up to date with files, folders and standard input.
 
-    Running it again encodes nothing; after a kill it takes up where it was. A document that
+    Running it again encodes nothing; after a kill it continues where it stopped. A document that
     changed replaces its passages.
 
     Args:
@@ -54,8 +52,8 @@ def ingest(
         fields: which fields of records mean what, and how tables are read; None takes the usual
             names.
         id_prefix: put before every id, so that sources with the same ids do not meet.
-        payload_indexes: "auto" indexes fields that the first documents' metadata have in common,
-            for faster filters.
+        index_fields: index fields that the first documents' metadata have in common, for faster
+            filters; `Index.open` takes others by name.
         engine: "plain" does all in this process; "ray" encodes and stores in workers, on this
             machine or many, for an index on a server.
         workers: of Ray; None takes one for each GPU that Ray has, or each core where there is none.
@@ -77,10 +75,7 @@ def ingest(
                 f"source {source!r:.60} is {type(source).__name__}, expected a path; give each "
                 f"path by itself, as in ingest(index, *paths)"
             )
-    if payload_indexes not in (None, "auto"):
-        raise InputError(
-            f"payload_indexes={payload_indexes!r} is not 'auto'; give the fields to `Index.open`"
-        )
+    check_flag("index_fields", index_fields)
     chosen = engine_named(engine, index.store.location, workers=workers, ray_address=ray_address)
     file = RejectsFile(Path(rejects))
     names = [os.fspath(source) for source in sources]
@@ -94,7 +89,7 @@ def ingest(
             chunker=chunker,
             prune=prune,
             engine=chosen,
-            index_fields=payload_indexes == "auto",
+            indexes=FieldIndexes(choose=index_fields),
             on_progress=on_progress,
         )
 
@@ -107,9 +102,7 @@ def ingest_sources(
     chunker: Chunker,
     prune: bool = False,
     engine: Engine = add_documents,
-    index_fields: bool = False,
-    asked_fields: Mapping[str, str] | None = None,
-    on_indexed: OnIndexed | None = None,
+    indexes: FieldIndexes | None = None,
     on_progress: OnIngested | None = None,
 ) -> IngestReport:
     """Bring an index up to date with sources that were found to be readable.
@@ -118,10 +111,7 @@ def ingest_sources(
         index, chunker, prune, engine, on_progress: as `ingest_documents` takes them.
         reader: of the sources.
         rejects: an open file.
-        index_fields: index fields that the first documents' metadata have in common.
-        asked_fields: fields with an index and their kinds, warned of where the first documents
-            have nothing of that kind.
-        on_indexed: told the fields that were indexed and were not before, and their kinds.
+        indexes: what is done about those of the documents' metadata; nothing where None.
     """
 
     def tell(report: IngestReport) -> None:
@@ -131,12 +121,9 @@ def ingest_sources(
         if on_progress is not None:
             on_progress(report)
 
-    records: Records = warning_of_kinds(reader, asked_fields or {})
-    if index_fields:
-        records = indexed(records, index, on_indexed)
     return ingest_documents(
         index,
-        records,
+        reader if indexes is None else indexes.made_for(reader, index),
         rejects,
         chunker=chunker,
         prune=prune,

@@ -14,7 +14,7 @@ from d2llm_vdb.ingest.time_limit import time_limit
 Reader = Callable[[IO[bytes], str, Fields], Records]
 
 
-def whole_file(read: Callable[[bytes, str], Document], limit: int = MAX_BYTES) -> Reader:
+def document_reader(read: Callable[[bytes, str], Document], limit: int = MAX_BYTES) -> Reader:
     """Make a reader of one document a file.
 
     Args:
@@ -29,14 +29,14 @@ def whole_file(read: Callable[[bytes, str], Document], limit: int = MAX_BYTES) -
             with time_limit(len(data)):
                 document = read(data, source)
         except InputError as error:
-            yield whole_file_reject(source, str(error))
+            yield document_reject(source, str(error))
         else:
             yield document
 
     return reader
 
 
-def whole_file_reject(source: str, reason: str) -> Reject:
+def document_reject(source: str, reason: str) -> Reject:
     """Refuse a file that is one document: unless it is standard input its id is known."""
     return Reject(source, reason, id=None if source == STDIN else source)
 

@@ -9,12 +9,9 @@ from d2llm_vdb.lazy import models
 from d2llm_vdb.search.unknown import field_paths, unknown_fields
 from d2llm_vdb.store import StoreInfo
 from d2llm_vdb.store.questions import Steps
+from d2llm_vdb.store.schema import MANY_PASSAGES
 
 logger = logging.getLogger(__name__)
-
-# From this many passages on, a warning is worth its line. Without an index a filter reads every
-# payload, at 2.5 microseconds each: 50 ms here, more than all the rest of a search.
-MANY_PASSAGES = 20_000
 
 
 class FilterWarnings:

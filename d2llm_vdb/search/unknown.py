@@ -10,6 +10,7 @@ from typing import Any
 from d2llm_vdb.lazy import models
 from d2llm_vdb.paths import BESIDE, ESCAPED, METADATA, name_of
 from d2llm_vdb.store.questions import PageRequest, Steps
+from d2llm_vdb.wording import listed
 
 # Passages whose metadata tell which names there are, and how many of these a warning lists.
 SAMPLED_PASSAGES = 256
@@ -81,5 +82,4 @@ def _way_out(name: str, there: list[str]) -> str:
     alike += [each for each in there if each.endswith(f".{name}") and each not in alike]
     if alike:
         return f"there is {' and '.join(map(repr, alike))}"
-    more = ", …" if len(there) > LISTED_NAMES else ""
-    return f"there are {', '.join(map(repr, there[:LISTED_NAMES])) or 'none at all'}{more}"
+    return f"there are {listed([repr(each) for each in there], LISTED_NAMES) or 'none at all'}"

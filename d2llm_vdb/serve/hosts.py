@@ -11,6 +11,7 @@ import socket
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from d2llm_vdb.checks import is_loopback
 from d2llm_vdb.errors import InputError, MissingExtraError
 
 try:
@@ -40,7 +41,7 @@ def listen(host: str, port: int, *, allow_remote: bool = False) -> socket.socket
         [(family, _, _, _, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise InputError(f"host={host!r} is no address: {error}; give 127.0.0.1") from error
-    if not (allow_remote or ip_address(address[0]).is_loopback):
+    if not (allow_remote or is_loopback(str(address[0]))):
         raise InputError(
             f"host={host!r} is reached by other machines, and there is no login: whoever reaches "
             f"it reads the collection; give 127.0.0.1, or --allow-remote where that is meant"

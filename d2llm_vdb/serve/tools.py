@@ -165,7 +165,7 @@ class Tools:
         `degraded` says why the passages could not be reranked, where that is so, and `hints` what
         to mend where a filter found nothing.
         """
-        with _told():
+        with _as_tool_errors():
             k = self._finder.at_most(DEFAULT_HITS) if k is None else k
             result = await self._finder.search(query, k, rerank, filter)
             found = Found.of(result, [] if result.hits else await self._finder.hints(filter))
@@ -181,7 +181,7 @@ class Tools:
         they are the score. `words` are the words of the query, each with the word of the passage
         that it is most like; `best_segment` is the piece of the passage that matches best.
         """
-        with _told():
+        with _as_tool_errors():
             explained = Explained.of(await self._finder.explain(query, id, rerank, filter))
         return _result(explained)
 
@@ -198,7 +198,7 @@ class Tools:
             for each in texts
         ]
         refusals = _Refusals()
-        with _told():
+        with _as_tool_errors():
             async with self._writing:
                 # Waits for the thread even where the call is cancelled, so that no other ingest
                 # begins while it writes; `asyncio.to_thread` would not.
@@ -253,7 +253,7 @@ class _Refusals:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _as_tool_errors() -> Iterator[None]:
     """Tell the model what it did wrong; what is no error of use stays in the log."""
     try:
         yield

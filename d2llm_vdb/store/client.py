@@ -11,10 +11,16 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 from urllib.request import getproxies
 
-from d2llm_vdb.checks import check_choice, check_number, check_whole_number, home_expanded
+from d2llm_vdb.checks import (
+    check_choice,
+    check_number,
+    check_whole_number,
+    home_expanded,
+    is_loopback,
+)
 from d2llm_vdb.errors import InputError, StoreUnavailableError
 from d2llm_vdb.lazy import models
 
@@ -28,7 +34,9 @@ C = TypeVar("C", "QdrantClient", "AsyncQdrantClient")
 MEMORY = ":memory:"
 REST_PORT = 6333
 
-WHERE_TO_LOOK = "its URL and port (6333 where none is given) are right and open, and the API key"
+WHERE_TO_LOOK = (
+    "that its URL and port (6333 by default) are right and open, and that the API key is right"
+)
 
 TRUSTED = (
     "its certificate is signed by an authority that is trusted: name that of your own with "
@@ -129,9 +137,9 @@ class ClientOptions:
         if not self.prefer_grpc:
             return WHERE_TO_LOOK + trusted
         return (
-            f"its URL is right, and that it speaks gRPC at port {self.grpc_port_of(url)}: name "
-            f"another with grpc_port= (--grpc-port), or speak REST with prefer_grpc=False (--rest)"
-            f"{trusted}"
+            f"that its URL is right, and that it speaks gRPC at port {self.grpc_port_of(url)}: "
+            f"name another with grpc_port= (--grpc-port), or speak REST with prefer_grpc=False "
+            f"(--rest){trusted}"
         )
 
     def check_listening(self, url: str, collection: str) -> None:
@@ -180,7 +188,7 @@ class ClientOptions:
         try:
             options["grpc_port"] = self.grpc_port_of(url)
             parts = urlsplit(url)
-            if self.api_key and parts.scheme == "http" and not _is_loopback(parts):
+            if self.api_key and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
                 logger.warning(
                     "the API key goes to %s unencrypted; use https", hide_credentials(url)
                 )
@@ -214,7 +222,7 @@ def unavailable(location: str, reason: object, where: str) -> StoreUnavailableEr
     """Return the error of a server that does not answer."""
     told = str(reason).strip().rstrip(".")
     return StoreUnavailableError(
-        f"no answer from Qdrant at {location}: {told}. Check that it runs, that {where}; or give "
+        f"no answer from Qdrant at {location}: {told}. Check that it runs, {where}; or give "
         f"a directory to search without a server"
     )
 
@@ -228,11 +236,6 @@ def _trusting(ca_file: Path) -> tuple[ssl.SSLContext, bytes]:
         raise InputError(
             f"ca_file={str(ca_file)!r} cannot be used: {error}; give a file of certificates in PEM"
         ) from error
-
-
-def _is_loopback(url: SplitResult) -> bool:
-    host = url.hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def hide_credentials(url: str) -> str:

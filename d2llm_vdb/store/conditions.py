@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 from qdrant_client import models
 
-from d2llm_vdb.checks import MAX_COUNT, MAX_INTEGER, MIN_INTEGER
+from d2llm_vdb.checks import MAX_COUNT, MAX_INTEGER, MIN_INTEGER, is_unicode
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.store.columns import point_id
 
@@ -168,10 +168,7 @@ def _check_value(value: Any, place: str) -> None:
                 f"{place}={value.isoformat()!r} is before the year 1 or after 9999 in UTC; give a "
                 f"date between them"
             ) from error
-    if isinstance(value, str) and not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"{place}={value!r} is not valid Unicode; decode its bytes with the right encoding"
-            ) from error
+    if isinstance(value, str) and not is_unicode(value):
+        raise InputError(
+            f"{place}={value!r} is not valid Unicode; decode its bytes with the right encoding"
+        )

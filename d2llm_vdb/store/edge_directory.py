@@ -10,6 +10,7 @@ DIR/.COLLECTION.*            one being made or deleted; a kill leaves it behind,
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ from d2llm_vdb.store.edge_faults import (
     explaining,
     replay_bytes,
 )
-from d2llm_vdb.store.edge_flushed import Flushed
+from d2llm_vdb.store.edge_flushed import SHARD_DIR, Flushed
 from d2llm_vdb.store.edge_layout import collection, payload_index
 from d2llm_vdb.store.presets import PRESETS
 from d2llm_vdb.store.schema import (
@@ -39,7 +40,9 @@ from d2llm_vdb.store.schema import (
 )
 
 SCHEMA_FILE = "d2llm.json"
-SHARD_DIR = "shard"
+
+# What `_draft` makes of any name.
+_DRAFT = re.compile(r"\..+\.[0-9a-f]{32}")
 
 NEW_DIRECTORY = "Give a directory that is new or empty, on a disk that can be written to"
 
@@ -170,3 +173,8 @@ def remove_directory(directory: Path) -> None:
 def _draft(directory: Path) -> Path:
     """Return a name beside a directory that nothing opens."""
     return directory.with_name(f".{directory.name}.{uuid.uuid4().hex}")
+
+
+def drafts_in(database: Path) -> list[Path]:
+    """Return what kills have left of collections that were being made or deleted."""
+    return sorted(each for each in database.iterdir() if _DRAFT.fullmatch(each.name))

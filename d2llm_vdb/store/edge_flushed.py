@@ -14,6 +14,7 @@ from typing import Any
 from d2llm_vdb.errors import StoreError
 
 FLUSHED_FILE = "flushed.json"
+SHARD_DIR = "shard"
 
 Sizes = dict[str, int]
 
@@ -83,7 +84,7 @@ class Flushed:
             )
 
     def _sizes(self) -> Sizes:
-        shard = self._directory / "shard"
+        shard = self._directory / SHARD_DIR
         files = (path for path in sorted(shard.rglob("*")) if path.is_file())
         return {str(path.relative_to(self._directory)): path.stat().st_size for path in files}
 

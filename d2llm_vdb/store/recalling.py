@@ -19,6 +19,7 @@ from d2llm_vdb.store.candidates import Candidates, RecallRequest
 from d2llm_vdb.store.columns import Array
 from d2llm_vdb.store.questions import Point, PointQuery, Steps
 from d2llm_vdb.store.schema import BM25, RECALL
+from d2llm_vdb.wording import listed
 
 # Ranks are fused by 1 / (RRF_K + rank). Source: Cormack et al. (SIGIR 2009).
 RRF_K = 60
@@ -241,9 +242,8 @@ class _Pool:
         if not lacking:
             return self.candidates(request)
         vectors = " or ".join(dict.fromkeys(itertools.chain(*lacking.values())))
-        named = ", ".join(repr(self._names[row]) for row in list(lacking)[:NAMED])
-        more = ", …" if len(lacking) > NAMED else ""
-        reason = f"{len(lacking)} of {len(self.ids)} candidates have no {vectors}: {named}{more}"
+        named = listed([repr(self._names[row]) for row in lacking], NAMED)
+        reason = f"{len(lacking)} of {len(self.ids)} candidates have no {vectors}: {named}"
         if request.allow_degraded:
             return self.candidates(request.ids_alone, reason)
         or_else = (

@@ -104,7 +104,7 @@ class Outage:
             if self._told or self._since is None:
                 return
             self._told = True
-        logger.warning("%s. It is asked again until it answers", error)
+        logger.warning("%s. Retrying until it answers", error)
 
     def answered(self) -> None:
         """Note that the server is there, and log it where it was waited for."""

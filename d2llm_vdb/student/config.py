@@ -15,6 +15,9 @@ Task = Literal["asymmetric", "symmetric"]
 # rerank="iem", for late interaction by rerank="tokens", after what it reads.
 Head = Task | Literal["late"]
 
+# Least share of what the whole embedding ranks first that compact recall vectors still find.
+COMPACT_FLOOR = 0.98
+
 # Fewer leave no room for a text between the special tokens.
 MIN_TOKENS = 8
 

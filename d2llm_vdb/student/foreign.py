@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from d2llm_vdb.errors import CheckpointError
+from d2llm_vdb.wording import listed
 
 PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 INDEX_FILE = "model.safetensors.index.json"
@@ -125,15 +126,15 @@ def check(weights: Mapping[str, Tensor], expected: Mapping[str, torch.Size], whe
     """
     problems = []
     if missing := [name for name in expected if name not in weights]:
-        problems.append(f"missing: {_listed(missing)}")
+        problems.append(f"missing: {listed(missing, LISTED)}")
     if unknown := [name for name in weights if name not in expected]:
-        problems.append(f"unknown: {_listed(unknown)}")
+        problems.append(f"unknown: {listed(unknown, LISTED)}")
     if other := [
         f"{name} has shape {tuple(weights[name].shape)} and not {tuple(shape)}"
         for name, shape in expected.items()
         if name in weights and weights[name].shape != shape
     ]:
-        problems.append(_listed(other))
+        problems.append(listed(other, LISTED))
     if problems:
         raise CheckpointError(f"{where}: {'; '.join(problems)}")
 
@@ -186,8 +187,3 @@ def _about_pickles(path: Path) -> str:
         f"weight.clone() for name, weight in weights.items()}}, "
         f'"{path.stem}.safetensors"); DeepSpeed keeps the weights under weights["module"]'
     )
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - LISTED
-    return ", ".join(names[:LISTED]) + (f" and {more:,} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""Where measurements and exported models of this machine are kept between processes."""
+"""The user's cache directory for measurements and exported models."""
 
 from __future__ import annotations
 

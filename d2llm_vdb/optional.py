@@ -1,0 +1,28 @@
+"""Packages that an extra brings, which may not be installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from d2llm_vdb.errors import MissingExtraError
+
+
+@contextmanager
+def needing(package: str, extra: str, purpose: str) -> Iterator[None]:
+    """Tell what to install where an import in the block finds no package.
+
+    A package that is there and broken says so itself.
+
+    Args:
+        package: its name, as pip knows it.
+        extra: of this library, which brings it.
+        purpose: what needs it, such as "reading PDF".
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(package, extra, purpose) from error
