@@ -23,7 +23,7 @@ from d2llm_vdb.cli.step_progress import track_steps
 from d2llm_vdb.cli.terminal import errors
 from d2llm_vdb.distill import DistillConfig, LossWeights, distill
 from d2llm_vdb.distill.model import DistillationModel
-from d2llm_vdb.distill.preparation import dev_set as ready
+from d2llm_vdb.distill.preparation import Preparation
 from d2llm_vdb.evaluate import RetrievalSet, load_set
 from d2llm_vdb.progress import OnProgress
 
@@ -125,11 +125,12 @@ def measured(
 ) -> dict[str, dict[str, float]]:
     """Return nDCG@10 by test set and mode."""
     model = DistillationModel(student.heads, SHORT, student.backbone.model).eval()
+    preparation = Preparation(student, SHORT, work, on_progress)
     found = {}
     for name, split in TESTS.items():
         test = cast("RetrievalSet", load_set(data / name, split, TEST_QUESTIONS, f"{name}-test"))
         fewer = test.with_fewer_documents(TEST_PASSAGES, SEED)
-        found[name] = ready(fewer, student, work, SHORT, on_progress).score(model)
+        found[name] = preparation.dev_set(fewer).score(model)
     return found
 
 

@@ -26,7 +26,7 @@ from d2llm_vdb import Student
 from d2llm_vdb.cli.step_progress import track_steps
 from d2llm_vdb.cli.terminal import errors
 from d2llm_vdb.distill.model import DistillationModel
-from d2llm_vdb.distill.preparation import dev_set
+from d2llm_vdb.distill.preparation import Preparation
 from d2llm_vdb.evaluate import PairSet, RetrievalSet, load_set
 from d2llm_vdb.progress import OnProgress
 
@@ -100,7 +100,7 @@ def measured(
     file = work / student.fingerprint / f"{name}.json"
     if not file.exists():
         config = recipe.TRAINING
-        ready = dev_set(data, student, work, config, on_progress)
+        ready = Preparation(student, config, work, on_progress).dev_set(data)
         model = DistillationModel(student.heads, config, student.backbone.model).eval()
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(ready.score(model), indent=2) + "\n", encoding="utf-8")

@@ -19,7 +19,7 @@ from d2llm_vdb.cli.terminal import errors
 from d2llm_vdb.distill import DistillConfig, TrainingSet, distill, save_losses_plot
 from d2llm_vdb.distill.dev import calibrate
 from d2llm_vdb.distill.model import DistillationModel
-from d2llm_vdb.distill.preparation import dev_set as ready
+from d2llm_vdb.distill.preparation import Preparation
 from d2llm_vdb.evaluate import RetrievalSet, load_set
 from d2llm_vdb.progress import OnProgress
 from d2llm_vdb.student.config import TASKS
@@ -104,6 +104,7 @@ def recalibrate(
     chosen = [dev_set(data, name) for name in judged]
     squad = load_set(data / "squad_v1.1/train", "train", DEV_LIMIT, "squad")
     chosen.append(cast("RetrievalSet", squad).with_fewer_documents(DEV_PASSAGES, SEED))
-    sets = [ready(one, student, work, config, on_progress) for one in chosen]
+    preparation = Preparation(student, config, work, on_progress)
+    sets = [preparation.dev_set(one) for one in chosen]
     model = DistillationModel(student.heads, config, student.backbone.model)
     calibrate(model.eval(), sets)
