@@ -169,7 +169,7 @@ class Student:
                 checkpoint.add_lora(backbone, lora_rank)
         heads.mha_pma.initialise_as_mean()
         student = cls(config, backbone, heads)
-        fit(config, backbone, student.heads, texts)
+        fit(student, texts)
         return student
 
     @classmethod
@@ -231,16 +231,14 @@ class Student:
             CheckpointError: something else is there, a student is and `overwrite` is false, or
                 it cannot be written.
         """
-        checkpoint.write(
-            Path(path), self.config, self.heads, self.backbone, overwrite=overwrite, record=record
-        )
+        checkpoint.write(Path(path), self, overwrite=overwrite, record=record)
         self.path = Path(path).resolve()
 
     @property
     def fingerprint(self) -> str:
         """Hash of the configuration, the heads, the adapter and the backbone's weights."""
         if self._fingerprint is None:
-            self._fingerprint = checkpoint.fingerprint(self.config, self.heads, self.backbone)
+            self._fingerprint = checkpoint.fingerprint(self)
         return self._fingerprint
 
     def encode_passages(
@@ -268,7 +266,7 @@ class Student:
         ):
             measured = nullcontext() if pace is None else pace.measured(window)
             with span("encode", passages=len(window.token_ids)), measured:
-                vectors = passage_vectors(config, backbone, self.heads, window, tokens=tokens)
+                vectors = passage_vectors(self, window, tokens=tokens)
             yield vectors
 
     def encode_queries(self, texts: Iterable[str]) -> Iterator[QueryVectors]:
@@ -283,7 +281,7 @@ class Student:
         windows = token_windows(backbone, texts, config.query_prompt, config.max_tokens)
         for window in windows:
             with threads_for(window.token_ids):
-                vectors = query_vectors(config, backbone, self.heads, window)
+                vectors = query_vectors(self, window)
             yield vectors
 
     def encode_query(self, texts: str | Iterable[str]) -> Float32:
@@ -422,7 +420,7 @@ class Student:
         Raises:
             InputError: a text is no string, is blank, or is not valid Unicode.
         """
-        found = passage_embeddings(self.config, self.backbone, self.heads, texts)
+        found = passage_embeddings(self, texts)
         embeddings: Float32 = to_numpy(found)
         return embeddings
 
@@ -435,7 +433,7 @@ class Student:
         for window in token_windows(self.backbone, texts, prompt, self.config.max_tokens):
             ids = window.token_ids
             with threads_for(ids):
-                some = recall_vectors(self.backbone, self.heads, ids, queries=queries)
+                some = recall_vectors(self, ids, queries=queries)
             vectors.append(to_numpy(some))
         return np.concatenate(vectors)
 
