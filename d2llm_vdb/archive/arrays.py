@@ -36,17 +36,17 @@ def columns_of(points: Sequence[StoredPoint], schema: Schema) -> Columns:
         return [point.vectors[name] for point in points] if wanted else None
 
     return Columns(
-        [point.payload["id"] for point in points],
-        [point.payload for point in points],
-        stacked(RECALL),
-        SparseRows(
+        ids=[point.payload["id"] for point in points],
+        payloads=[point.payload for point in points],
+        recall=stacked(RECALL),
+        bm25=SparseRows(
             _offsets(counts),
             np.concatenate([indices for indices, _ in sparse]),
             np.concatenate([values for _, values in sparse]),
         ),
-        stacked(IEM) if IEM in schema.vectors else None,
-        each(SEGMENTS),
-        each(TOKENS),
+        iem=stacked(IEM) if IEM in schema.vectors else None,
+        segments=each(SEGMENTS),
+        tokens=each(TOKENS),
     )
 
 
@@ -77,13 +77,13 @@ def columns_from(payloads: Sequence[Payload], arrays: Arrays) -> Columns:
         return np.split(arrays[name], arrays[f"{name}.offsets"][1:-1])
 
     return Columns(
-        [payload["id"] for payload in payloads],
-        payloads,
-        arrays[RECALL].astype(np.float32),
-        SparseRows(*(arrays[f"{BM25}.{part}"] for part in ("offsets", "indices", "values"))),
-        arrays.get(IEM),
-        cut(SEGMENTS),
-        cut(TOKENS),
+        ids=[payload["id"] for payload in payloads],
+        payloads=payloads,
+        recall=arrays[RECALL].astype(np.float32),
+        bm25=SparseRows(*(arrays[f"{BM25}.{part}"] for part in ("offsets", "indices", "values"))),
+        iem=arrays.get(IEM),
+        segments=cut(SEGMENTS),
+        tokens=cut(TOKENS),
     )
 
 

@@ -89,13 +89,13 @@ class DistillationModel(nn.Module):
         else:
             tokens = stored_tokens(states)
         return Encoded(
-            tokens,
-            texts.mask,
-            embedding,
-            texts.anchor,
-            heads.recall(embedding),
-            heads.query_rows(embedding),
-            heads.passage_rows(states, texts.mask),
+            tokens=tokens,
+            mask=texts.mask,
+            embedding=embedding,
+            anchor=texts.anchor,
+            recall=heads.recall(embedding),
+            row=heads.query_rows(embedding),
+            pieces=heads.passage_rows(states, texts.mask),
         )
 
     def evidence(self, query: Encoded, passage: Encoded) -> Evidence[Tensor]:

@@ -168,14 +168,14 @@ def passage_vectors(
         if rows is not None:
             _scatter(segments, batch.positions, rows[0].half(), rows[1])
     return PassageVectors(
-        recall,
-        iem,
-        norms,
-        passage_terms(window.terms),
-        states if tokens else None,
-        None if config.segments is None else segments,
-        window.truncated,
-        window.token_count,
+        recall=recall,
+        iem=iem,
+        norms=norms,
+        terms=passage_terms(window.terms),
+        segments=None if config.segments is None else segments,
+        tokens=states if tokens else None,
+        truncated=window.truncated,
+        token_count=window.token_count,
     )
 
 
@@ -205,8 +205,14 @@ def query_vectors(student: Student, window: TokenWindow) -> QueryVectors:
         rows = heads.query_rows(embedding)
         if segments is not None and rows is not None:
             segments[batch.positions] = to_numpy(rows)
-    terms = query_terms(window.terms)
-    return QueryVectors(recall, iem, terms, trust(window.terms), tokens, segments)
+    return QueryVectors(
+        recall=recall,
+        iem=iem,
+        terms=query_terms(window.terms),
+        trust=trust(window.terms),
+        segments=segments,
+        tokens=tokens,
+    )
 
 
 def _scatter(rows: list[Any], positions: list[int], values: Tensor, mask: Tensor) -> None:

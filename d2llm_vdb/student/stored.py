@@ -42,12 +42,12 @@ def from_embeddings(
     given = torch.from_numpy(embeddings).to(student.backbone.device)
     halves = None if config.stored_half_dim is None else heads.iem.passage_half(given).half()
     return PassageVectors(
-        to_numpy(heads.recall(given)),
-        None if halves is None else to_numpy(halves),
-        np.linalg.norm(embeddings, axis=1) if config.norm_stored else None,
-        passage_terms(student.backbone.terms.of(texts)),
-        tokens,
-        segments,
+        recall=to_numpy(heads.recall(given)),
+        iem=None if halves is None else to_numpy(halves),
+        norms=np.linalg.norm(embeddings, axis=1) if config.norm_stored else None,
+        terms=passage_terms(student.backbone.terms.of(texts)),
+        segments=segments,
+        tokens=tokens,
         truncated=0,
         token_count=0,
     )
