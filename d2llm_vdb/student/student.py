@@ -42,7 +42,7 @@ from d2llm_vdb.student.fitting import check_fit, fit
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.model_source import DType, independent_of_directory
 from d2llm_vdb.student.pairs import PairRerank, RankedDocument, predict, rank
-from d2llm_vdb.student.score import ScoreTerm, logit
+from d2llm_vdb.student.score import LogitPart, logit
 from d2llm_vdb.student.shipped import DEFAULT, SHIPPED
 from d2llm_vdb.student.threads import threads_for
 from d2llm_vdb.telemetry import span
@@ -391,18 +391,18 @@ class Student:
             ValueError: the evidence lacks what the head reads.
         """
         scorer = scorer_of(head, words=evidence.words is not None)
-        logits = logit(self.score_terms(evidence, head))
+        logits = logit(self.score_parts(evidence, head))
         scores: Float64 = self.heads.calibration(logits, scorer).cpu().numpy()
         return scores
 
     @torch.inference_mode()
-    def score_terms(self, evidence: Evidence[Float32], head: Head) -> list[ScoreTerm]:
+    def score_parts(self, evidence: Evidence[Float32], head: Head) -> list[LogitPart]:
         """Return what the logits of `scores` add up, before calibration."""
         given, heads = evidence.map(self._to_device()), self.heads
         if head == "late":
-            return heads.late.score_terms(given)
-        terms, _ = heads.iem.score_terms(given, head)
-        return terms
+            return heads.late.score_parts(given)
+        parts, _ = heads.iem.score_parts(given, head)
+        return parts
 
     @torch.inference_mode()
     def passage_halves(self, embeddings: Float32) -> Float32:
