@@ -153,6 +153,7 @@ ALLOWED = {
         "passages",
         "search",
         "index",
+        "sparse",
         "student",
         "teacher",
         "evaluate",

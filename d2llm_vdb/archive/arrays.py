@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from d2llm_vdb.sparse import SparseRows
+from d2llm_vdb.sparse import SparseRows, offsets_of
 from d2llm_vdb.store import Columns, StoredPoint
 from d2llm_vdb.store.columns import Array, Payload
 from d2llm_vdb.store.schema import BM25, IEM, RECALL, SEGMENTS, TOKENS, Schema
@@ -40,7 +40,7 @@ def columns_of(points: Sequence[StoredPoint], schema: Schema) -> Columns:
         payloads=[point.payload for point in points],
         recall=stacked(RECALL),
         bm25=SparseRows(
-            _offsets(counts),
+            offsets_of(counts),
             np.concatenate([indices for indices, _ in sparse]),
             np.concatenate([values for _, values in sparse]),
         ),
@@ -59,7 +59,7 @@ def arrays_of(columns: Columns) -> dict[str, Array]:
         f"{BM25}.values": columns.bm25.values,
     }
     for name, rows in columns.multivectors.items():
-        arrays[f"{name}.offsets"] = _offsets(np.array([len(own) for own in rows], np.int64))
+        arrays[f"{name}.offsets"] = offsets_of([len(own) for own in rows])
         arrays[name] = _exact(np.concatenate(rows))
     return arrays
 
@@ -85,10 +85,6 @@ def columns_from(payloads: Sequence[Payload], arrays: Arrays) -> Columns:
         segments=cut(SEGMENTS),
         tokens=cut(TOKENS),
     )
-
-
-def _offsets(counts: Array) -> Array:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def _exact(array: Array) -> Array:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from d2llm_vdb.batching import batched
 from d2llm_vdb.progress import OnCount, ignore
+from d2llm_vdb.sparse import offsets_of
 from d2llm_vdb.student.arrays import Float16
 from d2llm_vdb.student.backbone import Backbone
 from d2llm_vdb.student.checkpoint import backbone_digest
@@ -131,7 +132,7 @@ class TokenStates(Texts):
     def __init__(self, states: Float16, token_ids: Sequence[Sequence[int]]) -> None:
         self._states = states
         self._ids = token_ids
-        self._offsets = np.concatenate([[0], np.cumsum([len(row) for row in token_ids])])
+        self._offsets = offsets_of([len(row) for row in token_ids])
 
     @classmethod
     def of(
@@ -215,7 +216,7 @@ def _anchors(ids: Sequence[Sequence[int]], backbone: Backbone) -> Float16:
 @torch.inference_mode()
 def _fill(states: Float16, ids: Sequence[Sequence[int]], backbone: Backbone) -> None:
     """Compute the states of some texts, one after the other, float16 (tokens, d)."""
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])])
+    offsets = offsets_of([len(row) for row in ids])
     for batch in backbone.batches(ids):
         lengths = batch.mask.sum(dim=1).tolist()
         values = batch.states.half().cpu().numpy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, cast, get_args
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,14 +11,11 @@ from numpy.typing import NDArray
 from d2llm_vdb.checks import check_choice, check_query, check_whole_number
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.student.arrays import Float32, Float64, PassageVectors, QueryVectors
-from d2llm_vdb.student.config import TASKS, Task, head_of
+from d2llm_vdb.student.config import PAIR_RERANKS, TASKS, PairRerank, Task, head_of
 from d2llm_vdb.student.evidence import Evidence
 
 if TYPE_CHECKING:
     from d2llm_vdb.student.student import Student
-
-PairRerank = Literal["iem", "tokens"]
-PAIR_RERANKS = cast("tuple[PairRerank, ...]", get_args(PairRerank))
 
 Rows = NDArray[np.intp]
 

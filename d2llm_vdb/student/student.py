@@ -23,6 +23,7 @@ from d2llm_vdb.student.config import (
     Head,
     IEMConfig,
     Interaction,
+    PairRerank,
     PMAConfig,
     SegmentsConfig,
     StudentConfig,
@@ -41,7 +42,7 @@ from d2llm_vdb.student.evidence import Evidence
 from d2llm_vdb.student.fitting import check_fit, fit
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.model_source import DType, independent_of_directory
-from d2llm_vdb.student.pairs import PairRerank, RankedDocument, predict, rank
+from d2llm_vdb.student.pairs import RankedDocument, predict, rank
 from d2llm_vdb.student.score import LogitPart, logit
 from d2llm_vdb.student.shipped import DEFAULT, SHIPPED
 from d2llm_vdb.student.threads import threads_for
