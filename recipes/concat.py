@@ -9,12 +9,12 @@ without words for `concat`, which has none. What is kept in WORK is used again.
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from command_line import parser
 from results_page import table
 from student_sets import BACKBONE, SEED, dev_set, training_sets
 
@@ -73,10 +73,7 @@ ROWS: dict[str, tuple[list[DistillConfig], dict[str, Any]]] = {
 
 def main() -> None:
     """Train what is missing, and write the table to WORK/concat.md."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, help="directory of the collections")
-    parser.add_argument("--work", type=Path, required=True, help="directory of all that is kept")
-    given = parser.parse_args()
+    given = parser(__doc__).parse_args()
     file = given.work / "concat.json"
     given.work.mkdir(parents=True, exist_ok=True)
     found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}

@@ -8,7 +8,6 @@ named by the student's fingerprint.
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import cast
 
 import default_student as recipe
 import numpy as np
+from command_line import parser
 from docstrings import NAME as DOCSTRINGS
 from docstrings import docstring_set, installed
 from fusion_sets import digest
@@ -164,11 +164,9 @@ def _three(before: float, after: float) -> list[str]:
 
 def main() -> None:
     """Measure what is missing, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, help="directory of the collections")
-    parser.add_argument("--also", action="append", default=[], help="NAME=DIR of another set")
-    parser.add_argument("--work", type=Path, required=True, help="directory of what is kept")
-    given = parser.parse_args()
+    command = parser(__doc__)
+    command.add_argument("--also", action="append", default=[], help="NAME=DIR of another set")
+    given = command.parse_args()
     also = {name: Path(path) for name, _, path in (one.partition("=") for one in given.also)}
     wanted = sources(given.data, also)
     start, trained = untrained(given.data), Student.default()

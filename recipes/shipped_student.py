@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from command_line import parser
 from student_sets import DEV_LIMIT, DEV_PASSAGES, SEED, dev_set, untrained
 
 from d2llm_vdb import Student
@@ -25,14 +26,12 @@ from d2llm_vdb.progress import OnProgress
 from d2llm_vdb.student.config import TASKS
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """Read the command line: `data`, `out`, `work` and `seed`."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("data", type=Path, help="directory of the collections")
-    parser.add_argument("--out", type=Path, required=True, help="directory of the student")
-    parser.add_argument("--work", type=Path, required=True, help="directory of all that is kept")
-    parser.add_argument("--seed", type=int, default=SEED, help="of the training")
-    return parser.parse_args()
+def arguments(recipe: str) -> argparse.Namespace:
+    """Read the command line of a recipe of that docstring: `data`, `out`, `work` and `seed`."""
+    command = parser(recipe)
+    command.add_argument("--out", type=Path, required=True, help="directory of the student")
+    command.add_argument("--seed", type=int, default=SEED, help="of the training")
+    return command.parse_args()
 
 
 def make(
