@@ -121,7 +121,7 @@ def measured(
     student: Student, data: Path, work: Path, on_progress: OnProgress
 ) -> dict[str, dict[str, float]]:
     """Return nDCG@10 by test set and mode."""
-    model = DistillationModel(student.heads, SHORT, student.backbone.model).eval()
+    model = DistillationModel.of(student, SHORT).eval()
     preparation = Preparation(student, SHORT, work, on_progress)
     found = {}
     for name, split in TESTS.items():

@@ -91,10 +91,9 @@ class Study:
     def ask(self, name: str) -> dict[str, Any]:
         """Ask the teacher about one set's candidates and dev pairs."""
         preparation = self._preparation("scores")
-        student = preparation.student
         [data] = [one for one in self.sets if one.name == name]
         dev = preparation.dev_set(dev_pairs(self.data, name, self.limit))
-        model = DistillationModel(student.heads, preparation.config, student.backbone.model).eval()
+        model = DistillationModel.of(preparation.student, preparation.config).eval()
         with ScoreCache(self.work / SCORES_FILE) as cache:
             compare(self.teacher, [dev], model, cache, preparation.on_progress)
             preparation.train_set(data, self.teacher, cache)

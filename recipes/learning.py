@@ -101,7 +101,7 @@ def measured(
     if not file.exists():
         config = recipe.TRAINING
         ready = Preparation(student, config, work, on_progress).dev_set(data)
-        model = DistillationModel(student.heads, config, student.backbone.model).eval()
+        model = DistillationModel.of(student, config).eval()
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(ready.score(model), indent=2) + "\n", encoding="utf-8")
     return cast("dict[str, float]", json.loads(file.read_text(encoding="utf-8")))

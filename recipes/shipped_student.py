@@ -105,5 +105,4 @@ def recalibrate(
     chosen.append(cast("RetrievalSet", squad).with_fewer_documents(DEV_PASSAGES, SEED))
     preparation = Preparation(student, config, work, on_progress)
     sets = [preparation.dev_set(one) for one in chosen]
-    model = DistillationModel(student.heads, config, student.backbone.model)
-    calibrate(model.eval(), sets)
+    calibrate(DistillationModel.of(student, config).eval(), sets)

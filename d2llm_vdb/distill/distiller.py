@@ -139,7 +139,7 @@ def _prepare(
     teachers = dict.fromkeys((one.name for one in train), teacher)
     with ScoreCache(preparation.work / SCORES_FILE) as cache:
         if teacher is not None:
-            model = _model(preparation.student, config).eval()
+            model = DistillationModel.of(preparation.student, config).eval()
             compared = compare(teacher, dev_sets, model, cache, preparation.on_progress)
             if not config.trust_teacher:
                 better = better_than_student(train, compared)
@@ -147,11 +147,6 @@ def _prepare(
         sets = [preparation.train_set(one, teachers[one.name], cache) for one in train]
         steps = preparation.steps(sets, cache, processes)
     return _Prepared(sets, steps, dev_sets, compared)
-
-
-def _model(student: Student, config: DistillConfig) -> DistillationModel:
-    backbone = None if config.lora_rank is None else student.backbone.model
-    return DistillationModel(student.heads, config, backbone)
 
 
 def _train(
@@ -176,7 +171,7 @@ def _train(
         greater_is_better=True,
     )
     with _learning(student, config):
-        model = _model(student, config)
+        model = DistillationModel.of(student, config)
         trainer = _StudentTrainer(model, arguments, prepared, config)
         trainer.add_callback(EarlyStoppingCallback(config.patience))
         start, untrained = deepcopy(model.state_dict()), trainer.measure()
