@@ -137,7 +137,8 @@ class Preparation:
             self.on_progress,
             judged=teacher is not None,
         )
-        counter = self._counter(data.name, "asking the teacher", sum(map(len, mined.candidates)))
+        count = sum(map(len, mined.candidates))
+        counter = _Counter(self.on_progress, data.name, "asking the teacher", count)
         scored = score_candidates(mined, teacher, cache, self.config, counter)
         shape = self.student.config
         return PreparedSet(
@@ -148,27 +149,27 @@ class Preparation:
         )
 
     def steps(
-        self, prepared: Sequence[PreparedSet], cache: ScoreCache, processes: int = 1
+        self, sets: Sequence[PreparedSet], cache: ScoreCache, processes: int = 1
     ) -> list[Step]:
         """Draw all batches, and let the teachers score passages of other queries in them.
 
         Args:
-            prepared: what is learnt from.
+            sets: what is learnt from.
             cache: of the teachers' scores.
             processes: that train together; at every step each takes batches of its own.
         """
         config = self.config
-        sizes = [len(one.scored.data) for one in prepared]
+        sizes = [len(one.scored.data) for one in sets]
         total = config.steps * config.accumulate * processes
         steps = plan(sizes, config.batch_queries, total, config.seed)
-        for place, one in enumerate(prepared):
+        for place, one in enumerate(sets):
             own = [at for at, step in enumerate(steps) if step.place == place]
             if one.teacher is None or not own:
                 continue
             batches = [steps[at].rows for at in own]
             count = config.asked_in_batch * sum(map(len, batches))
-            name = one.scored.data.name
-            counter = self._counter(name, "asking about other queries' passages", count)
+            name, asking = one.scored.data.name, "asking about other queries' passages"
+            counter = _Counter(self.on_progress, name, asking, count)
             in_batch = score_in_batch(one.scored, batches, one.teacher, cache, config, counter)
             for at, scores in zip(own, in_batch, strict=True):
                 steps[at] = replace(steps[at], scores=scores)
@@ -201,14 +202,11 @@ class Preparation:
         common: Any = {
             "max_tokens": self.student.config.max_tokens,
             "prompt": prompt,
-            "on_progress": self._counter(name, "encoding texts", len(texts)),
+            "on_progress": _Counter(self.on_progress, name, "encoding texts", len(texts)),
         }
         if self.config.lora_rank is None:
             return TokenStates.of(texts, backbone, directory, **common)
         return TokenIds.of(texts, backbone, directory, learnt=learnt, **common)
-
-    def _counter(self, name: str, step: str, total: int) -> _Counter:
-        return _Counter(self.on_progress, name, step, total)
 
 
 class _Counter:
