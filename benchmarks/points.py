@@ -45,12 +45,12 @@ class RandomPassages:
             texts = [self.text() for _ in ids]
             half = self._schema.iem_dim
             yield Columns(
-                ids,
-                [Passage(*each).payload() for each in zip(ids, texts, strict=True)],
-                self.embeddings(len(ids)),
-                passage_terms(self._student.backbone.terms.of(texts)),
-                None if half is None else self._normal(len(ids), half),
-                self._segments(len(ids)),
+                ids=ids,
+                payloads=[Passage(*each).payload() for each in zip(ids, texts, strict=True)],
+                recall=self.embeddings(len(ids)),
+                bm25=passage_terms(self._student.backbone.terms.of(texts)),
+                iem=None if half is None else self._normal(len(ids), half),
+                segments=self._segments(len(ids)),
             )
 
     def embeddings(self, count: int) -> np.ndarray:

@@ -347,13 +347,13 @@ def stored_columns(
         pairs = zip(payloads, vectors.norms.tolist(), strict=True)
         payloads = [payload | {NORM_FIELD: norm} for payload, norm in pairs]
     return Columns(
-        ids,
-        payloads,
-        vectors.recall,
-        vectors.terms,
-        vectors.iem,
-        vectors.segments,
-        vectors.tokens,
+        ids=ids,
+        payloads=payloads,
+        recall=vectors.recall,
+        bm25=vectors.terms,
+        iem=vectors.iem,
+        segments=vectors.segments,
+        tokens=vectors.tokens,
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self, Unpack
 
 from d2llm_vdb.awaiting import StoppableProgress, in_thread
 from d2llm_vdb.checks import check_tenant
-from d2llm_vdb.connection import DEFAULT_COLLECTION, Connection
+from d2llm_vdb.connection import Connection
 from d2llm_vdb.filters import FilterLike, as_filter, required_filter
 from d2llm_vdb.keywords import check_keywords_of, takes_keywords_of
 from d2llm_vdb.passages import Passage

@@ -197,10 +197,10 @@ def _remembered_student(store: Store, device: str) -> Student:
 
 
 def _schema(student: Student, tokens: bool) -> Schema:
-    from d2llm_vdb.student.stored import parts
+    from d2llm_vdb.student.checkpoint import part_hashes
 
     config = student.config
-    made_of = parts(student)
+    made_of = part_hashes(student)
     if config.recall_dim is not None:  # no whole embedding is stored that could serve another
         del made_of["embedding"]
     return Schema(

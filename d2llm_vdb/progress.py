@@ -27,3 +27,7 @@ OnProgress = Callable[[Progress], None]
 
 OnCount = Callable[[int], None]
 """Told, within one step, how many texts or pairs more are done."""
+
+
+def ignore(_: object) -> None:
+    """Tell nobody."""

@@ -22,8 +22,9 @@ from d2llm_vdb.store.columns import Payload
 from d2llm_vdb.store.questions import PageRequest, page_points
 from d2llm_vdb.store.schema import FIRST_LAYOUT, SEGMENTS, TENANT_FIELD, TOKENS, Schema
 from d2llm_vdb.student import PassageVectors, Student
+from d2llm_vdb.student.checkpoint import part_hashes
 from d2llm_vdb.student.embeddings import unit
-from d2llm_vdb.student.stored import from_embeddings, from_tokens, parts
+from d2llm_vdb.student.stored import from_embeddings, from_tokens
 
 if TYPE_CHECKING:
     from d2llm_vdb.index import Index
@@ -176,7 +177,7 @@ def check_complete(source: Store, target: Store, alias: str) -> None:
 def origin_of(source: Store, target: Index) -> Origin:
     """Return what is stored that serves the target's student and layout; texts always do."""
     old, new = source.schema, target.store.schema
-    wanted = parts(target.student)
+    wanted = part_hashes(target.student)
     known = old.parts
     if old.version == FIRST_LAYOUT and _is_theirs(source, target.student):
         known = {name: wanted[name] for name in ("states", "embedding")}  # segments have changed

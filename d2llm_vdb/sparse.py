@@ -9,6 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def offsets_of(counts: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where each of n runs of so many entries begins, and the end, int64 (n + 1,)."""
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
 @dataclass(frozen=True, slots=True)
 class SparseRows:
     """n sparse vectors.
@@ -43,7 +48,7 @@ class SparseRows:
         """Return some of the vectors, in the order of `rows`."""
         index = np.asarray(rows, np.intp)
         counts = self.counts[index]
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        offsets = offsets_of(counts)
         # Entry i of the result is entry i - offsets[row] of the row that it belongs to.
         places = np.arange(offsets[-1]) + np.repeat(self.offsets[index] - offsets[:-1], counts)
         return SparseRows(offsets, self.indices[places], self.values[places])
@@ -53,7 +58,7 @@ class SparseRows:
         """Join vectors of several parts; there is one part at least."""
         counts = np.concatenate([part.counts for part in parts])
         return cls(
-            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            offsets_of(counts),
             np.concatenate([part.indices for part in parts]),
             np.concatenate([part.values for part in parts]),
         )

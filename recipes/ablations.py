@@ -8,13 +8,13 @@ weighed alike, so that each has its say.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from command_line import parser
 from student_sets import DEV, SEED, Wanted, dev_set, training_sets, untrained
 from teacher import fine_tuned
 
@@ -73,10 +73,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     """Train what is missing, and write the measures of the development parts."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, help="directory of the collections")
-    parser.add_argument("--work", type=Path, required=True, help="directory of the recipe")
-    given = parser.parse_args()
+    given = parser(__doc__).parse_args()
     file = given.work / "ablations.json"
     done = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     for name in (*ABLATIONS, *STUDENTS):

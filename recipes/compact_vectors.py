@@ -9,7 +9,6 @@ are kept in WORK: about ten minutes on two CPU cores the first time, two or thre
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 import qdrant_edge as edge
 import torch
+from command_line import parser
 from numpy.typing import NDArray
 from results import SEED
 from results_page import table
@@ -135,10 +135,7 @@ class Shard:
 
 def main() -> None:
     """Measure, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, help="directory of the collections")
-    parser.add_argument("--work", type=Path, required=True, help="directory of the embeddings")
-    given = parser.parse_args()
+    given = parser(__doc__).parse_args()
     student = Student.default()
     work = given.work / "compact-vectors"
     work.mkdir(parents=True, exist_ok=True)

@@ -9,12 +9,12 @@ without words for `concat`, which has none. What is kept in WORK is used again.
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from command_line import parser
 from results_page import table
 from student_sets import BACKBONE, SEED, dev_set, training_sets
 
@@ -22,7 +22,7 @@ from d2llm_vdb import Student
 from d2llm_vdb.cli.step_progress import track_steps
 from d2llm_vdb.distill import DistillConfig, LossWeights, distill
 from d2llm_vdb.distill.model import DistillationModel
-from d2llm_vdb.distill.preparation import dev_set as ready
+from d2llm_vdb.distill.preparation import Preparation
 from d2llm_vdb.evaluate import RetrievalSet, load_set
 from d2llm_vdb.progress import OnProgress
 
@@ -72,10 +72,7 @@ ROWS: dict[str, tuple[list[DistillConfig], dict[str, Any]]] = {
 
 def main() -> None:
     """Train what is missing, and write the table to WORK/concat.md."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, help="directory of the collections")
-    parser.add_argument("--work", type=Path, required=True, help="directory of all that is kept")
-    given = parser.parse_args()
+    given = parser(__doc__).parse_args()
     file = given.work / "concat.json"
     given.work.mkdir(parents=True, exist_ok=True)
     found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -123,12 +120,13 @@ def measured(
     student: Student, data: Path, work: Path, on_progress: OnProgress
 ) -> dict[str, dict[str, float]]:
     """Return nDCG@10 by test set and mode."""
-    model = DistillationModel(student.heads, SHORT, student.backbone.model).eval()
+    model = DistillationModel.of(student, SHORT).eval()
+    preparation = Preparation(student, SHORT, work, on_progress)
     found = {}
     for name, split in TESTS.items():
         test = cast("RetrievalSet", load_set(data / name, split, TEST_QUESTIONS, f"{name}-test"))
         fewer = test.with_fewer_documents(TEST_PASSAGES, SEED)
-        found[name] = ready(fewer, student, work, SHORT, on_progress).score(model)
+        found[name] = preparation.dev_set(fewer).score(model)
     return found
 
 

@@ -24,12 +24,12 @@ from decoder_rows import (
 from decoder_sets import SEED, TRAINED, dev_pairs, labelled, mined_set
 
 from d2llm_vdb import Student
-from d2llm_vdb.distill import DistillConfig, TrainingSet, distill, teach
+from d2llm_vdb.distill import TrainingSet, distill, teach
 from d2llm_vdb.distill.model import DistillationModel
-from d2llm_vdb.distill.preparation import SCORES_FILE, dev_set, draw_steps, prepare
+from d2llm_vdb.distill.preparation import SCORES_FILE, Preparation
 from d2llm_vdb.distill.teacher_quality import compare
 from d2llm_vdb.evaluate.pair_scores import cross_encoder_scores, student_scores
-from d2llm_vdb.progress import OnProgress
+from d2llm_vdb.progress import OnProgress, ignore
 from d2llm_vdb.teacher import ScoreCache, Teacher, load_teacher
 
 
@@ -51,7 +51,7 @@ class Study:
     steps: int = DISTILLATION.steps
     limit: int | None = None
     source: str = BACKBONE
-    on_progress: OnProgress = lambda _: None
+    on_progress: OnProgress = ignore
 
     def mine(self, name: str) -> dict[str, Any]:
         """Mine hard negatives, unless that was done on another machine."""
@@ -80,35 +80,33 @@ class Study:
 
     def read(self) -> dict[str, Any]:
         """Tokenise all texts."""
-        student, config = self._untrained(), self._config()
-        tell = self._telling("texts")
+        preparation = self._preparation("texts")
         with ScoreCache(self.work / SCORES_FILE) as cache:
-            prepare([(one, None) for one in self.sets], student, cache, self.work, config, tell)
+            for one in self.sets:
+                preparation.train_set(one, None, cache)
         for name in TRAINED:
-            dev_set(dev_pairs(self.data, name, self.limit), student, self.work, config, tell)
+            preparation.dev_set(dev_pairs(self.data, name, self.limit))
         return {"texts": sum(len(one.queries) + len(one.passages) for one in self.sets)}
 
     def ask(self, name: str) -> dict[str, Any]:
         """Ask the teacher about one set's candidates and dev pairs."""
-        student, config, tell = self._untrained(), self._config(), self._telling("scores")
+        preparation = self._preparation("scores")
         [data] = [one for one in self.sets if one.name == name]
-        dev = dev_set(dev_pairs(self.data, name, self.limit), student, self.work, config, tell)
-        model = DistillationModel(student.heads, config, student.backbone.model).eval()
+        dev = preparation.dev_set(dev_pairs(self.data, name, self.limit))
+        model = DistillationModel.of(preparation.student, preparation.config).eval()
         with ScoreCache(self.work / SCORES_FILE) as cache:
-            compare(self.teacher, [dev], model, cache, tell)
-            prepare([(data, self.teacher)], student, cache, self.work, config, tell)
+            compare(self.teacher, [dev], model, cache, preparation.on_progress)
+            preparation.train_set(data, self.teacher, cache)
         return {"pairs": sum(map(len, data.candidates))}
 
     def draw(self, seed: int) -> dict[str, Any]:
         """Ask the teacher about other queries' passages in all batches of a seed."""
-        config, tell = self._config(seed), self._telling(f"batches {seed}")
-        by_teacher: list[tuple[TrainingSet, Teacher | None]] = [
-            (one, self.teacher) for one in self.sets
-        ]
+        preparation = self._preparation(f"batches {seed}", seed)
         with ScoreCache(self.work / SCORES_FILE) as cache:
-            prepared = prepare(by_teacher, self._untrained(), cache, self.work, config, tell)
-            steps = draw_steps(prepared, [self.teacher] * len(prepared), cache, config, tell)
-        return {"pairs": config.asked_in_batch * sum(len(step.rows) for step in steps)}
+            sets = [preparation.train_set(one, self.teacher, cache) for one in self.sets]
+            steps = preparation.steps(sets, cache)
+        asked = preparation.config.asked_in_batch
+        return {"pairs": asked * sum(len(step.rows) for step in steps)}
 
     def train(self, name: str, seed: int) -> dict[str, Any]:
         """Train and measure one student."""
@@ -161,8 +159,9 @@ class Study:
             self.backbone, lora_rank=LORA_RANK, segments=0, max_tokens=MAX_TOKENS, **row.start
         )
 
-    def _config(self, seed: int = 0) -> DistillConfig:
-        return ROWS[FULL].config(self.steps, seed)
+    def _preparation(self, task: str, seed: int = 0) -> Preparation:
+        config = ROWS[FULL].config(self.steps, seed)
+        return Preparation(self._untrained(), config, self.work, self._telling(task))
 
     def _measured(self, score: Callable[[list[str], list[str]], Real]) -> dict[str, Any]:
         return {"measures": measures(score, self.data, self.limit)}

@@ -42,7 +42,7 @@ TRAINING = DistillConfig(
 
 def main() -> None:
     """Make the student, and write it to OUT."""
-    given = arguments(__doc__.splitlines()[0])
+    given = arguments(__doc__)
     sets = [*training_sets(given.data, LEARNT), titles(given.work, TITLES)]
     make(given, sets, DEV, DEV, TRAINING)
 

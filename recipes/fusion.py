@@ -11,9 +11,9 @@ CPU cores the first time, two after that.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from command_line import parser
 from fusion_features import collection
 from fusion_page import PAGE, page
 from fusion_probabilities import calibrated, calibration_errors, probabilities_by_size
@@ -26,15 +26,13 @@ from d2llm_vdb.opening import load_student
 
 def main() -> None:
     """Compute what is missing, choose, calibrate, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, help="directory of the collections")
-    parser.add_argument("--work", type=Path, required=True, help="directory of what is kept")
-    parser.add_argument("--student", default="default", help="a student's directory or name")
-    parser.add_argument(
+    command = parser(__doc__)
+    command.add_argument("--student", default="default", help="a student's directory or name")
+    command.add_argument(
         "--also", action="append", default=[], metavar="NAME=DIR", help="a BEIR set in English"
     )
-    parser.add_argument("--out", type=Path, default=PAGE, help="the page")
-    given = parser.parse_args()
+    command.add_argument("--out", type=Path, default=PAGE, help="the page")
+    given = command.parse_args()
     also = {name: Path(path) for name, _, path in (one.partition("=") for one in given.also)}
     student = load_student(given.student, "auto")
     shape = student.config.segments

@@ -84,14 +84,14 @@ def logits(one: Features, mode: Mode, counts: Counts, *, words: bool = True) -> 
     if words:
         trust = torch.from_numpy(trust_in(one.unread, counts.unread))[:, None]
         shared = torch.from_numpy(shared_words(one.bm25, one.passages))
-    terms = score.known_terms(
+    parts = score.known_parts(
         ("constant", 1.0, score.INITIAL_BIAS),
         ("similarity", torch.from_numpy(similarity), trust * scales.own),
         ("recall", torch.from_numpy(one.cosine), trust * scales.recall),
         ("match", torch.from_numpy(one.match), trust * scales.match),
         ("words", shared, counts.words),
     )
-    total: Float32 = score.logit(terms).numpy()
+    total: Float32 = score.logit(parts).numpy()
     return total
 
 

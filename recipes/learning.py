@@ -8,7 +8,6 @@ named by the student's fingerprint.
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import cast
 
 import default_student as recipe
 import numpy as np
+from command_line import parser
 from docstrings import NAME as DOCSTRINGS
 from docstrings import docstring_set, installed
 from fusion_sets import digest
@@ -25,7 +25,7 @@ from student_sets import untrained
 from d2llm_vdb import Student
 from d2llm_vdb.cli.step_progress import track_steps
 from d2llm_vdb.distill.model import DistillationModel
-from d2llm_vdb.distill.preparation import dev_set
+from d2llm_vdb.distill.preparation import Preparation
 from d2llm_vdb.evaluate import PairSet, RetrievalSet, load_set
 from d2llm_vdb.progress import OnProgress
 
@@ -99,8 +99,8 @@ def measured(
     file = work / student.fingerprint / f"{name}.json"
     if not file.exists():
         config = recipe.TRAINING
-        ready = dev_set(data, student, work, config, on_progress)
-        model = DistillationModel(student.heads, config, student.backbone.model).eval()
+        ready = Preparation(student, config, work, on_progress).dev_set(data)
+        model = DistillationModel.of(student, config).eval()
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(ready.score(model), indent=2) + "\n", encoding="utf-8")
     return cast("dict[str, float]", json.loads(file.read_text(encoding="utf-8")))
@@ -163,11 +163,9 @@ def _three(before: float, after: float) -> list[str]:
 
 def main() -> None:
     """Measure what is missing, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, help="directory of the collections")
-    parser.add_argument("--also", action="append", default=[], help="NAME=DIR of another set")
-    parser.add_argument("--work", type=Path, required=True, help="directory of what is kept")
-    given = parser.parse_args()
+    command = parser(__doc__)
+    command.add_argument("--also", action="append", default=[], help="NAME=DIR of another set")
+    given = command.parse_args()
     also = {name: Path(path) for name, _, path in (one.partition("=") for one in given.also)}
     wanted = sources(given.data, also)
     start, trained = untrained(given.data), Student.default()

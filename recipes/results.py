@@ -9,12 +9,12 @@ what it said for version 0.1.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from command_line import parser
 from results_page import MODES, PAIR_MODES, RERANKING, page, part
 from results_sets import CHINESE, ENGLISH, PAIRS, QUERIES_BESIDE_TEACHER, Measured
 
@@ -34,12 +34,10 @@ EARLIER = Path(__file__).with_name("teacher_figures.json")
 
 def main() -> None:
     """Measure what is missing, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, help="directory of the collections")
-    parser.add_argument("--work", type=Path, required=True, help="directory of the figures")
-    parser.add_argument("--student", default="default", help="a student's directory or name")
-    parser.add_argument("--teacher", help="the teacher's directory, to compare with")
-    given = parser.parse_args()
+    command = parser(__doc__)
+    command.add_argument("--student", default="default", help="a student's directory or name")
+    command.add_argument("--teacher", help="the teacher's directory, to compare with")
+    given = command.parse_args()
     student = load_student(given.student, "auto")
     figures = given.work / student.fingerprint
     report, beside = Report(), Report()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from command_line import parser
 from student_sets import DEV_LIMIT, DEV_PASSAGES, SEED, dev_set, untrained
 
 from d2llm_vdb import Student
@@ -18,20 +19,18 @@ from d2llm_vdb.cli.step_progress import track_steps
 from d2llm_vdb.distill import DistillConfig, TrainingSet, distill, save_losses_plot
 from d2llm_vdb.distill.dev import calibrate
 from d2llm_vdb.distill.model import DistillationModel
-from d2llm_vdb.distill.preparation import dev_set as ready
+from d2llm_vdb.distill.preparation import Preparation
 from d2llm_vdb.evaluate import RetrievalSet, load_set
 from d2llm_vdb.progress import OnProgress
 from d2llm_vdb.student.config import TASKS
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """Read the command line: `data`, `out`, `work` and `seed`."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("data", type=Path, help="directory of the collections")
-    parser.add_argument("--out", type=Path, required=True, help="directory of the student")
-    parser.add_argument("--work", type=Path, required=True, help="directory of all that is kept")
-    parser.add_argument("--seed", type=int, default=SEED, help="of the training")
-    return parser.parse_args()
+def arguments(recipe: str) -> argparse.Namespace:
+    """Read the command line of a recipe of that docstring: `data`, `out`, `work` and `seed`."""
+    command = parser(recipe)
+    command.add_argument("--out", type=Path, required=True, help="directory of the student")
+    command.add_argument("--seed", type=int, default=SEED, help="of the training")
+    return command.parse_args()
 
 
 def make(
@@ -103,6 +102,6 @@ def recalibrate(
     chosen = [dev_set(data, name) for name in judged]
     squad = load_set(data / "squad_v1.1/train", "train", DEV_LIMIT, "squad")
     chosen.append(cast("RetrievalSet", squad).with_fewer_documents(DEV_PASSAGES, SEED))
-    sets = [ready(one, student, work, config, on_progress) for one in chosen]
-    model = DistillationModel(student.heads, config, student.backbone.model)
-    calibrate(model.eval(), sets)
+    preparation = Preparation(student, config, work, on_progress)
+    sets = [preparation.dev_set(one) for one in chosen]
+    calibrate(DistillationModel.of(student, config).eval(), sets)

@@ -209,13 +209,13 @@ def encoded(student: Student, passages: list[Passage]) -> Columns:
     some = passages[:40]
     [vectors] = student.encode_passages((passage.text for passage in some), tokens=True)
     return Columns(
-        [passage.id for passage in some],
-        [passage.payload() for passage in some],
-        vectors.recall,
-        vectors.terms,
-        vectors.iem,
-        vectors.segments,
-        vectors.tokens,
+        ids=[passage.id for passage in some],
+        payloads=[passage.payload() for passage in some],
+        recall=vectors.recall,
+        bm25=vectors.terms,
+        iem=vectors.iem,
+        segments=vectors.segments,
+        tokens=vectors.tokens,
     )
 
 

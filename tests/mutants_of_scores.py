@@ -17,10 +17,10 @@ from d2llm_vdb.student.late import LateInteraction
 
 
 def _without(head: type[IEM | LateInteraction], **missing: None) -> None:
-    whole = head.score_terms
+    whole = head.score_parts
     swap(
         head,
-        "score_terms",
+        "score_parts",
         lambda self, evidence, *task: whole(self, replace(evidence, **missing), *task),
     )
 
@@ -52,8 +52,8 @@ def stored_embeddings_through_the_wrong_half() -> None:
 )
 def iem_task_ignored() -> None:
     """The IEM answers the symmetric task, whatever it is asked."""
-    whole = IEM.score_terms
-    swap(IEM, "score_terms", lambda self, evidence, task: whole(self, evidence, "symmetric"))
+    whole = IEM.score_parts
+    swap(IEM, "score_parts", lambda self, evidence, task: whole(self, evidence, "symmetric"))
 
 
 @mutant("test_search.py::test_tasks_use_their_own_branch[memory]")

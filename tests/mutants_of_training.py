@@ -13,6 +13,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from d2llm_vdb.distill import distiller, fine_tuning, model, training
+from d2llm_vdb.distill.preparation import Preparation
 
 LEARNS = "test_distill.py::test_a_student_learns_what_it_could_not_know"
 IMITATES = "test_distill.py::test_a_student_imitates_its_teacher_and_not_the_labels"
@@ -254,8 +255,8 @@ def all_gpus_taken() -> None:
 @mutant(PROCESSES)
 def steps_shared_out() -> None:
     """Several processes share the steps out, in place of taking all of them together."""
-    whole = distiller.draw_steps
-    swap(distiller, "draw_steps", lambda *arguments: whole(*arguments[:5]))
+    whole = Preparation.steps
+    swap(Preparation, "steps", lambda self, sets, cache, _: whole(self, sets, cache))
 
 
 @mutant(PROCESSES)

@@ -191,6 +191,7 @@ ALLOWED = {
         "passages",
         "search",
         "index",
+        "sparse",
         "student",
         "teacher",
         "evaluate",

@@ -57,13 +57,13 @@ def columns(count: int, schema: Schema = SCHEMA) -> Columns:
         for row, payload in enumerate(made.payloads)
     ]
     return Columns(
-        made.ids,
-        payloads,
-        made.recall,
-        made.bm25,
-        made.iem if schema.iem_dim else None,
-        made.segments if schema.segment_dim else None,
-        made.tokens if schema.token_dim else None,
+        ids=made.ids,
+        payloads=payloads,
+        recall=made.recall,
+        bm25=made.bm25,
+        iem=made.iem if schema.iem_dim else None,
+        segments=made.segments if schema.segment_dim else None,
+        tokens=made.tokens if schema.token_dim else None,
     )
 
 

@@ -212,7 +212,7 @@ def test_a_recall_vector_is_fitted_to_samples(
     assert vectors.recall.shape == (30, 16)
     token_ids, _ = student.backbone.tokenize(texts[:30], student.config.max_tokens)
     with torch.inference_mode():
-        whole = embeddings(student.backbone, student.heads, token_ids).numpy()
+        whole = embeddings(student, token_ids).numpy()
     unit = whole / np.linalg.norm(whole, axis=1, keepdims=True)
     assert np.corrcoef((unit @ unit.T).ravel(), (vectors.recall @ vectors.recall.T).ravel())[
         0, 1

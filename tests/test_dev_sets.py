@@ -20,7 +20,7 @@ from training_examples import LABELS, SENTENCES, crossed
 from d2llm_vdb import Passage, Student
 from d2llm_vdb.distill import dev, model
 from d2llm_vdb.distill.model import DistillationModel
-from d2llm_vdb.distill.preparation import STATES_DIR, dev_set
+from d2llm_vdb.distill.preparation import STATES_DIR, Preparation
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
 from d2llm_vdb.student.calibration import Scorer, scorer_of
 
@@ -28,7 +28,7 @@ from d2llm_vdb.student.calibration import Scorer, scorer_of
 def ready(
     student: Student, data: RetrievalSet | PairSet, work: Path
 ) -> tuple[dev.DevSet, DistillationModel]:
-    read = dev_set(data, student, work, LABELS, lambda _: None)
+    read = Preparation(student, LABELS, work).dev_set(data)
     return read, DistillationModel(student.heads, LABELS).eval()
 
 
@@ -96,7 +96,7 @@ def test_logits_without_words_are_those_of_a_set_that_shares_none(
     tmp_path: Path, student: Student, passages: list[Passage]
 ) -> None:
     own = DistillationModel(student.heads, LABELS).eval()
-    read = dev_set(crossed(passages[:12]), student, tmp_path, LABELS, lambda _: None)
+    read = Preparation(student, LABELS, tmp_path).dev_set(crossed(passages[:12]))
     assert isinstance(read, dev.RetrievalDevSet)
     found = read.judged(own)
     nothing = replace(read, words=np.zeros_like(read.words), trust=np.ones_like(read.trust))

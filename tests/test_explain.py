@@ -256,6 +256,7 @@ def test_results_and_explanations_are_ready_for_json(small: Index) -> None:
     explanation = result.hits[0].explain()
     values = json.loads(json.dumps(explanation.to_dict()))
     assert values["id"] == "keys"
+    assert values["head"] == "late"
     assert values["logit"] == pytest.approx(sum(part["contribution"] for part in values["parts"]))
     assert {"query", "passage", "similarity"} <= set(values["alignment"][0])
 

@@ -137,7 +137,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EdgeStore, 
     edge = EdgeStore.open(tmp_path_factory.mktemp("edge") / "c", schema)
     memory = MemoryStore.open("c", schema)
     ones = np.ones((len(PAYLOADS), 4), np.float32)
-    columns = Columns([row["id"] for row in PAYLOADS], PAYLOADS, ones, some_terms(len(ones)))
+    columns = Columns(
+        ids=[row["id"] for row in PAYLOADS],
+        payloads=PAYLOADS,
+        recall=ones,
+        bm25=some_terms(len(ones)),
+    )
     for store in (edge, memory):
         store.upsert(columns)
     yield edge, memory

@@ -46,7 +46,7 @@ def store(
         {"id": name, "text": name, "metadata": record}
         for name, record in zip(ids, RECORDS, strict=True)
     ]
-    opened.upsert(Columns(ids, payloads, ones, some_terms(len(ones))))
+    opened.upsert(Columns(ids=ids, payloads=payloads, recall=ones, bm25=some_terms(len(ones))))
     yield opened
     opened.close()
 

@@ -24,9 +24,9 @@ from d2llm_vdb.store.points import Page
 from d2llm_vdb.store.presets import PresetName
 from d2llm_vdb.store.questions import PageRequest
 from d2llm_vdb.student import Backbone
+from d2llm_vdb.student.checkpoint import part_hashes
 from d2llm_vdb.student.config import IEMConfig
 from d2llm_vdb.student.heads import StudentHeads
-from d2llm_vdb.student.stored import parts
 
 QUESTION = "what does an assert statement do?"
 
@@ -161,7 +161,7 @@ def test_compact_vectors_as_wide_as_the_embedding_are_not_taken_for_it(
     with filled(tmp_path, compact, passages[:10], "none") as old:
         schema = old.store.schema
     if not tells:  # as in the schema of earlier versions
-        as_it_was = schema.to_dict() | {"parts": parts(compact)}
+        as_it_was = schema.to_dict() | {"parts": part_hashes(compact)}
         (tmp_path / compact.fingerprint / "d2llm.json").write_text(json.dumps(as_it_was))
     with (
         Index.open(tmp_path, compact, collection=compact.fingerprint) as old,

@@ -34,12 +34,12 @@ def db(in_tmp: Path, encoded: Columns, student: Student) -> str:
         columns = encoded.take(range(len(encoded)))
         index.store.upsert(
             Columns(
-                columns.ids,
-                columns.payloads,
-                columns.recall,
-                columns.bm25,
-                columns.iem,
-                columns.segments,
+                ids=columns.ids,
+                payloads=columns.payloads,
+                recall=columns.recall,
+                bm25=columns.bm25,
+                iem=columns.iem,
+                segments=columns.segments,
             )
         )
     return "db"

@@ -50,7 +50,7 @@ def test_untrained_embeddings_are_mean_pooled_states(
 ) -> None:
     token_ids, _ = untrained.backbone.tokenize(texts[:20], 256)
     with torch.inference_mode():
-        pooled = embeddings(untrained.backbone, untrained.heads, token_ids)
+        pooled = embeddings(untrained, token_ids)
     torch.testing.assert_close(pooled, pooled_by_transformers, atol=2e-3, rtol=2e-3)
 
 

@@ -245,8 +245,7 @@ def test_sentences_are_mined_only_for_a_teacher_who_tells_which_match(
 ) -> None:
     config = replace(LABELS, negatives=2)
     alone, judged = (
-        with_negatives(PAIRS, student, config, tmp_path, lambda _: None, judged=judged)
-        for judged in (False, True)
+        with_negatives(PAIRS, student, config, tmp_path, judged=judged) for judged in (False, True)
     )
     assert alone is PAIRS
     assert judged.mined == [2] * len(PAIRS)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from d2llm_vdb.sparse import SparseRows
+from d2llm_vdb.sparse import SparseRows, offsets_of
 from d2llm_vdb.store import Columns, StoredPoint
 from d2llm_vdb.store.columns import Array, Payload
 from d2llm_vdb.store.schema import BM25, IEM, RECALL, SEGMENTS, TOKENS, Schema
@@ -36,17 +36,17 @@ def columns_of(points: Sequence[StoredPoint], schema: Schema) -> Columns:
         return [point.vectors[name] for point in points] if wanted else None
 
     return Columns(
-        [point.payload["id"] for point in points],
-        [point.payload for point in points],
-        stacked(RECALL),
-        SparseRows(
-            _offsets(counts),
+        ids=[point.payload["id"] for point in points],
+        payloads=[point.payload for point in points],
+        recall=stacked(RECALL),
+        bm25=SparseRows(
+            offsets_of(counts),
             np.concatenate([indices for indices, _ in sparse]),
             np.concatenate([values for _, values in sparse]),
         ),
-        stacked(IEM) if IEM in schema.vectors else None,
-        each(SEGMENTS),
-        each(TOKENS),
+        iem=stacked(IEM) if IEM in schema.vectors else None,
+        segments=each(SEGMENTS),
+        tokens=each(TOKENS),
     )
 
 
@@ -59,7 +59,7 @@ def arrays_of(columns: Columns) -> dict[str, Array]:
         f"{BM25}.values": columns.bm25.values,
     }
     for name, rows in columns.multivectors.items():
-        arrays[f"{name}.offsets"] = _offsets(np.array([len(own) for own in rows], np.int64))
+        arrays[f"{name}.offsets"] = offsets_of([len(own) for own in rows])
         arrays[name] = _exact(np.concatenate(rows))
     return arrays
 
@@ -77,18 +77,14 @@ def columns_from(payloads: Sequence[Payload], arrays: Arrays) -> Columns:
         return np.split(arrays[name], arrays[f"{name}.offsets"][1:-1])
 
     return Columns(
-        [payload["id"] for payload in payloads],
-        payloads,
-        arrays[RECALL].astype(np.float32),
-        SparseRows(*(arrays[f"{BM25}.{part}"] for part in ("offsets", "indices", "values"))),
-        arrays.get(IEM),
-        cut(SEGMENTS),
-        cut(TOKENS),
+        ids=[payload["id"] for payload in payloads],
+        payloads=payloads,
+        recall=arrays[RECALL].astype(np.float32),
+        bm25=SparseRows(*(arrays[f"{BM25}.{part}"] for part in ("offsets", "indices", "values"))),
+        iem=arrays.get(IEM),
+        segments=cut(SEGMENTS),
+        tokens=cut(TOKENS),
     )
-
-
-def _offsets(counts: Array) -> Array:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def _exact(array: Array) -> Array:

@@ -12,8 +12,8 @@ from d2llm_vdb.cli.results import excerpt, one_line
 from d2llm_vdb.cli.terminal import output, printable
 from d2llm_vdb.explain import AttendedText, Explanation, Word
 from d2llm_vdb.explain.drawing import (
+    HEADS,
     PARTS,
-    SCORERS,
     alignment_note,
     attention_note,
     lengths,
@@ -62,7 +62,7 @@ def show_explanation(explanation: Explanation) -> None:
     marked = shades(explanation)
     place = f"#{explanation.rank}, was #{explanation.recall_rank}"
     output.print(f"{one_line(explanation.id)} · {place}", style="bold")
-    output.print(f"ordered by {SCORERS[explanation.scorer]}", style="dim")
+    output.print(f"ordered by {HEADS[explanation.head]}", style="dim")
     _heading("query")
     output.print(_text(explanation.query, marked.query))
     _heading("passage")

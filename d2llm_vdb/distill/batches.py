@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from d2llm_vdb.distill.data import POSITIVE, TrainingSet
+from d2llm_vdb.sparse import offsets_of
 from d2llm_vdb.student.arrays import Float16, Float32
 
 
@@ -36,7 +37,7 @@ class ScoredSet:
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
         """Where each query's candidates begin, and the end."""
-        return np.concatenate([[0], np.cumsum([len(rows) for rows in self.data.candidates])])
+        return offsets_of([len(rows) for rows in self.data.candidates])
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,12 +25,12 @@ from d2llm_vdb.distill.config import DistillConfig
 from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.distill.dev import DevSet, calibrate, overall
 from d2llm_vdb.distill.model import DistillationModel
-from d2llm_vdb.distill.preparation import SCORES_FILE, PreparedSet, dev_set, draw_steps, prepare
+from d2llm_vdb.distill.preparation import SCORES_FILE, Preparation, PreparedSet
 from d2llm_vdb.distill.teacher_quality import Compared, better_than_student, compare
 from d2llm_vdb.distill.training import LOSSES_FILE, ResumableTrainer, run, training_arguments
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
-from d2llm_vdb.progress import OnProgress, Progress
+from d2llm_vdb.progress import OnProgress, Progress, ignore
 from d2llm_vdb.student import Student
 from d2llm_vdb.teacher import ScoreCache, Teacher
 
@@ -62,7 +62,7 @@ def distill(
     teacher: Teacher | None,
     work: Path,
     config: DistillConfig | None = None,
-    on_progress: OnProgress = lambda _: None,
+    on_progress: OnProgress | None = None,
 ) -> Distilled:
     """Train a student's heads, and LoRA adapters in its backbone if the config has any.
 
@@ -86,27 +86,77 @@ def distill(
         InputError: there is nothing to train on or to choose by, or labels are asked to stand in
             for a teacher and do not, or the teacher judges no dev set better than the student.
     """
-    config = config or DistillConfig()
+    config, on_progress = config or DistillConfig(), on_progress or ignore
     _check(train, dev, teacher, config, student)
-    backbone = None if config.lora_rank is None else student.backbone.model
-    model = DistillationModel(student.heads, config, backbone)
     processes = PartialState().num_processes
-    with (
-        PartialState().main_process_first(),  # the others find all of it in `work`
-        ScoreCache(work / SCORES_FILE) as cache,
-    ):
-        dev_sets = [dev_set(one, student, work, config, on_progress) for one in dev]
-        compared: dict[str, Compared] = {}
-        teachers: list[Teacher | None] = [teacher] * len(train)
+    with PartialState().main_process_first():  # the others find all of it in `work`
+        preparation = Preparation(student, config, work, on_progress)
+        prepared = _prepare(preparation, train, dev, teacher, processes)
+    directory = work / f"training-{_key(student, train, dev, teacher, config, processes)}"
+    untrained, best = _train(student, prepared, config, directory, on_progress)
+    record = {
+        "teacher": None if teacher is None else teacher.identity,
+        "teacher_compared": {name: asdict(one) for name, one in prepared.compared.items()},
+        "taught_by_labels": [own.scored.data.name for own in prepared.sets if own.teacher is None],
+        "sets": {own.scored.data.name: len(own.scored.data) for own in prepared.sets},
+        "config": config.to_dict(),
+        "dev_before": untrained,
+        "dev_after": best,
+    }
+    # A new object: the old one may know its fingerprint from before the training.
+    best_student = Student(student.config, student.backbone, student.heads)
+    return Distilled(best_student, record, directory / LOSSES_FILE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What a training reads.
+
+    Args:
+        sets: what is learnt from.
+        steps: all batches, drawn from them.
+        dev_sets: what chooses the step.
+        compared: student and teacher on these, by their names; empty without a teacher.
+    """
+
+    sets: list[PreparedSet]
+    steps: list[Step]
+    dev_sets: list[DevSet]
+    compared: dict[str, Compared]
+
+
+def _prepare(
+    preparation: Preparation,
+    train: Sequence[TrainingSet],
+    dev: Sequence[RetrievalSet | PairSet],
+    teacher: Teacher | None,
+    processes: int,
+) -> _Prepared:
+    """Prepare a training; sets that the teacher judges no better than the student go by labels."""
+    config = preparation.config
+    dev_sets = [preparation.dev_set(one) for one in dev]
+    compared: dict[str, Compared] = {}
+    teachers = dict.fromkeys((one.name for one in train), teacher)
+    with ScoreCache(preparation.work / SCORES_FILE) as cache:
         if teacher is not None:
-            compared = compare(teacher, dev_sets, model.eval(), cache, on_progress)
+            model = DistillationModel.of(preparation.student, config).eval()
+            compared = compare(teacher, dev_sets, model, cache, preparation.on_progress)
             if not config.trust_teacher:
                 better = better_than_student(train, compared)
-                teachers = [teacher if better[one.name] else None for one in train]
-        by_teacher = list(zip(train, teachers, strict=True))
-        prepared = prepare(by_teacher, student, cache, work, config, on_progress)
-        steps = draw_steps(prepared, teachers, cache, config, on_progress, processes)
-    directory = work / f"training-{_key(student, train, dev, teacher, config, processes)}"
+                teachers = {name: teacher if own else None for name, own in better.items()}
+        sets = [preparation.train_set(one, teachers[one.name], cache) for one in train]
+        steps = preparation.steps(sets, cache, processes)
+    return _Prepared(sets, steps, dev_sets, compared)
+
+
+def _train(
+    student: Student,
+    prepared: _Prepared,
+    config: DistillConfig,
+    directory: Path,
+    on_progress: OnProgress,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Train a student, in place, to its best step, and return its measures before and after."""
     arguments = training_arguments(
         directory,
         per_device_train_batch_size=1,  # the plan's items are whole batches
@@ -121,8 +171,8 @@ def distill(
         greater_is_better=True,
     )
     with _learning(student, config):
-        model = DistillationModel(student.heads, config, backbone)
-        trainer = _StudentTrainer(model, arguments, prepared, steps, dev_sets, config)
+        model = DistillationModel.of(student, config)
+        trainer = _StudentTrainer(model, arguments, prepared, config)
         trainer.add_callback(EarlyStoppingCallback(config.patience))
         start, untrained = deepcopy(model.state_dict()), trainer.measure()
         run(
@@ -134,19 +184,8 @@ def distill(
         if not best[OVERALL] > untrained[OVERALL]:  # NaN, of a training that diverged, is not
             model.load_state_dict(start, strict=False)
             best = untrained
-        calibrate(model.eval(), dev_sets)  # no measure changes: they are of logits
-    record = {
-        "teacher": None if teacher is None else teacher.identity,
-        "teacher_compared": {name: asdict(one) for name, one in compared.items()},
-        "taught_by_labels": [one.name for one, by in by_teacher if by is None],
-        "sets": {one.scored.data.name: len(one.scored.data) for one in prepared},
-        "config": config.to_dict(),
-        "dev_before": untrained,
-        "dev_after": best,
-    }
-    # A new object: the old one may know its fingerprint from before the training.
-    best_student = Student(student.config, student.backbone, student.heads)
-    return Distilled(best_student, record, directory / LOSSES_FILE)
+        calibrate(model.eval(), prepared.dev_sets)  # no measure changes: they are of logits
+    return untrained, best
 
 
 @contextmanager
@@ -249,9 +288,7 @@ class _StudentTrainer(ResumableTrainer):
         self,
         model: DistillationModel,
         arguments: Any,
-        prepared: Sequence[PreparedSet],
-        steps: list[Step],
-        dev_sets: Sequence[DevSet],
+        prepared: _Prepared,
         config: DistillConfig,
     ) -> None:
         optimizer = torch.optim.AdamW(_groups(model, config), weight_decay=0.0)
@@ -259,19 +296,17 @@ class _StudentTrainer(ResumableTrainer):
             model,
             arguments,
             self._collate,
-            steps,
-            eval_dataset=dev_sets,
+            prepared.steps,
+            eval_dataset=prepared.dev_sets,
             optimizers=(optimizer, None),
         )
-        self._steps = steps
         self._student_model = model
         self._prepared = prepared
-        self._dev_sets = dev_sets
         self._parts: defaultdict[str, list[float]] = defaultdict(list)
 
     def _collate(self, steps: list[Step]) -> dict[str, Any]:
         [step] = steps
-        one = self._prepared[step.place]
+        one = self._prepared.sets[step.place]
         lists = gather(one.scored, step.rows, step.scores)
         return {
             "queries": one.queries.batch(lists.queries),
@@ -281,7 +316,7 @@ class _StudentTrainer(ResumableTrainer):
         }
 
     def _get_train_sampler(self, *_: Any) -> SequentialSampler:
-        return SequentialSampler(self._steps)  # drawn already
+        return SequentialSampler(self._prepared.steps)  # drawn already
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
         parts = model(**inputs)
@@ -301,10 +336,11 @@ class _StudentTrainer(ResumableTrainer):
     def measure(self) -> dict[str, float]:
         """Score every dev set, and their mean as `dev`."""
         model = self._student_model.eval()
-        measures = [one.score(model) for one in self._dev_sets]
+        dev_sets = self._prepared.dev_sets
+        measures = [one.score(model) for one in dev_sets]
         named = {
             f"{one.data.name} {name}": value
-            for one, own in zip(self._dev_sets, measures, strict=True)
+            for one, own in zip(dev_sets, measures, strict=True)
             for name, value in own.items()
         }
         return {OVERALL: overall(measures), **named}

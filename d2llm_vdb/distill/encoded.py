@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from d2llm_vdb.student.segments import best_match
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
     """Some texts by every head that pools.
 
@@ -49,13 +49,13 @@ class Encoded:
         rows = [part.row for part in parts if part.row is not None]
         pieces = [part.pieces for part in parts if part.pieces is not None]
         return cls(
-            padded([part.tokens for part in parts]),
-            padded([part.mask for part in parts]),
-            torch.cat([part.embedding for part in parts]),
-            torch.cat([part.anchor for part in parts]),
-            torch.cat([part.recall for part in parts]),
-            torch.cat(rows) if rows else None,
-            (torch.cat([one for one, _ in pieces]), torch.cat([own for _, own in pieces]))
+            tokens=padded([part.tokens for part in parts]),
+            mask=padded([part.mask for part in parts]),
+            embedding=torch.cat([part.embedding for part in parts]),
+            anchor=torch.cat([part.anchor for part in parts]),
+            recall=torch.cat([part.recall for part in parts]),
+            row=torch.cat(rows) if rows else None,
+            pieces=(torch.cat([one for one, _ in pieces]), torch.cat([own for _, own in pieces]))
             if pieces
             else None,
         )
@@ -65,13 +65,15 @@ class Encoded:
         chosen = torch.as_tensor(rows, device=self.mask.device)
         length = int(self.mask[chosen].sum(dim=1).max())
         return Encoded(
-            self.tokens[chosen, :length],
-            self.mask[chosen, :length],
-            self.embedding[chosen],
-            self.anchor[chosen],
-            self.recall[chosen],
-            None if self.row is None else self.row[chosen],
-            None if self.pieces is None else (self.pieces[0][chosen], self.pieces[1][chosen]),
+            tokens=self.tokens[chosen, :length],
+            mask=self.mask[chosen, :length],
+            embedding=self.embedding[chosen],
+            anchor=self.anchor[chosen],
+            recall=self.recall[chosen],
+            row=None if self.row is None else self.row[chosen],
+            pieces=None
+            if self.pieces is None
+            else (self.pieces[0][chosen], self.pieces[1][chosen]),
         )
 
 

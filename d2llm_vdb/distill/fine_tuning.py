@@ -22,7 +22,7 @@ from d2llm_vdb.distill.config import SEED
 from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.distill.training import ResumableTrainer, run, training_arguments
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.progress import OnProgress, Progress
+from d2llm_vdb.progress import OnProgress, Progress, ignore
 from d2llm_vdb.teacher import CrossEncoderTeacher, Teacher
 from d2llm_vdb.wording import counted
 
@@ -75,7 +75,7 @@ def teach(
     config: TeachConfig,
     *,
     work: Path,
-    on_progress: OnProgress = lambda _: None,
+    on_progress: OnProgress | None = None,
 ) -> Teacher:
     """Fine-tune a teacher by the cross-entropy of P(yes) with the labels, and save it.
 
@@ -116,6 +116,8 @@ def teach(
         seed=config.seed,
         dataloader_pin_memory=False,  # the teacher's batches are on its device already
     )
+
+    on_progress = on_progress or ignore
 
     def tell(done: int, total: int, figures: dict[str, float]) -> None:
         step = f"training, loss {figures.get('loss', 0):.3f}"

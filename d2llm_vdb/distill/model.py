@@ -17,7 +17,7 @@ from d2llm_vdb.distill.config import DistillConfig
 from d2llm_vdb.distill.encoded import Encoded, Scores, match_of
 from d2llm_vdb.distill.objective import add_up
 from d2llm_vdb.distill.states import TextBatch
-from d2llm_vdb.student import Task
+from d2llm_vdb.student import Student, Task
 from d2llm_vdb.student.evidence import Evidence
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.late import stored_tokens
@@ -47,6 +47,13 @@ class DistillationModel(nn.Module):
             name for name, weight in self.named_parameters() if not weight.requires_grad
         ]
         self.register_state_dict_post_hook(_drop_ignored)  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def of(cls, student: Student, config: DistillConfig) -> Self:
+        """Return what trains a student, with its backbone where the configuration has adapters."""
+        return cls(
+            student.heads, config, None if config.lora_rank is None else student.backbone.model
+        )
 
     def tie_weights(self) -> None:
         """Do nothing: the Trainer asks for it after loading, and no weights are tied."""
@@ -89,13 +96,13 @@ class DistillationModel(nn.Module):
         else:
             tokens = stored_tokens(states)
         return Encoded(
-            tokens,
-            texts.mask,
-            embedding,
-            texts.anchor,
-            heads.recall(embedding),
-            heads.query_rows(embedding),
-            heads.passage_rows(states, texts.mask),
+            tokens=tokens,
+            mask=texts.mask,
+            embedding=embedding,
+            anchor=texts.anchor,
+            recall=heads.recall(embedding),
+            row=heads.query_rows(embedding),
+            pieces=heads.passage_rows(states, texts.mask),
         )
 
     def evidence(self, query: Encoded, passage: Encoded) -> Evidence[Tensor]:

@@ -14,7 +14,7 @@ from d2llm_vdb.batching import batched
 from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.evaluate.bm25 import BM25
 from d2llm_vdb.evaluate.exact import best_rows
-from d2llm_vdb.progress import OnCount
+from d2llm_vdb.progress import OnCount, ignore
 from d2llm_vdb.student import Student
 from d2llm_vdb.student.arrays import Float32
 from d2llm_vdb.whole_files import whole_file
@@ -56,7 +56,7 @@ def mine(
     Raises:
         MissingExtraError: bm25s is not installed.
     """
-    own = _nearest(training_set, student, depth, work, on_progress)
+    own = _nearest(training_set, student, depth, work, on_progress or ignore)
     lexical = _sharing_words(training_set, depth)
     draw = random.Random(seed)
     candidates, labels, mined = [], [], []
@@ -81,7 +81,7 @@ def _nearest(
     student: Student,
     depth: int,
     work: Path | None,
-    on_progress: OnCount | None,
+    on_progress: OnCount,
 ) -> list[list[int]]:
     """Return the passages nearest to each query, nearest first."""
     passages = _vectors(training_set, student, work, on_progress)
@@ -89,26 +89,23 @@ def _nearest(
     for queries in batched(training_set.queries, QUERIES_TOGETHER):
         cosines = student.encode_query(queries) @ passages.T
         rankings += [best_rows(own, depth).tolist() for own in cosines]
-        if on_progress:
-            on_progress(len(queries))
+        on_progress(len(queries))
     return rankings
 
 
 def _vectors(
-    training_set: TrainingSet, student: Student, work: Path | None, on_progress: OnCount | None
+    training_set: TrainingSet, student: Student, work: Path | None, on_progress: OnCount
 ) -> Float32:
     """Return the passages' recall vectors, float32 (n, r), as `work` has them if it does."""
     path = None if work is None else work / f"{_name(training_set, student)}.npy"
     if path is not None and path.exists():
-        if on_progress:
-            on_progress(len(training_set.passages))
+        on_progress(len(training_set.passages))
         kept: Float32 = np.load(path)
         return kept
     windows = []
     for texts in batched(training_set.passages, WINDOW_TEXTS):
         windows.append(student.encode_document(texts))
-        if on_progress:
-            on_progress(len(texts))
+        on_progress(len(texts))
     vectors = np.concatenate(windows)
     if path is not None:
         with whole_file(path) as draft:

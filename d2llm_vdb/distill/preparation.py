@@ -18,7 +18,7 @@ from d2llm_vdb.distill.teacher_scores import score_candidates, score_in_batch
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.bm25 import collection_bm25
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
-from d2llm_vdb.progress import OnProgress, Progress
+from d2llm_vdb.progress import OnProgress, Progress, ignore
 from d2llm_vdb.student import Student
 from d2llm_vdb.student.terms import passage_terms, query_terms, trust
 from d2llm_vdb.student.words import shared_words
@@ -31,9 +31,16 @@ MINING_DIR = "mining"
 
 @dataclass(frozen=True, slots=True)
 class PreparedSet:
-    """A scored set with its texts as the model reads them: token states, or token ids."""
+    """A scored set with its texts as the model reads them: token states, or token ids.
+
+    Args:
+        scored: the set.
+        teacher: who scored it; None where the labels alone did.
+        queries, passages: its texts.
+    """
 
     scored: ScoredSet
+    teacher: Teacher | None
     queries: Texts
     passages: Texts
 
@@ -67,7 +74,7 @@ def with_negatives(
     student: Student,
     config: DistillConfig,
     work: Path,
-    on_progress: OnProgress = lambda _: None,
+    on_progress: OnProgress | None = None,
     *,
     judged: bool = False,
 ) -> TrainingSet:
@@ -92,107 +99,114 @@ def with_negatives(
         depth=config.mining_depth,
         seed=config.seed,
         work=work / MINING_DIR,
-        on_progress=_Counter(on_progress, data.name, "mining negatives", total),
+        on_progress=_Counter(on_progress or ignore, data.name, "mining negatives", total),
     )
 
 
-def prepare(
-    sets: Sequence[tuple[TrainingSet, Teacher | None]],
-    student: Student,
-    cache: ScoreCache,
-    work: Path,
-    config: DistillConfig,
-    on_progress: OnProgress,
-) -> list[PreparedSet]:
-    """Mine negatives, let the teacher score, and encode or tokenise the texts.
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """Makes of sets what one training reads.
 
     Args:
-        sets: what is learnt from, each with its teacher; None learns from the labels alone.
         student: who learns.
-        cache: of the teacher's scores.
+        config: of the training.
         work: directory of recall vectors and token states, used again if they are there.
-        config: of the training.
         on_progress: told after every step.
     """
-    prepared = []
-    for data, teacher in sets:
-        judged = teacher is not None
-        mined = with_negatives(data, student, config, work, on_progress, judged=judged)
-        count = sum(map(len, mined.candidates))
-        counter = _Counter(on_progress, data.name, "asking the teacher", count)
-        scored = score_candidates(mined, teacher, cache, config, counter)
-        read = partial(_read, student, work, config, on_progress, data.name)
-        prepared.append(
-            PreparedSet(
-                scored,
-                read(data.queries, student.config.query_prompt),
-                read(data.passages, student.config.passage_prompt),
-            )
-        )
-    return prepared
 
+    student: Student
+    config: DistillConfig
+    work: Path
+    on_progress: OnProgress = ignore
 
-def draw_steps(
-    prepared: Sequence[PreparedSet],
-    teachers: Sequence[Teacher | None],
-    cache: ScoreCache,
-    config: DistillConfig,
-    on_progress: OnProgress,
-    processes: int = 1,
-) -> list[Step]:
-    """Draw all batches of a training, and let the teacher score passages of other queries in them.
+    def train_set(
+        self, data: TrainingSet, teacher: Teacher | None, cache: ScoreCache
+    ) -> PreparedSet:
+        """Mine negatives, let the teacher score, and encode or tokenise the texts.
 
-    Args:
-        prepared: what is learnt from.
-        teachers: of each; None scores nothing.
-        cache: of the teachers' scores.
-        config: of the training.
-        on_progress: told after every step.
-        processes: that train together; at every step each takes batches of its own.
-    """
-    sizes = [len(one.scored.data) for one in prepared]
-    total = config.steps * config.accumulate * processes
-    steps = plan(sizes, config.batch_queries, total, config.seed)
-    for place, (one, teacher) in enumerate(zip(prepared, teachers, strict=True)):
-        own = [at for at, step in enumerate(steps) if step.place == place]
-        if teacher is None or not own:
-            continue
-        batches = [steps[at].rows for at in own]
-        count = config.asked_in_batch * sum(map(len, batches))
-        name = one.scored.data.name
-        counter = _Counter(on_progress, name, "asking about other queries' passages", count)
-        in_batch = score_in_batch(one.scored, batches, teacher, cache, config, counter)
-        for at, scores in zip(own, in_batch, strict=True):
-            steps[at] = replace(steps[at], scores=scores)
-    return steps
-
-
-def dev_set(
-    data: RetrievalSet | PairSet,
-    student: Student,
-    work: Path,
-    config: DistillConfig,
-    on_progress: OnProgress,
-) -> DevSet:
-    """Encode or tokenise a dev set, so that it can be scored again and again."""
-    read = partial(_read, student, work, config, on_progress, data.name, learnt=False)
-    query_prompt, passage_prompt = student.config.query_prompt, student.config.passage_prompt
-    if isinstance(data, RetrievalSet):
-        queries, documents = list(data.queries.values()), list(data.documents.values())
-        asked = student.backbone.terms.of(queries)
-        held = student.backbone.terms.of(documents)
-        bm25 = collection_bm25(query_terms(asked), passage_terms(held))
-        return RetrievalDevSet(
+        Args:
+            data: what is learnt from.
+            teacher: None learns from the labels alone.
+            cache: of the teacher's scores.
+        """
+        mined = with_negatives(
             data,
-            read(queries, query_prompt),
-            read(documents, passage_prompt),
-            shared_words(bm25, len(documents)),
-            trust(asked),
+            self.student,
+            self.config,
+            self.work,
+            self.on_progress,
+            judged=teacher is not None,
         )
-    texts = [*data.first, *data.second]
-    as_queries = read(texts, query_prompt)
-    alike = query_prompt == passage_prompt
-    return PairDevSet(data, as_queries, as_queries if alike else read(texts, passage_prompt))
+        count = sum(map(len, mined.candidates))
+        counter = _Counter(self.on_progress, data.name, "asking the teacher", count)
+        scored = score_candidates(mined, teacher, cache, self.config, counter)
+        shape = self.student.config
+        return PreparedSet(
+            scored,
+            teacher,
+            self._read(data.name, data.queries, shape.query_prompt),
+            self._read(data.name, data.passages, shape.passage_prompt),
+        )
+
+    def steps(
+        self, sets: Sequence[PreparedSet], cache: ScoreCache, processes: int = 1
+    ) -> list[Step]:
+        """Draw all batches, and let the teachers score passages of other queries in them.
+
+        Args:
+            sets: what is learnt from.
+            cache: of the teachers' scores.
+            processes: that train together; at every step each takes batches of its own.
+        """
+        config = self.config
+        sizes = [len(one.scored.data) for one in sets]
+        total = config.steps * config.accumulate * processes
+        steps = plan(sizes, config.batch_queries, total, config.seed)
+        for place, one in enumerate(sets):
+            own = [at for at, step in enumerate(steps) if step.place == place]
+            if one.teacher is None or not own:
+                continue
+            batches = [steps[at].rows for at in own]
+            count = config.asked_in_batch * sum(map(len, batches))
+            name, asking = one.scored.data.name, "asking about other queries' passages"
+            counter = _Counter(self.on_progress, name, asking, count)
+            in_batch = score_in_batch(one.scored, batches, one.teacher, cache, config, counter)
+            for at, scores in zip(own, in_batch, strict=True):
+                steps[at] = replace(steps[at], scores=scores)
+        return steps
+
+    def dev_set(self, data: RetrievalSet | PairSet) -> DevSet:
+        """Encode or tokenise a dev set, so that it can be scored again and again."""
+        read = partial(self._read, data.name, learnt=False)
+        shape, terms = self.student.config, self.student.backbone.terms
+        if isinstance(data, RetrievalSet):
+            queries, documents = list(data.queries.values()), list(data.documents.values())
+            asked = terms.of(queries)
+            bm25 = collection_bm25(query_terms(asked), passage_terms(terms.of(documents)))
+            return RetrievalDevSet(
+                data,
+                read(queries, shape.query_prompt),
+                read(documents, shape.passage_prompt),
+                shared_words(bm25, len(documents)),
+                trust(asked),
+            )
+        texts = [*data.first, *data.second]
+        as_queries = read(texts, shape.query_prompt)
+        alike = shape.query_prompt == shape.passage_prompt
+        return PairDevSet(
+            data, as_queries, as_queries if alike else read(texts, shape.passage_prompt)
+        )
+
+    def _read(self, name: str, texts: Sequence[str], prompt: str, *, learnt: bool = True) -> Texts:
+        backbone, directory = self.student.backbone, self.work / STATES_DIR
+        common: Any = {
+            "max_tokens": self.student.config.max_tokens,
+            "prompt": prompt,
+            "on_progress": _Counter(self.on_progress, name, "encoding texts", len(texts)),
+        }
+        if self.config.lora_rank is None:
+            return TokenStates.of(texts, backbone, directory, **common)
+        return TokenIds.of(texts, backbone, directory, learnt=learnt, **common)
 
 
 class _Counter:
@@ -206,25 +220,3 @@ class _Counter:
     def __call__(self, count: int) -> None:
         self._done += count
         self._tell(Progress(self._name, self._step, self._done, self._total))
-
-
-def _read(
-    student: Student,
-    work: Path,
-    config: DistillConfig,
-    on_progress: OnProgress,
-    name: str,
-    texts: Sequence[str],
-    prompt: str,
-    *,
-    learnt: bool = True,
-) -> Texts:
-    common: Any = {
-        "max_tokens": student.config.max_tokens,
-        "prompt": prompt,
-        "on_progress": _Counter(on_progress, name, "encoding texts", len(texts)),
-    }
-    directory = work / STATES_DIR
-    if config.lora_rank is None:
-        return TokenStates.of(texts, student.backbone, directory, **common)
-    return TokenIds.of(texts, student.backbone, directory, learnt=learnt, **common)

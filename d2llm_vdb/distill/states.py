@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from d2llm_vdb.batching import batched
-from d2llm_vdb.progress import OnCount
+from d2llm_vdb.progress import OnCount, ignore
+from d2llm_vdb.sparse import offsets_of
 from d2llm_vdb.student.arrays import Float16
 from d2llm_vdb.student.backbone import Backbone
 from d2llm_vdb.student.checkpoint import backbone_digest
@@ -104,8 +105,7 @@ class TokenIds(Texts):
                 )
             with whole_file(path) as draft:
                 np.save(draft, pooled)
-        if on_progress:
-            on_progress(len(texts))
+        (on_progress or ignore)(len(texts))
         anchors = np.load(path, mmap_mode="r") if learnt else None
         return cls(ids, anchors, backbone.padding_id)
 
@@ -132,7 +132,7 @@ class TokenStates(Texts):
     def __init__(self, states: Float16, token_ids: Sequence[Sequence[int]]) -> None:
         self._states = states
         self._ids = token_ids
-        self._offsets = np.concatenate([[0], np.cumsum([len(row) for row in token_ids])])
+        self._offsets = offsets_of([len(row) for row in token_ids])
 
     @classmethod
     def of(
@@ -155,11 +155,11 @@ class TokenStates(Texts):
             prompt: put before every text.
             on_progress: told how many texts were done since the last call.
         """
+        tell = on_progress or ignore
         ids, _ = backbone.tokenize([prompt + text for text in texts], max_tokens)
         path = directory / f"{_key(ids, backbone_digest(backbone).hexdigest())}.npy"
         if path.exists():
-            if on_progress:
-                on_progress(len(texts))
+            tell(len(texts))
             return cls(np.load(path, mmap_mode="r"), ids)
         with whole_file(path) as draft:
             states = np.lib.format.open_memmap(
@@ -169,8 +169,7 @@ class TokenStates(Texts):
             for window in batched(ids, WINDOW_TEXTS):
                 _fill(states[start : start + sum(map(len, window))], window, backbone)
                 start += sum(map(len, window))
-                if on_progress:
-                    on_progress(len(window))
+                tell(len(window))
             states.flush()
         return cls(np.load(path, mmap_mode="r"), ids)
 
@@ -217,7 +216,7 @@ def _anchors(ids: Sequence[Sequence[int]], backbone: Backbone) -> Float16:
 @torch.inference_mode()
 def _fill(states: Float16, ids: Sequence[Sequence[int]], backbone: Backbone) -> None:
     """Compute the states of some texts, one after the other, float16 (tokens, d)."""
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])])
+    offsets = offsets_of([len(row) for row in ids])
     for batch in backbone.batches(ids):
         lengths = batch.mask.sum(dim=1).tolist()
         values = batch.states.half().cpu().numpy()

@@ -15,6 +15,7 @@ from d2llm_vdb.index import Index
 from d2llm_vdb.search import Timings
 from d2llm_vdb.search.options import Rerank, SearchOptions
 from d2llm_vdb.search.steps import Stopwatch, stored_halves
+from d2llm_vdb.sparse import offsets_of
 from d2llm_vdb.store.questions import PointQuery
 from d2llm_vdb.store.schema import BM25, SEGMENTS
 from d2llm_vdb.student import QueryVectors
@@ -127,7 +128,7 @@ class StackedSegments:
     def __init__(self, segments: Sequence[NDArray[Any]]) -> None:
         self._rows = np.concatenate(segments).astype(np.float32)
         counts = [len(rows) for rows in segments[:-1]]
-        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.intp)
+        self._starts = offsets_of(counts)
 
     def match(self, query: Float32) -> Float32:
         """Return the match of every passage with a query's row, float32 (n,)."""

@@ -32,7 +32,7 @@ from d2llm_vdb.evaluate.report import Metrics, Report, SetFacts, median_times
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet
 from d2llm_vdb.index import Index
 from d2llm_vdb.passages import Passage
-from d2llm_vdb.progress import OnProgress, Progress
+from d2llm_vdb.progress import OnProgress, Progress, ignore
 from d2llm_vdb.student import Student
 from d2llm_vdb.teacher import Teacher, load_teacher
 
@@ -74,7 +74,7 @@ def evaluate(
     check_packages(modes, sets)
     device = str(student.backbone.device)
     model = load_teacher(cross_encoder, max_tokens=512, device=device) if cross_encoder else None
-    evaluation = _Evaluation(student, modes, recall_k, db, model, on_progress or _ignore)
+    evaluation = _Evaluation(student, modes, recall_k, db, model, on_progress or ignore)
     report = Report()
     for one in sets:
         if isinstance(one, RetrievalSet):
@@ -189,7 +189,3 @@ def _cut(student: Student, documents: Mapping[str, str]) -> int:
         )[1]
         for texts in batched(documents.values(), 512)
     )
-
-
-def _ignore(_: Progress) -> None:
-    pass

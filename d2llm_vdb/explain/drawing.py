@@ -12,7 +12,7 @@ from d2llm_vdb.explain.explanation import AttendedText, Explanation, Part
 if TYPE_CHECKING:
     from d2llm_vdb.student.config import Head
 
-SCORERS: dict[Head | None, str] = {
+HEADS: dict[Head | None, str] = {
     "asymmetric": "interaction emulation: does the passage answer?",
     "symmetric": "interaction emulation: do both mean the same?",
     "late": "late interaction: words that find each other",
@@ -117,7 +117,7 @@ def attention_note(explanation: Explanation) -> str:
 
 def alignment_note(explanation: Explanation) -> str:
     """Say what the alignment means for the score."""
-    if explanation.scorer == "late":
+    if explanation.head == "late":
         return (
             "The similarities, weighted by attention, add up to MaxSim, the main part of the score."
         )

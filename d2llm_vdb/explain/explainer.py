@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from d2llm_vdb.explain.explanation import Alignment, Explanation, Part, Segment
-from d2llm_vdb.explain.parts import score_parts
+from d2llm_vdb.explain.parts import calibrated_parts
 from d2llm_vdb.explain.reading import Reading, read
 from d2llm_vdb.search import Hit, SearchOptions
 from d2llm_vdb.student import PassageVectors, QueryVectors, Student
@@ -57,7 +57,7 @@ class Explainer:
             score_kind=self.options.score_kind,
             recall_rank=hit.recall_rank,
             recall_score=hit.recall_score,
-            scorer=self.options.head,
+            head=self.options.head,
             parts=self._parts(query, stored, similarities, hit),
             alignment=_alignment(query_read, passage_read, similarities),
             segments=segments,
@@ -77,7 +77,7 @@ class Explainer:
             words=None if hit.words is None else _row(hit.words),
             trust=float(query.trust[0]),
         )
-        return score_parts(self.student, evidence, self.options.head)
+        return calibrated_parts(self.student, evidence, self.options.head)
 
 
 def _row(value: float) -> Float32:

@@ -113,7 +113,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One term of a calibrated logit.
+    """One part of a calibrated logit.
 
     Args:
         name: "constant"; "cosine", "match", "words" and "learned" of the IEM; "maxsim",
@@ -142,11 +142,11 @@ class Explanation:
         rank, score: place from 1, and score after reranking.
         score_kind: what the score is, as `SearchResult` says it.
         recall_rank, recall_score: place before reranking, and cosine of the recall vectors.
-        scorer: what made the score: a task of the IEM, "late" for the late interaction, None
+        head: what made the score: a task of the IEM, "late" for the late interaction, None
             without reranking.
-        parts: they add up to the logit of the score; none without a scorer.
+        parts: they add up to the logit of the score; none without reranking.
         alignment: which words of the query found which of the passage, in the query's order.
-            It is part of the score where the scorer is "late".
+            It is part of the score where the head is "late".
         segments: in the passage's order; none for a student without them.
     """
 
@@ -158,7 +158,7 @@ class Explanation:
     score_kind: ScoreKind
     recall_rank: int
     recall_score: float
-    scorer: Head | None
+    head: Head | None
     parts: tuple[Part, ...]
     alignment: tuple[Alignment, ...]
     segments: tuple[Segment, ...]

@@ -8,8 +8,8 @@ from importlib.resources import files
 from string import Template
 
 from d2llm_vdb.explain.drawing import (
+    HEADS,
     PARTS,
-    SCORERS,
     alignment_note,
     attention_note,
     lengths,
@@ -61,7 +61,7 @@ def _facts(explanation: Explanation) -> str:
         ("place", f"#{after}", f"was #{before} {moved(before, after)}"),
         ("score", f"{explanation.score:.3f}", explanation.score_kind),
         ("recall score", f"{explanation.recall_score:.3f}", "cosine"),
-        ("ordered by", "", SCORERS[explanation.scorer]),
+        ("ordered by", "", HEADS[explanation.head]),
     )
     return "".join(
         _tag("div", _tag("dt", name), _tag("dd", value, " ", _tag("small", more)))

@@ -1,4 +1,4 @@
-"""What a score is the sum of: the terms of its logit, as calibration weighs them."""
+"""What a score is the sum of: the parts of its logit, as calibration weighs them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from d2llm_vdb.student.evidence import Evidence
 
 
 @torch.inference_mode()
-def score_parts(student: Student, evidence: Evidence[Float32], head: Head) -> tuple[Part, ...]:
+def calibrated_parts(student: Student, evidence: Evidence[Float32], head: Head) -> tuple[Part, ...]:
     """Return the parts of the calibrated logit of one pair.
 
     Args:
@@ -24,7 +24,7 @@ def score_parts(student: Student, evidence: Evidence[Float32], head: Head) -> tu
     scorer = scorer_of(head, words=evidence.words is not None)
     slope, offset = map(float, student.heads.calibration.line(scorer))
     parts = []
-    for name, value, weight in student.score_terms(evidence, head):
+    for name, value, weight in student.score_parts(evidence, head):
         shift = offset if name == "constant" else 0.0
         parts.append(Part(name, float(value), slope * float(weight) + shift))
     return tuple(parts)

@@ -91,7 +91,7 @@ class RecallModule(InputModule):
         lengths = features["attention_mask"].sum(dim=1).tolist()
         rows = zip(features["input_ids"].tolist(), lengths, strict=True)
         token_ids = [row[:length] for row, length in rows]
-        vectors = recall_vectors(self.student.backbone, self.student.heads, token_ids)
+        vectors = recall_vectors(self.student, token_ids)
         return features | {"sentence_embedding": vectors}
 
     def save(

@@ -18,9 +18,9 @@ from d2llm_vdb.filters import FilterLike, as_filter
 from d2llm_vdb.keywords import check_keywords
 from d2llm_vdb.lazy import models
 from d2llm_vdb.paths import METADATA
-from d2llm_vdb.student.config import TASKS, Head, Task, head_of
+from d2llm_vdb.student.config import TASKS, Head, PairRerank, Task, head_of
 
-Rerank = Literal["iem", "tokens", "none"]
+Rerank = Literal[PairRerank, "none"]
 RERANKS = cast("tuple[Rerank, ...]", get_args(Rerank))
 ScoreKind = Literal["probability", "cosine", "rrf"]
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from d2llm_vdb.explain.drawing import PARTS, SCORERS
+from d2llm_vdb.explain.drawing import HEADS, PARTS
 from d2llm_vdb.search.options import ScoreKind
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Found:
 
 @dataclass(frozen=True)
 class ScorePart:
-    """One term of the sum that the score is the sigmoid of."""
+    """One part of the sum that the score is the sigmoid of."""
 
     name: str
     value: float
@@ -144,7 +144,7 @@ class Explained:
             score_kind=explanation.score_kind,
             recall_rank=explanation.recall_rank,
             recall_score=explanation.recall_score,
-            ordered_by=SCORERS[explanation.scorer],
+            ordered_by=HEADS[explanation.head],
             parts=[
                 ScorePart(PARTS[part.name], part.value, part.weight, part.contribution)
                 for part in explanation.parts

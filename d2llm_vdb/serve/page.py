@@ -26,8 +26,8 @@ from d2llm_vdb.checks import check_whole_number
 from d2llm_vdb.errors import D2LLMError, InputError
 from d2llm_vdb.explain import Explanation
 from d2llm_vdb.explain.drawing import (
+    HEADS,
     PARTS,
-    SCORERS,
     alignment_note,
     attention_note,
     lengths,
@@ -140,7 +140,7 @@ def drawn(explanation: Explanation) -> dict[str, Any]:
     fall = waterfall(explanation.parts)
     return explanation.to_dict() | {
         "drawing": {
-            "ordered_by": SCORERS[explanation.scorer],
+            "ordered_by": HEADS[explanation.head],
             "parts": PARTS,
             "fall": asdict(fall),
             "shades": asdict(marked),

@@ -59,7 +59,7 @@ def distinct_ids(ids: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(given))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
     """Passages to be written, a numpy array a named vector.
 
@@ -135,13 +135,13 @@ class Columns:
         """Return some of the passages."""
         index = np.asarray(rows, dtype=np.intp)
         return Columns(
-            [self.ids[row] for row in rows],
-            [self.payloads[row] for row in rows],
-            self.recall[index],
-            self.bm25.take(rows),
-            None if self.iem is None else self.iem[index],
-            None if self.segments is None else [self.segments[row] for row in rows],
-            None if self.tokens is None else [self.tokens[row] for row in rows],
+            ids=[self.ids[row] for row in rows],
+            payloads=[self.payloads[row] for row in rows],
+            recall=self.recall[index],
+            bm25=self.bm25.take(rows),
+            iem=None if self.iem is None else self.iem[index],
+            segments=None if self.segments is None else [self.segments[row] for row in rows],
+            tokens=None if self.tokens is None else [self.tokens[row] for row in rows],
         )
 
     def sizes(self, wire: Wire) -> list[int]:

@@ -15,7 +15,7 @@ Float64 = NDArray[np.float64]
 Float16 = NDArray[np.float16]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PassageVectors:
     """Vectors of n passages, as they are stored.
 
@@ -26,11 +26,11 @@ class PassageVectors:
         norms: lengths of the PMA embeddings, float32 (n,), where the IEM reads these as they are
             and they can be had again as norm times recall vector; else None.
         terms: saturated frequencies of the vocabulary's pieces, for BM25.
+        segments: for each passage the rows of its pieces, float16 (k, s), fewer for a text of
+            few tokens; None for a student without segments.
         tokens: for each passage its unit-length token states with their norms as the last
             column, float16 (L, d + 1); None where they were not asked for. The norm makes the
             raw states recoverable.
-        segments: for each passage the rows of its pieces, float16 (k, s), fewer for a text of
-            few tokens; None for a student without segments.
         truncated: how many of the passages were cut at the student's `max_tokens`.
         token_count: how many tokens the backbone read of all of them.
     """
@@ -39,8 +39,8 @@ class PassageVectors:
     iem: Float16 | None
     norms: Float32 | None
     terms: SparseRows
-    tokens: list[Float16] | None
     segments: list[Float16] | None
+    tokens: list[Float16] | None
     truncated: int
     token_count: int
 
@@ -48,7 +48,7 @@ class PassageVectors:
         return len(self.recall)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueryVectors:
     """Vectors of m queries.
 
@@ -57,19 +57,19 @@ class QueryVectors:
         iem: query halves of the IEM, float32 (m, h).
         terms: how often each query uses pieces of the vocabulary.
         trust: what similarities to it count beside words in common, float32 (m,).
+        segments: for each query the row that passages' pieces are matched with, float32 (m, s);
+            None for a student without segments.
         tokens: for each query its unit-length token states, mapped by the late interaction and
             scaled by the attention PMA pays them, float32 (L, d + 1): the inner-product MaxSim
             with a passage's stored tokens is the weighted sum.
-        segments: for each query the row that passages' pieces are matched with, float32 (m, s);
-            None for a student without segments.
     """
 
     recall: Float32
     iem: Float32
     terms: SparseRows
     trust: Float32
-    tokens: list[Float32]
     segments: Float32 | None
+    tokens: list[Float32]
 
     def __len__(self) -> int:
         return len(self.recall)
@@ -79,10 +79,10 @@ class QueryVectors:
         """Join the windows of a stream."""
         segments = [part.segments for part in parts if part.segments is not None]
         return cls(
-            np.concatenate([part.recall for part in parts]),
-            np.concatenate([part.iem for part in parts]),
-            SparseRows.concatenate([part.terms for part in parts]),
-            np.concatenate([part.trust for part in parts]),
-            [states for part in parts for states in part.tokens],
-            np.concatenate(segments) if segments else None,
+            recall=np.concatenate([part.recall for part in parts]),
+            iem=np.concatenate([part.iem for part in parts]),
+            terms=SparseRows.concatenate([part.terms for part in parts]),
+            trust=np.concatenate([part.trust for part in parts]),
+            segments=np.concatenate(segments) if segments else None,
+            tokens=[states for part in parts for states in part.tokens],
         )

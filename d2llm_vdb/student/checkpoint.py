@@ -12,15 +12,15 @@ import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from peft.utils import SAFETENSORS_WEIGHTS_NAME as ADAPTER_WEIGHTS
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
@@ -32,10 +32,12 @@ from d2llm_vdb.student.config import StudentConfig
 from d2llm_vdb.student.score import IEM_WORDS, LATE_WORDS
 from d2llm_vdb.student.weights import adapter_weights, add_weights
 
+if TYPE_CHECKING:
+    from d2llm_vdb.student.student import Student
+
 CONFIG_FILE = "config.json"
 HEADS_FILE = "heads.safetensors"
 ADAPTER_DIR = "adapter"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 CARD_FILE = "README.md"
 RECORD_FILE = "training.json"
 STUDENT_FILES = (CONFIG_FILE, HEADS_FILE, ADAPTER_DIR, CARD_FILE, RECORD_FILE)
@@ -108,9 +110,7 @@ def load_weights(heads: nn.Module, weights: dict[str, Tensor], path: Path) -> No
 
 def write(
     path: Path,
-    config: StudentConfig,
-    heads: nn.Module,
-    backbone: Backbone,
+    student: Student,
     *,
     overwrite: bool,
     record: Mapping[str, Any] | None,
@@ -120,6 +120,7 @@ def write(
     Raises:
         CheckpointError: what is there is not to be replaced, or it cannot be written.
     """
+    config, backbone = student.config, student.backbone
     _check_replaceable(path, overwrite)
     # Inside the directory, so that it is on the same disk even where the directory is a mount.
     draft = path / f"{DRAFT_PREFIX}{uuid.uuid4().hex}"
@@ -128,7 +129,7 @@ def write(
         text = json.dumps(config.to_dict(), indent=2, ensure_ascii=False)
         (draft / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
         # Not save_file, which lets nobody but the owner read what it writes.
-        (draft / HEADS_FILE).write_bytes(serialize(state_of(heads)))
+        (draft / HEADS_FILE).write_bytes(serialize(state_of(student.heads)))
         if isinstance(backbone.model, PeftModel):
             _write_adapter(backbone.model, draft / ADAPTER_DIR)
         (draft / CARD_FILE).write_text(_model_card(config, record), encoding="utf-8")
@@ -151,7 +152,7 @@ def _write_adapter(model: PeftModel, path: Path) -> None:
     settings.save_pretrained(str(path))
     weights = adapter_weights(model).items()
     values = {name: weight.detach().cpu().contiguous() for name, weight in weights}
-    (path / SAFETENSORS_WEIGHTS_NAME).write_bytes(serialize(values))
+    (path / ADAPTER_WEIGHTS).write_bytes(serialize(values))
 
 
 def _check_replaceable(path: Path, overwrite: bool) -> None:
@@ -191,21 +192,41 @@ def _swap_in(draft: Path, path: Path) -> None:
             (path / name).unlink(missing_ok=True)
 
 
-def fingerprint(config: StudentConfig, heads: nn.Module, backbone: Backbone) -> str:
+def fingerprint(student: Student) -> str:
     """Hash what decides a student's vectors: configuration, heads, adapter, backbone weights.
 
     Where the backbone was loaded from does not count, nor the precision it runs in.
     """
-    values = config.to_dict()
+    values = student.config.to_dict()
     del values["backbone"]
-    digest = backbone_digest(backbone)
+    digest = backbone_digest(student.backbone)
     digest.update(json.dumps(values, sort_keys=True).encode())
-    add_weights(digest, state_of(heads))
+    add_weights(digest, state_of(student.heads))
     return digest.hexdigest()
 
 
+def part_hashes(student: Student) -> dict[str, str]:
+    """Hash, each by itself, what decides a student's `states`, `embedding` and `segments`.
+
+    What is stored serves another student as far as these are the same.
+    """
+    config, heads = student.config, student.heads
+    states = backbone_digest(student.backbone)
+    states.update(json.dumps([config.passage_prompt, config.max_tokens]).encode())
+    embedding = states.copy()
+    embedding.update(json.dumps(asdict(config.pma)).encode())
+    add_weights(embedding, state_of(heads.mha_pma))
+    found = {"states": states.hexdigest(), "embedding": embedding.hexdigest()}
+    if config.segments is not None and heads.segments is not None:
+        segments = embedding.copy()
+        segments.update(json.dumps(asdict(config.segments)).encode())
+        add_weights(segments, state_of(heads.segments))
+        found["segments"] = segments.hexdigest()
+    return found
+
+
 def backbone_digest(backbone: Backbone) -> hashlib.blake2b:
-    """Return a hash, to be gone on with, of a backbone's weights and its adapter's."""
+    """Return a hash object of the backbone's and adapter's weights, for callers to extend."""
     digest = hashlib.blake2b(backbone.identity.encode(), digest_size=16)
     if isinstance(backbone.model, PeftModel):
         own = adapter_weights(backbone.model)

@@ -14,6 +14,7 @@ Task = Literal["asymmetric", "symmetric"]
 # What scores: a task of the IEM, or the late interaction. A search asks for the IEM by
 # rerank="iem", for late interaction by rerank="tokens", after what it reads.
 Head = Task | Literal["late"]
+PairRerank = Literal["iem", "tokens"]
 
 # Least share of what the whole embedding ranks first that compact recall vectors still find.
 COMPACT_FLOOR = 0.98
@@ -208,8 +209,9 @@ def _check_projection(name: str, width: int | None, embedding_dim: int) -> None:
 
 
 TASKS = cast("tuple[Task, ...]", get_args(Task))
+PAIR_RERANKS = cast("tuple[PairRerank, ...]", get_args(PairRerank))
 
 
-def head_of(rerank: Literal["iem", "tokens"], task: Task) -> Head:
+def head_of(rerank: PairRerank, task: Task) -> Head:
     """Return the head that a rerank scores by; late interaction knows no task."""
     return task if rerank == "iem" else "late"

@@ -107,7 +107,7 @@ def convert_student(
         heads.load_state_dict(weights.heads, strict=False)
         add_adapter(under, weights, lora_alpha)
         student = Student(config, under, heads)
-        fit(config, under, student.heads, sample_texts)
+        fit(student, sample_texts)
         undo.pop_all()
     return student
 

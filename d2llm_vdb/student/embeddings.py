@@ -3,43 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from d2llm_vdb.student.arrays import Float32
-from d2llm_vdb.student.backbone import Backbone
-from d2llm_vdb.student.heads import StudentHeads
+
+if TYPE_CHECKING:
+    from d2llm_vdb.student.student import Student
 
 
 def embeddings(
-    backbone: Backbone,
-    heads: StudentHeads,
-    token_ids: Sequence[Sequence[int]],
-    *,
-    queries: bool = False,
+    student: Student, token_ids: Sequence[Sequence[int]], *, queries: bool = False
 ) -> Tensor:
-    """Return the PMA embeddings of n tokenised texts, float32 (n, d), on the backbone's device."""
+    """Return the PMA embeddings of n tokenised texts, float32 (n, d), on the student's device."""
     pooled: list[Tensor] = []
     positions: list[int] = []
-    for batch in backbone.batches(token_ids, queries=queries):
-        embedding, _ = heads.mha_pma(batch.states, batch.mask)
+    for batch in student.backbone.batches(token_ids, queries=queries):
+        embedding, _ = student.heads.mha_pma(batch.states, batch.mask)
         pooled.append(embedding)
         positions += batch.positions
     return torch.cat(pooled)[np.argsort(positions)]
 
 
 def recall_vectors(
-    backbone: Backbone,
-    heads: StudentHeads,
-    token_ids: Sequence[Sequence[int]],
-    *,
-    queries: bool = False,
+    student: Student, token_ids: Sequence[Sequence[int]], *, queries: bool = False
 ) -> Tensor:
-    """Return the recall vectors of n tokenised texts, float32 (n, r), on the backbone's device."""
-    pooled = embeddings(backbone, heads, token_ids, queries=queries)
-    vectors: Tensor = heads.recall(pooled)
+    """Return the recall vectors of n tokenised texts, float32 (n, r), on the student's device."""
+    vectors: Tensor = student.heads.recall(embeddings(student, token_ids, queries=queries))
     return vectors
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,12 +19,13 @@ from d2llm_vdb.checks import check_unicode
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.student.arrays import PassageVectors, QueryVectors
 from d2llm_vdb.student.backbone import Backbone, TokenBatch
-from d2llm_vdb.student.config import StudentConfig
 from d2llm_vdb.student.embeddings import embeddings
-from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.late import stored_tokens
 from d2llm_vdb.student.terms import TextTerms, passage_terms, query_terms, trust
 from d2llm_vdb.wording import counted
+
+if TYPE_CHECKING:
+    from d2llm_vdb.student.student import Student
 
 logger = logging.getLogger(__name__)
 
@@ -115,28 +116,25 @@ def token_windows(
 
 
 @torch.no_grad()  # heads are fitted to what it returns, and might learn from it
-def passage_embeddings(
-    config: StudentConfig, backbone: Backbone, heads: StudentHeads, texts: Iterable[str]
-) -> Tensor:
+def passage_embeddings(student: Student, texts: Iterable[str]) -> Tensor:
     """Return the PMA embeddings of n passages, float32 (n, d), on the CPU.
 
     Args:
-        config, backbone, heads: of the student.
+        student: encodes.
         texts: the passages.
 
     Raises:
         InputError: a text is no string, is blank, or is not valid Unicode.
     """
-    windows = token_windows(backbone, texts, config.passage_prompt, config.max_tokens)
-    pooled = [embeddings(backbone, heads, window.token_ids).cpu() for window in windows]
+    config = student.config
+    windows = token_windows(student.backbone, texts, config.passage_prompt, config.max_tokens)
+    pooled = [embeddings(student, window.token_ids).cpu() for window in windows]
     return torch.cat([torch.empty(0, config.embedding_dim), *pooled])
 
 
 @torch.inference_mode()
 def passage_vectors(
-    config: StudentConfig,
-    backbone: Backbone,
-    heads: StudentHeads,
+    student: Student,
     window: TokenWindow,
     *,
     tokens: bool,
@@ -145,19 +143,19 @@ def passage_vectors(
     """Encode one window of passages.
 
     Args:
-        config, backbone, heads: of the student.
+        student: encodes.
         window: the passages.
         tokens: also return token states.
         batches: the passages' token states where they are known; None runs the backbone.
     """
-    count = len(window.token_ids)
+    config, heads, count = student.config, student.heads, len(window.token_ids)
     recall = np.empty((count, config.recall_width), np.float32)
     half_dim = config.stored_half_dim
     iem = None if half_dim is None else np.empty((count, half_dim), np.float16)
     norms = np.empty(count, np.float32) if config.norm_stored else None
     states: list[Any] = [None] * count
     segments: list[Any] = [None] * count
-    for batch in backbone.batches(window.token_ids) if batches is None else batches:
+    for batch in student.backbone.batches(window.token_ids) if batches is None else batches:
         embedding, _ = heads.mha_pma(batch.states, batch.mask)
         recall[batch.positions] = to_numpy(heads.recall(embedding))
         if iem is not None:
@@ -170,23 +168,21 @@ def passage_vectors(
         if rows is not None:
             _scatter(segments, batch.positions, rows[0].half(), rows[1])
     return PassageVectors(
-        recall,
-        iem,
-        norms,
-        passage_terms(window.terms),
-        states if tokens else None,
-        None if config.segments is None else segments,
-        window.truncated,
-        window.token_count,
+        recall=recall,
+        iem=iem,
+        norms=norms,
+        terms=passage_terms(window.terms),
+        segments=None if config.segments is None else segments,
+        tokens=states if tokens else None,
+        truncated=window.truncated,
+        token_count=window.token_count,
     )
 
 
 @torch.inference_mode()
-def query_vectors(
-    config: StudentConfig, backbone: Backbone, heads: StudentHeads, window: TokenWindow
-) -> QueryVectors:
-    """Encode one window of queries; arguments as `passage_vectors`'."""
-    count = len(window.token_ids)
+def query_vectors(student: Student, window: TokenWindow) -> QueryVectors:
+    """Encode one window of queries."""
+    config, heads, count = student.config, student.heads, len(window.token_ids)
     if window.truncated:
         logger.warning(
             "%d of %s: what is beyond %d tokens is not read",
@@ -200,7 +196,7 @@ def query_vectors(
     segments = None
     if config.segment_dim is not None:
         segments = np.empty((count, config.segment_dim), np.float32)
-    for batch in backbone.batches(window.token_ids, queries=True):
+    for batch in student.backbone.batches(window.token_ids, queries=True):
         embedding, attention = heads.mha_pma(batch.states, batch.mask)
         recall[batch.positions] = to_numpy(heads.recall(embedding))
         iem[batch.positions] = to_numpy(heads.iem.query_half(embedding))
@@ -209,8 +205,14 @@ def query_vectors(
         rows = heads.query_rows(embedding)
         if segments is not None and rows is not None:
             segments[batch.positions] = to_numpy(rows)
-    terms = query_terms(window.terms)
-    return QueryVectors(recall, iem, terms, trust(window.terms), tokens, segments)
+    return QueryVectors(
+        recall=recall,
+        iem=iem,
+        terms=query_terms(window.terms),
+        trust=trust(window.terms),
+        segments=segments,
+        tokens=tokens,
+    )
 
 
 def _scatter(rows: list[Any], positions: list[int], values: Tensor, mask: Tensor) -> None:

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.student.backbone import Backbone
 from d2llm_vdb.student.config import StudentConfig
 from d2llm_vdb.student.encoding import passage_embeddings
-from d2llm_vdb.student.heads import StudentHeads
+
+if TYPE_CHECKING:
+    from d2llm_vdb.student.student import Student
 
 
-def fit(
-    config: StudentConfig,
-    backbone: Backbone,
-    heads: StudentHeads,
-    sample_texts: Iterable[str] | None,
-) -> None:
+def fit(student: Student, sample_texts: Iterable[str] | None) -> None:
     """Set compact projections and a `product` IEM; PMA stays as it is.
 
     Args:
-        config, backbone: the student's.
-        heads: on the backbone's device, changed in place.
+        student: whose heads are changed in place.
         sample_texts: as `Student.from_backbone` takes them.
 
     Raises:
         InputError: they are empty, too few for a compact vector, or left out where it needs
             them; or that is as wide as the embedding.
     """
+    config, heads = student.config, student.heads
     if config.recall_dim == config.embedding_dim:  # older students may have it
         raise InputError(
             f"recall_dim={config.recall_dim} is as wide as the whole embedding and no compact one; "
@@ -36,12 +34,12 @@ def fit(
     texts = None if sample_texts is None else list(sample_texts)
     if texts is not None and not texts:
         raise InputError("sample_texts is empty; pass texts or leave it out")
-    samples = None if texts is None else passage_embeddings(config, backbone, heads, texts)
+    samples = None if texts is None else passage_embeddings(student, texts)
     heads.recall.fit(samples)
     heads.iem.initialise(samples, segments=heads.segments is not None)
     if heads.segments is not None:
         heads.segments.fit(samples)
-    heads.to(backbone.device)
+    heads.to(student.backbone.device)
 
 
 def check_fit(config: StudentConfig, backbone: Backbone) -> None:

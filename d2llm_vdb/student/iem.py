@@ -19,9 +19,9 @@ from d2llm_vdb.student.score import (
     IEM_WORDS,
     INITIAL_BIAS,
     INITIAL_SCALE,
-    ScoreTerm,
+    LogitPart,
     initial_scales,
-    known_terms,
+    known_parts,
     logit,
 )
 
@@ -37,7 +37,7 @@ class IEM(nn.Module):
 
     Then f2_t = ReLU(A_t f1 + c_t) for the task t, and the logit is one shared linear map of
     f2_t, *learned*. `product` adds the cosine, sum(q * p) until training changes it, how well the
-    best segment of the passage matches the query, and the words they share: `score_terms` says
+    best segment of the passage matches the query, and the words they share: `score_parts` says
     how. So a student starts from these and can only improve on them. For a query that the student
     cannot read, all but words and constant counts less.
 
@@ -105,7 +105,7 @@ class IEM(nn.Module):
         _, weight_p = self.linear1.weight.chunk(2, dim=1)
         return functional.linear(self._input(embeddings), weight_p, self.linear1.bias)
 
-    def score_terms(self, evidence: Evidence[Tensor], task: Task) -> tuple[list[ScoreTerm], Tensor]:
+    def score_parts(self, evidence: Evidence[Tensor], task: Task) -> tuple[list[LogitPart], Tensor]:
         """Return what the logits of some pairs add up.
 
         Args:
@@ -114,7 +114,7 @@ class IEM(nn.Module):
             task: which branch answers.
 
         Returns:
-            The terms, and the feature f2 that feature imitation compares, float32 (..., h).
+            The parts, and the feature f2 that feature imitation compares, float32 (..., h).
 
         Raises:
             ValueError: a half is missing.
@@ -124,24 +124,24 @@ class IEM(nn.Module):
         if self.interaction == "concat":
             feature = torch.relu(branch(torch.relu(query_half + passage_half)))
             learned = self.linear2(feature).squeeze(-1)
-            return known_terms(("constant", 1.0, 0.0), ("learned", learned, 1.0)), feature
+            return known_parts(("constant", 1.0, 0.0), ("learned", learned, 1.0)), feature
         feature = torch.relu(_on_features(branch, query_half, passage_half))
         learned = self.linear2(feature).squeeze(-1)
         cosine = (query_half * passage_half).sum(dim=-1)
         own, trust = TASKS.index(task), evidence.trust_beside_words
-        terms = known_terms(
+        parts = known_parts(
             ("constant", 1.0, self.bias[own]),
             ("cosine", cosine, trust * self.scale[own]),
             ("match", evidence.match, trust * self.match_scale[own]),
             ("words", evidence.words, self.words_scale[own]),
             ("learned", learned, trust),
         )
-        return terms, feature
+        return parts, feature
 
     def forward(self, evidence: Evidence[Tensor], task: Task) -> tuple[Tensor, Tensor]:
-        """Return logits, float32 (...), and features; otherwise as `score_terms`."""
-        terms, feature = self.score_terms(evidence, task)
-        return logit(terms), feature
+        """Return logits, float32 (...), and features; otherwise as `score_parts`."""
+        parts, feature = self.score_parts(evidence, task)
+        return logit(parts), feature
 
     def _input(self, embeddings: Tensor) -> Tensor:
         if self.interaction == "concat":

@@ -12,9 +12,9 @@ from d2llm_vdb.student.score import (
     LATE_MATCH,
     LATE_RECALL,
     LATE_WORDS,
-    ScoreTerm,
+    LogitPart,
     initial_scales,
-    known_terms,
+    known_parts,
     logit,
 )
 
@@ -22,7 +22,7 @@ from d2llm_vdb.student.score import (
 class LateInteraction(nn.Module):
     """Score token states by weighted, learned MaxSim, mixed with recall score, match and words.
 
-    `score_terms` says how they are mixed. All but words and constant counts less for a query that
+    `score_parts` says how they are mixed. All but words and constant counts less for a query that
     the student cannot read.
 
     MaxSim is sum_i w_i max_j (M q_i) . p_j, where w is the attention that PMA pays to the query's
@@ -63,7 +63,7 @@ class LateInteraction(nn.Module):
         mapped: Tensor = self.query_map(functional.normalize(states, dim=-1))
         return mapped * attention.unsqueeze(-1)
 
-    def score_terms(self, evidence: Evidence[Tensor]) -> list[ScoreTerm]:
+    def score_parts(self, evidence: Evidence[Tensor]) -> list[LogitPart]:
         """Return what the logits of some pairs add up.
 
         Args:
@@ -74,7 +74,7 @@ class LateInteraction(nn.Module):
         """
         maxsim, recall_score = evidence.late_sums
         trust = evidence.trust_beside_words
-        return known_terms(
+        return known_parts(
             ("constant", 1.0, self.bias),
             ("maxsim", maxsim, trust * self.scale),
             ("recall", recall_score, trust * self.recall_scale),
@@ -83,8 +83,8 @@ class LateInteraction(nn.Module):
         )
 
     def forward(self, evidence: Evidence[Tensor]) -> Tensor:
-        """Return the logits of some pairs, float32 (...), of evidence as `score_terms` takes it."""
-        return logit(self.score_terms(evidence))
+        """Return the logits of some pairs, float32 (...), of evidence as `score_parts` takes it."""
+        return logit(self.score_parts(evidence))
 
 
 def stored_tokens(states: Tensor) -> Tensor:

@@ -6,13 +6,13 @@ import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from d2llm_vdb.checks import home_expanded
+from d2llm_vdb.checks import check_choice, home_expanded
 from d2llm_vdb.errors import CheckpointError, InputError, MissingExtraError
 from d2llm_vdb.student.precision import bfloat16_is_faster
 
@@ -86,8 +86,7 @@ def pick_dtype(dtype: DType, device: torch.device) -> torch.dtype:
 
     "auto" is bfloat16 where a GPU has it natively, and where it is measured to be faster on a CPU.
     """
-    if dtype not in ("auto", "float32", "bfloat16"):
-        raise InputError(f"dtype={dtype!r} is not one of auto, float32, bfloat16")
+    check_choice("dtype", dtype, get_args(DType))
     if dtype != "auto":
         return torch.float32 if dtype == "float32" else torch.bfloat16
     if device.type == "cuda":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal, NotRequired, Protocol, TypedDict, cast, get_args
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,34 +11,16 @@ from numpy.typing import NDArray
 from d2llm_vdb.checks import check_choice, check_query, check_whole_number
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.student.arrays import Float32, Float64, PassageVectors, QueryVectors
-from d2llm_vdb.student.config import TASKS, Head, Task, head_of
+from d2llm_vdb.student.config import PAIR_RERANKS, TASKS, PairRerank, Task, head_of
 from d2llm_vdb.student.evidence import Evidence
 
-PairRerank = Literal["iem", "tokens"]
-PAIR_RERANKS = cast("tuple[PairRerank, ...]", get_args(PairRerank))
+if TYPE_CHECKING:
+    from d2llm_vdb.student.student import Student
 
 Rows = NDArray[np.intp]
 
 # Pairs scored at once: both sides' halves of the IEM then take 13 MB on MiniLM.
 PAIRS_AT_ONCE = 4096
-
-
-class EncodesAndScores(Protocol):
-    """What scoring pairs takes of a student, whose methods these are."""
-
-    def encode_queries(self, texts: Iterable[str]) -> Iterator[QueryVectors]:
-        """Encode queries as a stream."""
-
-    def encode_passages(
-        self, texts: Iterable[str], *, tokens: bool = False
-    ) -> Iterator[PassageVectors]:
-        """Encode passages as a stream."""
-
-    def passage_halves(self, embeddings: Float32) -> Float32:
-        """Compute passage halves of the IEM."""
-
-    def scores(self, evidence: Evidence[Float32], head: Head) -> Float64:
-        """Score pairs by what is known of them."""
 
 
 class RankedDocument(TypedDict):
@@ -50,7 +32,7 @@ class RankedDocument(TypedDict):
 
 
 def predict(
-    student: EncodesAndScores, pairs: Iterable[tuple[str, str]], rerank: PairRerank, task: Task
+    student: Student, pairs: Iterable[tuple[str, str]], rerank: PairRerank, task: Task
 ) -> Float64:
     """Score pairs; `Student.predict` describes arguments and errors."""
     check_choice("rerank", rerank, PAIR_RERANKS)
@@ -59,7 +41,7 @@ def predict(
 
 
 def rank(
-    student: EncodesAndScores,
+    student: Student,
     query: str,
     documents: Iterable[str],
     top_k: int | None,
@@ -89,7 +71,7 @@ def rank(
 
 
 def pair_scores(
-    student: EncodesAndScores, pairs: Sequence[tuple[str, str]], modes: Sequence[str], task: Task
+    student: Student, pairs: Sequence[tuple[str, str]], modes: Sequence[str], task: Task
 ) -> dict[str, Float64]:
     """Score pairs; each distinct text is encoded once.
 
@@ -147,7 +129,7 @@ def maxsim(query: Float32, passage: Float32) -> float:
 
 
 def _scores(
-    student: EncodesAndScores,
+    student: Student,
     queries: QueryVectors,
     passages: PassageVectors,
     one: Rows,
@@ -173,7 +155,7 @@ def _scores(
     return found
 
 
-def passage_halves(student: EncodesAndScores, passages: PassageVectors) -> Float32:
+def passage_halves(student: Student, passages: PassageVectors) -> Float32:
     """Return the passage halves of the IEM, float32 (n, h), stored or computed."""
     if passages.iem is None:
         return student.passage_halves(passages.recall)

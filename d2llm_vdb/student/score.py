@@ -1,4 +1,4 @@
-"""What a logit adds up: named terms, which scoring sums and an explanation shows."""
+"""What a logit adds up: named parts, which scoring sums and an explanation shows."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def initial_scales(match: float, recall: float = 0.0) -> InitialScales:
     return InitialScales(own, own * match, own * recall)
 
 
-class ScoreTerm(NamedTuple):
-    """One term of the logits of some pairs; no relation of BM25's terms, which are pieces of words.
+class LogitPart(NamedTuple):
+    """One part of the logits of some pairs.
 
     Args:
         name: as `explain.Part` has it.
@@ -56,12 +56,12 @@ class ScoreTerm(NamedTuple):
     weight: Tensor | float
 
 
-def known_terms(*terms: tuple[str, Tensor | float | None, Tensor | float]) -> list[ScoreTerm]:
-    """Return terms, given as `ScoreTerm` has them, without those of which no value is known."""
-    return [ScoreTerm(name, value, weight) for name, value, weight in terms if value is not None]
+def known_parts(*parts: tuple[str, Tensor | float | None, Tensor | float]) -> list[LogitPart]:
+    """Return parts, given as `LogitPart` has them, without those of which no value is known."""
+    return [LogitPart(name, value, weight) for name, value, weight in parts if value is not None]
 
 
-def logit(terms: Iterable[ScoreTerm]) -> Tensor:
-    """Add up the terms of some pairs, one of them a tensor at least, float32 (...)."""
-    total: Any = sum(term.value * term.weight for term in terms)
+def logit(parts: Iterable[LogitPart]) -> Tensor:
+    """Add up the parts of some pairs, one of them a tensor at least, float32 (...)."""
+    total: Any = sum(part.value * part.weight for part in parts)
     return total  # type: ignore[no-any-return]

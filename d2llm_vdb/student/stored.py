@@ -6,9 +6,7 @@ computed anew, from embeddings whatever reads nothing else.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -18,58 +16,10 @@ from d2llm_vdb.batching import length_batches
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.student.arrays import Float16, Float32, PassageVectors
 from d2llm_vdb.student.backbone import TokenBatch
-from d2llm_vdb.student.checkpoint import backbone_digest, state_of
 from d2llm_vdb.student.encoding import passage_vectors, to_numpy, token_windows
-from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.student import Student
 from d2llm_vdb.student.terms import passage_terms
-from d2llm_vdb.student.weights import add_weights
 from d2llm_vdb.wording import counted
-
-
-def parts(student: Student) -> dict[str, str]:
-    """Hash, each by itself, what decides a student's `states`, `embedding` and `segments`.
-
-    What is stored serves another student as far as these are the same.
-    """
-    config, heads = student.config, student.heads
-    states = backbone_digest(student.backbone)
-    states.update(json.dumps([config.passage_prompt, config.max_tokens]).encode())
-    embedding = states.copy()
-    embedding.update(json.dumps(asdict(config.pma)).encode())
-    add_weights(embedding, state_of(heads.mha_pma))
-    found = {"states": states.hexdigest(), "embedding": embedding.hexdigest()}
-    if config.segments is not None and heads.segments is not None:
-        segments = embedding.copy()
-        segments.update(json.dumps(asdict(config.segments)).encode())
-        add_weights(segments, state_of(heads.segments))
-        found["segments"] = segments.hexdigest()
-    return found
-
-
-def with_compact_recall(student: Student, dim: int, embeddings: Float32) -> Student:
-    """Return a student that differs by its recall vectors alone, compact ones.
-
-    Args:
-        student: stays as it is.
-        dim: width r of the compact vectors.
-        embeddings: what they are fitted to, float32 (n, d), n >= r.
-
-    Source: Zhao et al. (Findings of ACL 2022), whose targets are a PCA as well.
-    """
-    config = replace(student.config, recall_dim=dim)
-    heads = StudentHeads(config)
-    heads.load_state_dict(student.heads.state_dict(), strict=False)
-    heads.recall.fit(torch.from_numpy(embeddings), evened=0.0)
-    return Student(config, student.backbone, heads)
-
-
-@torch.inference_mode()
-def recall_of(student: Student, embeddings: Float32) -> Float32:
-    """Return the recall vectors, float32 (n, r), of embeddings, (n, d)."""
-    given = torch.from_numpy(embeddings).to(student.backbone.device)
-    vectors: Float32 = to_numpy(student.heads.recall(given))
-    return vectors
 
 
 @torch.inference_mode()
@@ -92,12 +42,12 @@ def from_embeddings(
     given = torch.from_numpy(embeddings).to(student.backbone.device)
     halves = None if config.stored_half_dim is None else heads.iem.passage_half(given).half()
     return PassageVectors(
-        to_numpy(heads.recall(given)),
-        None if halves is None else to_numpy(halves),
-        np.linalg.norm(embeddings, axis=1) if config.norm_stored else None,
-        passage_terms(student.backbone.terms.of(texts)),
-        tokens,
-        segments,
+        recall=to_numpy(heads.recall(given)),
+        iem=None if halves is None else to_numpy(halves),
+        norms=np.linalg.norm(embeddings, axis=1) if config.norm_stored else None,
+        terms=passage_terms(student.backbone.terms.of(texts)),
+        segments=segments,
+        tokens=tokens,
         truncated=0,
         token_count=0,
     )
@@ -128,11 +78,7 @@ def from_tokens(
                     f"stored states; add it again"
                 )
         batches = _batches(student, own)
-        found.append(
-            passage_vectors(
-                config, backbone, student.heads, window, tokens=keep_tokens, batches=batches
-            )
-        )
+        found.append(passage_vectors(student, window, tokens=keep_tokens, batches=batches))
         start += len(own)
     return found
 

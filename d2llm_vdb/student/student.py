@@ -23,6 +23,7 @@ from d2llm_vdb.student.config import (
     Head,
     IEMConfig,
     Interaction,
+    PairRerank,
     PMAConfig,
     SegmentsConfig,
     StudentConfig,
@@ -41,8 +42,8 @@ from d2llm_vdb.student.evidence import Evidence
 from d2llm_vdb.student.fitting import check_fit, fit
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.model_source import DType, independent_of_directory
-from d2llm_vdb.student.pairs import PairRerank, RankedDocument, predict, rank
-from d2llm_vdb.student.score import ScoreTerm, logit
+from d2llm_vdb.student.pairs import RankedDocument, predict, rank
+from d2llm_vdb.student.score import LogitPart, logit
 from d2llm_vdb.student.shipped import DEFAULT, SHIPPED
 from d2llm_vdb.student.threads import threads_for
 from d2llm_vdb.telemetry import span
@@ -169,7 +170,7 @@ class Student:
                 checkpoint.add_lora(backbone, lora_rank)
         heads.mha_pma.initialise_as_mean()
         student = cls(config, backbone, heads)
-        fit(config, backbone, student.heads, texts)
+        fit(student, texts)
         return student
 
     @classmethod
@@ -231,16 +232,14 @@ class Student:
             CheckpointError: something else is there, a student is and `overwrite` is false, or
                 it cannot be written.
         """
-        checkpoint.write(
-            Path(path), self.config, self.heads, self.backbone, overwrite=overwrite, record=record
-        )
+        checkpoint.write(Path(path), self, overwrite=overwrite, record=record)
         self.path = Path(path).resolve()
 
     @property
     def fingerprint(self) -> str:
         """Hash of the configuration, the heads, the adapter and the backbone's weights."""
         if self._fingerprint is None:
-            self._fingerprint = checkpoint.fingerprint(self.config, self.heads, self.backbone)
+            self._fingerprint = checkpoint.fingerprint(self)
         return self._fingerprint
 
     def encode_passages(
@@ -268,7 +267,7 @@ class Student:
         ):
             measured = nullcontext() if pace is None else pace.measured(window)
             with span("encode", passages=len(window.token_ids)), measured:
-                vectors = passage_vectors(config, backbone, self.heads, window, tokens=tokens)
+                vectors = passage_vectors(self, window, tokens=tokens)
             yield vectors
 
     def encode_queries(self, texts: Iterable[str]) -> Iterator[QueryVectors]:
@@ -283,7 +282,7 @@ class Student:
         windows = token_windows(backbone, texts, config.query_prompt, config.max_tokens)
         for window in windows:
             with threads_for(window.token_ids):
-                vectors = query_vectors(config, backbone, self.heads, window)
+                vectors = query_vectors(self, window)
             yield vectors
 
     def encode_query(self, texts: str | Iterable[str]) -> Float32:
@@ -393,18 +392,18 @@ class Student:
             ValueError: the evidence lacks what the head reads.
         """
         scorer = scorer_of(head, words=evidence.words is not None)
-        logits = logit(self.score_terms(evidence, head))
+        logits = logit(self.score_parts(evidence, head))
         scores: Float64 = self.heads.calibration(logits, scorer).cpu().numpy()
         return scores
 
     @torch.inference_mode()
-    def score_terms(self, evidence: Evidence[Float32], head: Head) -> list[ScoreTerm]:
+    def score_parts(self, evidence: Evidence[Float32], head: Head) -> list[LogitPart]:
         """Return what the logits of `scores` add up, before calibration."""
         given, heads = evidence.map(self._to_device()), self.heads
         if head == "late":
-            return heads.late.score_terms(given)
-        terms, _ = heads.iem.score_terms(given, head)
-        return terms
+            return heads.late.score_parts(given)
+        parts, _ = heads.iem.score_parts(given, head)
+        return parts
 
     @torch.inference_mode()
     def passage_halves(self, embeddings: Float32) -> Float32:
@@ -422,7 +421,7 @@ class Student:
         Raises:
             InputError: a text is no string, is blank, or is not valid Unicode.
         """
-        found = passage_embeddings(self.config, self.backbone, self.heads, texts)
+        found = passage_embeddings(self, texts)
         embeddings: Float32 = to_numpy(found)
         return embeddings
 
@@ -435,7 +434,7 @@ class Student:
         for window in token_windows(self.backbone, texts, prompt, self.config.max_tokens):
             ids = window.token_ids
             with threads_for(ids):
-                some = recall_vectors(self.backbone, self.heads, ids, queries=queries)
+                some = recall_vectors(self, ids, queries=queries)
             vectors.append(to_numpy(some))
         return np.concatenate(vectors)
 

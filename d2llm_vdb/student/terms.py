@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from d2llm_vdb.sparse import SparseRows
+from d2llm_vdb.sparse import SparseRows, offsets_of
 
 # BM25's parameters, and the length in terms that counts as average: a collection is a stream, so
 # that its own average is not known when its first passage is written. docs/tried.md has others.
@@ -131,8 +131,7 @@ def query_terms(terms: Sequence[TextTerms]) -> SparseRows:
     flat = np.concatenate([np.empty(0, np.int64), *(each.ids for each in terms)])
     keys, counts = np.unique((rows << 32) | flat, return_counts=True)
     entries = np.bincount(keys >> 32, minlength=len(terms))
-    offsets = np.concatenate([[0], np.cumsum(entries)]).astype(np.int64)
-    return SparseRows(offsets, keys.astype(np.uint32), counts.astype(np.float32))
+    return SparseRows(offsets_of(entries), keys.astype(np.uint32), counts.astype(np.float32))
 
 
 def trust(terms: Sequence[TextTerms]) -> NDArray[np.float32]:

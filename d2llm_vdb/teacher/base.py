@@ -15,7 +15,7 @@ from torch import Tensor
 
 from d2llm_vdb.batching import length_batches
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.progress import OnCount
+from d2llm_vdb.progress import OnCount, ignore
 from d2llm_vdb.student import Task
 from d2llm_vdb.student.arrays import Float16, Float32
 from d2llm_vdb.student.model_source import batch_tokens, no_progress_bars
@@ -104,6 +104,7 @@ class Teacher(ABC):
         Raises:
             InputError: the model's answer to a pair is no number.
         """
+        tell = on_progress or ignore
         inputs = self.encode(pairs, task)
         logit = np.empty(len(pairs), np.float32)
         feature: Float16 | None = None
@@ -117,8 +118,7 @@ class Teacher(ABC):
             if feature is None:
                 feature = np.empty((len(pairs), features.shape[1]), np.float16)
             feature[positions] = features
-            if on_progress:
-                on_progress(len(positions))
+            tell(len(positions))
         self._check(logit)
         return TeacherScores(logit, np.empty((0, 0), np.float16) if feature is None else feature)
 

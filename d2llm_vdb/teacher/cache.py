@@ -12,7 +12,7 @@ from types import TracebackType
 import numpy as np
 
 from d2llm_vdb.batching import batched
-from d2llm_vdb.progress import OnCount
+from d2llm_vdb.progress import OnCount, ignore
 from d2llm_vdb.student import Task
 from d2llm_vdb.teacher.base import Pair, Teacher, TeacherScores
 
@@ -58,17 +58,16 @@ class ScoreCache:
             task: which question.
             on_progress: told how many pairs more are done, cached ones included.
         """
+        tell = on_progress or ignore
         identity = f"{teacher.identity} {task}"
         keys = [_key(identity, pair) for pair in pairs]
         known = self._read(keys)
         missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}
         logger.info("teacher scores: %d cached, %d to ask for", len(known), len(missing))
-        if on_progress:
-            on_progress(len(pairs) - len(missing))
+        tell(len(pairs) - len(missing))
         for window in batched(missing, WINDOW_PAIRS):
             known |= self._ask(teacher, window, [missing[key] for key in window], task)
-            if on_progress:
-                on_progress(len(window))
+            tell(len(window))
         if not keys:
             return TeacherScores(np.empty(0, np.float32), np.empty((0, 0), np.float16))
         return TeacherScores(

@@ -75,8 +75,9 @@ class YesNoTeacher(Teacher):
     def _encode_one(self, query: str, passage: str, task: Task) -> dict[str, list[int]]:
         """Cut the passage, and of a query no more than leaves the passage half of the room."""
         room = self.max_tokens - self._around[task]
-        query = self._cut(query, max(room // 2, room - len(self._ids(passage))))
-        passage = self._cut(passage, room - len(self._ids(query)))
+        ends = self._ends(passage)
+        query = _cut(query, self._ends(query), max(room // 2, room - len(ends)))
+        passage = _cut(passage, ends, room - len(self._ids(query)))
         ids = self._prompt_ids(self.prompt.ask(task, query, passage))
         return {"input_ids": ids, "attention_mask": [1] * len(ids)}
 
@@ -110,7 +111,12 @@ class YesNoTeacher(Teacher):
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _cut(self, text: str, tokens: int) -> str:
+    def _ends(self, text: str) -> list[int]:
+        """Return where each of a text's tokens ends."""
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        offsets = encoded["offset_mapping"]
-        return text if len(offsets) <= tokens else text[: offsets[max(tokens, 1) - 1][1]]
+        return [end for _, end in encoded["offset_mapping"]]
+
+
+def _cut(text: str, ends: list[int], tokens: int) -> str:
+    """Keep the first tokens of a text, one at least."""
+    return text if len(ends) <= tokens else text[: ends[max(tokens, 1) - 1]]

@@ -10,7 +10,7 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from pydantic import BaseModel, ConfigDict, Field
 
 from d2llm_vdb.student import Student, Task
-from d2llm_vdb.student.pairs import PairRerank
+from d2llm_vdb.student.config import PairRerank
 
 
 class D2LLMRerank(BaseDocumentCompressor):

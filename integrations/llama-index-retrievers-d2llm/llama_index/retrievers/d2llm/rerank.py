@@ -14,7 +14,7 @@ from llama_index.retrievers.d2llm.nodes import EXCLUDED_KEYS
 
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.student import Student, Task
-from d2llm_vdb.student.pairs import PairRerank
+from d2llm_vdb.student.config import PairRerank
 
 RETRIEVAL_SCORE = "retrieval_score"
 
