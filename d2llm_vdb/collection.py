@@ -20,6 +20,7 @@ from d2llm_vdb.selection import selection
 from d2llm_vdb.store import Store, StoredPoint, StoreInfo
 from d2llm_vdb.store.client import ClientKeywords, ClientOptions
 from d2llm_vdb.store.columns import distinct_ids
+from d2llm_vdb.store.schema import DEFAULT_COLLECTION
 from d2llm_vdb.store.tenant import tenant_part
 
 if TYPE_CHECKING:
