@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from d2llm_vdb.checks import check_whole_number
@@ -14,9 +13,8 @@ from d2llm_vdb.errors import InputError
 from d2llm_vdb.store import Store
 from d2llm_vdb.store.columns import Array
 from d2llm_vdb.student import Student
+from d2llm_vdb.student.compact_recall import recall_of, with_compact_recall
 from d2llm_vdb.student.embeddings import cosines
-from d2llm_vdb.student.encoding import to_numpy
-from d2llm_vdb.student.heads import StudentHeads
 
 # Embeddings that are read: a PCA needs no more, and comparing all of them with each query takes
 # about a second.
@@ -86,7 +84,7 @@ def compact(
             f"too few passages to fit {dim} dimensions to and to measure on: {len(stored):,}; add "
             f"more, or keep the whole embedding"
         )
-    made = _with_compact_recall(student, dim, fitted)
+    made = with_compact_recall(student, dim, fitted)
     recall = _recall(made, asked, fitted)
     if recall < floor:
         raise InputError(
@@ -94,31 +92,6 @@ def compact(
             f"than floor={floor}; take more dimensions, or a lower floor"
         )
     return CompactStudent(made, recall, len(fitted), len(asked))
-
-
-def _with_compact_recall(student: Student, dim: int, embeddings: Array) -> Student:
-    """Return a student that differs by its recall vectors alone, compact ones.
-
-    Args:
-        student: stays as it is.
-        dim: width r of the compact vectors.
-        embeddings: what they are fitted to, float32 (n, d), n >= r.
-
-    Source: Zhao et al. (Findings of ACL 2022), whose targets are a PCA as well.
-    """
-    config = replace(student.config, recall_dim=dim)
-    heads = StudentHeads(config)
-    heads.load_state_dict(student.heads.state_dict(), strict=False)
-    heads.recall.fit(torch.from_numpy(embeddings), evened=0.0)
-    return Student(config, student.backbone, heads)
-
-
-@torch.inference_mode()
-def _recall_of(student: Student, embeddings: Array) -> Array:
-    """Return the recall vectors, float32 (n, r), of embeddings, (n, d)."""
-    given = torch.from_numpy(embeddings).to(student.backbone.device)
-    vectors: Array = to_numpy(student.heads.recall(given))
-    return vectors
 
 
 def _sample(store: Store) -> Array:
@@ -134,12 +107,12 @@ def _sample(store: Store) -> Array:
 
 
 def _recall(made: Student, queries: Array, passages: Array) -> float:
-    small = _recall_of(made, passages)
+    small = recall_of(made, passages)
     shares: list[float] = []
     for start in range(0, len(queries), QUERIES_AT_ONCE):
         asked = queries[start : start + QUERIES_AT_ONCE]
         wanted = _first(cosines(asked, passages), RELEVANT)
-        found = _first(cosines(_recall_of(made, asked), small), RECALLED)
+        found = _first(cosines(recall_of(made, asked), small), RECALLED)
         pairs = zip(wanted, found, strict=True)
         shares += [float(np.isin(first, hundred).mean()) for first, hundred in pairs]
     return float(np.mean(shares))

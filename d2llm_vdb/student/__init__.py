@@ -21,6 +21,7 @@ encoding       a stream of texts to vectors
 embeddings     embeddings and recall vectors alone
 arrays         what encoding returns
 stored         vectors from stored ones, without the backbone
+compact_recall a student that differs by compact recall vectors alone
 heads          all that is trained, from token states to vectors
 pma            token states to one embedding
 projection     embeddings to compact vectors
