@@ -10,7 +10,7 @@ student's model card, d2llm_vdb/students/minilm/README.md.
 from __future__ import annotations
 
 from shipped_student import arguments, make
-from student_sets import DEV, Wanted, training_sets
+from student_sets import DEV, Wanted, dev_set, training_sets
 from titles import titles
 
 from d2llm_vdb.distill import DistillConfig, LossWeights
@@ -44,7 +44,7 @@ def main() -> None:
     """Make the student, and write it to OUT."""
     given = arguments(__doc__)
     sets = [*training_sets(given.data, LEARNT), titles(given.work, TITLES)]
-    make(given, sets, DEV, DEV, TRAINING)
+    make(given, sets, [dev_set(given.data, name) for name in DEV], DEV, TRAINING)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from d2llm_vdb.distill import DistillConfig, TrainingSet, distill, save_losses_p
 from d2llm_vdb.distill.dev import calibrate
 from d2llm_vdb.distill.model import DistillationModel
 from d2llm_vdb.distill.preparation import Preparation
-from d2llm_vdb.evaluate import RetrievalSet, load_set
+from d2llm_vdb.evaluate import PairSet, RetrievalSet, load_set
 from d2llm_vdb.progress import OnProgress
 from d2llm_vdb.student.config import TASKS
 
@@ -36,7 +36,7 @@ def arguments(recipe: str) -> argparse.Namespace:
 def make(
     given: argparse.Namespace,
     sets: Sequence[TrainingSet],
-    dev: Sequence[str],
+    dev: Sequence[RetrievalSet | PairSet],
     judged: Sequence[str],
     config: DistillConfig,
 ) -> None:
@@ -45,8 +45,8 @@ def make(
     Args:
         given: as `arguments` returns them.
         sets: what is learnt from.
-        dev: names of the sets whose development parts choose the step.
-        judged: names of those that probabilities are fitted to, beside SQuAD's training part.
+        dev: whose mean chooses the step.
+        judged: names of the sets that probabilities are fitted to, beside SQuAD's training part.
         config: of the training.
     """
     work = given.work / "training"
@@ -54,7 +54,7 @@ def make(
         distilled = distill(
             untrained(given.data, lora_rank=config.lora_rank),
             sets,
-            [dev_set(given.data, name) for name in dev],
+            dev,
             teacher=None,
             work=work,
             config=replace(config, seed=given.seed),

@@ -59,7 +59,7 @@ def training_sets(data: Path, wanted: Wanted) -> list[TrainingSet]:
     return sets
 
 
-def dev_set(data: Path, name: str) -> RetrievalSet | PairSet:
+def dev_set(data: Path, name: str, limit: int = DEV_LIMIT) -> RetrievalSet | PairSet:
     """Read a development part, with fewer passages where there are many."""
-    one = load_set(data / name, "dev", DEV_LIMIT, name)
+    one = load_set(data / name, "dev", limit, name)
     return one.with_fewer_documents(DEV_PASSAGES, SEED) if isinstance(one, RetrievalSet) else one
