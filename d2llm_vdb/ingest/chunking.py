@@ -126,7 +126,7 @@ class Chunker:
                 chunks[row] = _whole(document.text)
             else:
                 if document.markdown:
-                    outlines[row] = self._outline(document.text, capacity)
+                    outlines[row] = self._outline(document, capacity)
                     capacity = self._room_beside(titles[row] + outlines[row].tokens)
                 to_cut[capacity, document.markdown].append(row)
         for (capacity, markdown), rows in to_cut.items():
@@ -142,8 +142,8 @@ class Chunker:
             for row, document in enumerate(documents)
         ]
 
-    def _outline(self, text: str, capacity: int) -> _Outline:
-        outline = Outline(text)
+    def _outline(self, document: Document, capacity: int) -> _Outline:
+        outline = Outline(document.text, document.headings)
         paths = outline.paths()
         lengths = dict(zip(paths, self._count([f"{path}\n" for path in paths]), strict=True))
         shown = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from d2llm_vdb.errors import InputError, MissingExtraError
 from d2llm_vdb.ingest.documents import Document, unnamed_id
-from d2llm_vdb.ingest.reading import bounded
+from d2llm_vdb.ingest.reading import bounded, sound
 
 BETWEEN_PAGES = "\n\n"
 
@@ -33,7 +33,7 @@ def pdf_document(data: bytes, source: str) -> Document:
         raise MissingExtraError("pypdf", "ingest", "reading PDF") from error
     try:
         pdf = PdfReader(io.BytesIO(data))
-        texts = bounded(page.extract_text().strip() for page in pdf.pages)
+        texts = bounded(sound(page.extract_text()).strip() for page in pdf.pages)
         title = pdf.metadata.title if pdf.metadata else None
     except InputError:
         raise
@@ -48,5 +48,5 @@ def pdf_document(data: bytes, source: str) -> Document:
     starts = tuple(itertools.accumulate(lengths, initial=0))[:-1]
     metadata: dict[str, Any] = {"pages": len(texts)}
     if isinstance(title, str) and title.strip():
-        metadata["title"] = title.strip()
+        metadata["title"] = sound(title).strip()
     return Document(unnamed_id(source, text), text, source, metadata=metadata, pages=starts)

@@ -196,10 +196,10 @@ class _Run:
         count("rejects", collection=self._index.store.collection)
 
     def prune(self) -> None:
-        known = self._taken | self._rejected_ids
-        if not known:
+        if not self._taken:
             logger.warning("nothing pruned: no document was read, and all would be deleted")
             return
+        known = self._taken | self._rejected_ids
         unclear = cache(partial(_may_be_in, self._unclear_sources))
         kept, gone = set(), []
         for point in self._stored():

@@ -96,22 +96,26 @@ class Fields:
             raise InputError(f"no text field among {sorted(record)}; name it with --text-field")
         title_field = _find("title", record, self.title, TITLE_FIELDS)
         id_field = _find("id", record, self.id, ID_FIELDS)
+        if self.title is None and title_field in (text_field, id_field):
+            title_field = None
         return Document(
             id=name,
             text=_string(record[text_field], text_field),
             title=_string(record[title_field] or "", title_field) if title_field else "",
-            metadata=self._metadata(record, {text_field, id_field, title_field}),
+            metadata=self._metadata(record, title_field, {text_field, id_field, title_field}),
             source=source,
             line=line,
         )
 
-    def _metadata(self, record: dict[str, Any], used: set[str | None]) -> dict[str, Any]:
+    def _metadata(
+        self, record: dict[str, Any], title_field: str | None, used: set[str | None]
+    ) -> dict[str, Any]:
         if self.metadata is not None:
             return {name: record[name] for name in self.metadata if name in record}
         return {
             name: value
             for name, value in record.items()
-            if name not in used or name in TITLE_FIELDS
+            if name not in used or (name == title_field and name in TITLE_FIELDS)
         }
 
 
