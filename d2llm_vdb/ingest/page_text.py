@@ -1,8 +1,8 @@
 """Bytes of a web page to text, as browsers read them.
 
-Beautiful Soup finds the byte-order mark. Decoding is not left to it: it takes what comments, scripts
-and any `<meta>` say for what a page declares, a name such as `ISO-8859-1` by the letter, and what it
-guesses depends on what is installed.
+Beautiful Soup finds the byte-order mark. Decoding is not left to it: it takes what comments,
+scripts and any `<meta>` say for what a page declares, a name such as `ISO-8859-1` by the letter,
+and what it guesses depends on what is installed.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from d2llm_vdb.checks import check_flag
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.index import Index
 from d2llm_vdb.ingest.adding import Engine, add_documents
@@ -69,14 +70,19 @@ def ingest(
         InputError: a source does not exist or is of no known kind, or an option cannot be used.
         StoreError: the database failed; what was written before stays.
     """
+    if not isinstance(index, Index):
+        raise InputError(f"index={index!r:.60} must be an Index; open one with Index.open")
     if not sources:
         raise InputError("no source is given; name files or folders, or - for standard input")
     for source in sources:
-        if not isinstance(source, str | os.PathLike):
+        if not _is_path(source):
             raise InputError(
                 f"source {source!r:.60} is {type(source).__name__}, expected a path; give each "
                 f"path by itself, as in ingest(index, *paths)"
             )
+    if not _is_path(rejects):
+        raise InputError(f"rejects={rejects!r:.60} must be the path of a file")
+    check_flag("prune", prune)
     if payload_indexes not in (None, "auto"):
         raise InputError(
             f"payload_indexes={payload_indexes!r} is not 'auto'; give the fields to `Index.open`"
@@ -97,6 +103,10 @@ def ingest(
             index_fields=payload_indexes == "auto",
             on_progress=on_progress,
         )
+
+
+def _is_path(given: object) -> bool:
+    return isinstance(given, str | os.PathLike) and isinstance(os.fspath(given), str)
 
 
 def ingest_sources(
@@ -140,6 +150,8 @@ def ingest_sources(
         rejects,
         chunker=chunker,
         prune=prune,
+        id_prefix=reader.id_prefix,
+        empty=reader.empty,
         engine=engine,
         on_progress=tell,
     )
