@@ -158,7 +158,9 @@ def test_a_document_cannot_take_the_passage_of_another(
     before = db.store.retrieve(["d#1"])
     report = run([Document("d#1", "its id looks like a passage of d", "f")])
     assert (report.rejected, report.added.encoded) == (1, 0)
-    assert "stored as a passage of the document 'd'" in (tmp_path / "rejects.jsonl").read_text()
+    told = (tmp_path / "rejects.jsonl").read_text()
+    assert "stored as a passage of the document 'd'" in told
+    assert "or run again if the other is gone" in told
     assert db.store.retrieve(["d#1"]) == before
 
 

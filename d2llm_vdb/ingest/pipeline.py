@@ -36,7 +36,8 @@ class IngestReport:
         added: what became of their passages.
         rejected: records and passages refused, all of them told to `rejects`.
         passed_over: files of folders that were not read.
-        kept: documents that pruning left, since one of the rejects may be any of them.
+        kept: documents that pruning left, since one of the rejects may be any of them, or their
+            folder has no file now.
         seconds: wall time.
         cut: passages cut so far, some of which have not been looked up yet.
         read: share of the input's bytes that was read, from 0 to 1; None where its size is not

@@ -47,7 +47,8 @@ def ingest(
         sources: files and folders, or "-" for standard input.
         rejects: file that takes the records which cannot be stored, with reasons; it is there
             afterwards only if there are any.
-        prune: delete what is stored of documents that are not in the sources.
+        prune: delete what is stored of documents that are not in the sources; of those alone whose
+            ids begin with `id_prefix`.
         chunk_tokens: tokens in a passage at most; None takes the student's longest text.
         overlap: tokens that two passages in a row share.
         format: read every source as this kind, such as "jsonl"; None goes by the file names, and
