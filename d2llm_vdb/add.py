@@ -360,7 +360,7 @@ def stored_columns(
 def _taken_by_another(passage: Passage, doc_id: str) -> InputError:
     return InputError(
         f"id {passage.id!r} is stored as a passage of the document {doc_id!r}; give one of the two "
-        f"documents another id"
+        f"documents another id, or run again if the other is gone"
     )
 
 

@@ -43,6 +43,15 @@ def test_a_folder_says_what_it_passed_over(folder: Path, caplog: pytest.LogCaptu
     assert "docs: 9 passed over: 2 hidden, " in caplog.text
 
 
+def test_empty_files_of_a_folder_are_passed_over_and_named_ones_are_rejects(folder: Path) -> None:
+    (folder / "__init__.py").touch()
+    reader = SourceReader(["docs"])
+    assert reader.passed_over["empty"] == 1
+    assert "docs/__init__.py" not in {each.id for each in reader}
+    [document] = SourceReader(["docs/__init__.py"])
+    assert isinstance(document, Document)
+
+
 def test_json_is_read_where_it_is_named_and_not_from_folders(folder: Path) -> None:
     (folder / "package.json").write_text('{"name": "no text"}')
     (folder / "records.json").write_text('[{"text": "a record"}]')

@@ -12,12 +12,13 @@ from typing import Any
 import docx
 import pytest
 from docx.oxml.ns import nsmap
-from pypdf import PdfWriter
+from pypdf import PageObject, PdfWriter
 
 from d2llm_vdb import Student
 from d2llm_vdb.ingest.chunking import Chunker
 from d2llm_vdb.ingest.documents import Document, Reject
 from d2llm_vdb.ingest.files import SourceReader
+from d2llm_vdb.ingest.headings import Outline
 
 
 @pytest.fixture(autouse=True)
@@ -194,6 +195,47 @@ def test_rst_is_read_with_what_only_sphinx_knows_and_without_other_files() -> No
 def test_code_of_rst_is_kept_as_it_is_with_options_and_directives_of_sphinx(directive: str) -> None:
     [document] = read("a.rst", f"Before.\n\n.. {directive}\n\n   a*b*c:\n       `d`\n\nAfter.")
     assert document.text == "Before.\n\n```\na*b*c:\n    `d`\n```\n\nAfter."
+
+
+def test_fields_within_a_directive_of_sphinx_take_nothing_before_them_away() -> None:
+    fields = "   :param x: number\n   :returns: it"
+    text = f"Title\n=====\n\nIntro.\n\n.. function:: f(x)\n\n{fields}\n\nLast."
+    [document] = read("a.rst", text)
+    assert document.text == (
+        "# Title\n\nIntro.\n\nf(x)\n\nparam x:\n: number\nreturns:\n: it\n\nLast."
+    )
+
+
+def test_a_definition_of_rst_is_told_from_what_it_is() -> None:
+    [document] = read("a.rst", "x : array_like\n    Data.")
+    assert document.text == "x : array_like\n: Data."
+
+
+def test_long_lines_of_rst_are_read() -> None:
+    [document] = read("a.rst", "word " * 250_000)
+    assert len(document.text) == 5 * 250_000 - 1
+
+
+def test_halves_of_characters_are_joined_or_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    [document] = read("a.md", '---\ntitle: "\\ud83d\\ude00 hi \\ud83d"\n---\nx')
+    assert document.title == document.metadata["title"] == "😀 hi �"
+    monkeypatch.setattr(PageObject, "extract_text", lambda _: "a \ud83d b \ud83d\ude00")
+    [document] = read("a.pdf", page_of_text("x"))
+    assert document.text == "a � b 😀"
+
+
+def test_headings_of_word_are_those_in_its_styles_alone() -> None:
+    document = docx.Document()
+    for line in ("# a comment", "```", "x\n---"):
+        document.add_paragraph(line)
+    document.add_heading("Top", 1)
+    document.add_table(1, 1).cell(0, 0).text = "cell"
+    document.add_heading("Below", 2)
+    data = io.BytesIO()
+    document.save(data)
+    [found] = read("a.docx", data.getvalue())
+    assert found.text.startswith("# a comment\n\n```\n\nx\n---\n\n# Top")
+    assert Outline(found.text, found.headings).paths() == ["Top", "Top > Below"]
 
 
 def test_a_formula_of_rst_may_begin_on_the_line_of_its_directive() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from d2llm_vdb.ingest.headings import Outline
 from d2llm_vdb.ingest.html import html_document
 
 
@@ -35,6 +36,10 @@ def text(page: str | bytes) -> str:
         ("<p>one <b>two <i>six</b> four<li>a</foo>&x; a < b", "one two six four\n\n- a&x; a < b"),
         ("<![nothing known here>text<!-- a comment -->", "text"),
         ("<article>x<footer>kept</footer></article><footer>on every page</footer>", "x\n\nkept"),
+        ("<blockquote>x<footer>who</footer></blockquote>", "x\n\nwho"),
+        ("a<search>b</search>c", "a\n\nb\n\nc"),
+        ("<dl><dt><b>x</b><span class=classifier>int</span><dd>D</dl>", "x : int\n: D"),
+        ("<dt>y: <span class='a classifier'>int</span>", "y: int"),
     ],
 )  # fmt: skip
 def test_a_page_says_what_a_browser_shows(page: str, expected: str) -> None:
@@ -69,6 +74,42 @@ def test_a_page_is_read_in_the_encoding_that_it_declares(encoding: str, head: st
     page = f"{head}<title>題</title><p>日本語のテキスト".encode(encoding)
     document = html_document(page, "f")
     assert (document.title, document.text) == ("題", "日本語のテキスト")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "<!-- <meta charset=utf-16> --><meta charset=koi8-r>",
+        "<script>a = '<meta charset=big5>'</script><meta charset=koi8-r>",
+        "<meta name=x content='text/html; charset=big5'><meta charset=koi8-r>",
+        "<meta http-equiv='Content-Type' content='text/html; charset=KOI8-R'>",
+        "<?xml version='1.0' encoding='big5'?><meta charset='koi8-r'/>",
+        f"<!-- {'x' * 5000} --><meta charset=koi8-r>",
+    ],
+)
+def test_what_a_page_declares_is_looked_for_where_browsers_do(head: str) -> None:
+    assert text(f"{head}<p>Привет, мир".encode("koi8-r")) == "Привет, мир"
+
+
+def test_a_page_in_utf8_is_read_as_that_whatever_it_declares() -> None:
+    assert text("<meta charset=iso-8859-1><p>Привет".encode()) == "Привет"
+
+
+@pytest.mark.parametrize(
+    ("page", "paths"),
+    [
+        ("<p># apt install foo<p># apt update<h2>Next</h2><p>x", ["Next"]),
+        ("<p>```</p><h1>A</h1>x<h2>B # C</h2>y", ["A", "A > B # C"]),
+        ("1<br>---<br>2<h6>Z</h6>end", ["Z"]),
+        ("<h2>one<p>two</p></h2>x", ["one"]),
+        ("<ul><li>a<li>b</ul><dl><dt>c<dd>d</dl><h3>E<br>F</h3>x", ["E F"]),
+    ],
+)
+def test_headings_of_a_page_are_its_own_and_nothing_that_looks_like_one(
+    page: str, paths: list[str]
+) -> None:
+    document = html_document(page.encode(), "f")
+    assert Outline(document.text, document.headings).paths() == paths
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-8"])

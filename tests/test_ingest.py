@@ -4,10 +4,12 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import semantic_text_splitter
 from typer.testing import CliRunner, Result
 
 from d2llm_vdb import Index, Passage, Student
@@ -60,14 +62,48 @@ def test_a_long_line_without_spaces_is_cut_too(student: Student) -> None:
     assert "".join(passage.text for passage in passages) == "a1" * 500_000
 
 
+@pytest.mark.parametrize("markdown", [False, True])
+def test_a_long_run_without_blanks_is_given_to_the_splitter_in_parts_and_none_is_lost(
+    student: Student, monkeypatch: pytest.MonkeyPatch, markdown: bool
+) -> None:
+    longest: list[int] = []
+
+    class Splitter:
+        def __init__(self, splitter: Any) -> None:
+            self._splitter = splitter
+
+        def chunk_all_indices(self, texts: list[str]) -> Any:
+            longest.append(max(len(word) for text in texts for word in text.split()))
+            return self._splitter.chunk_all_indices(texts)
+
+    for name in ("TextSplitter", "MarkdownSplitter"):
+        make = getattr(semantic_text_splitter, name).from_huggingface_tokenizer
+        fake = SimpleNamespace(
+            from_huggingface_tokenizer=lambda *given, make=make: Splitter(make(*given))
+        )
+        monkeypatch.setattr(semantic_text_splitter, name, fake)
+    numbers = ",".join(f"0.{row:06}" for row in range(8_000))
+    text = f"Before.\n\n{numbers} between {'a' * 20_000}\n\nAfter."
+    [passages] = Chunker(student, overlap=0).cut([Document("d", text, "f", markdown=markdown)])
+    assert max(longest) <= 2 * 16 * 256
+    assert all(passage.text == text[passage.start : passage.end] for passage in passages)
+    joined = "".join(passage.text for passage in passages)
+    assert joined.replace(" ", "").replace("\n", "") == text.replace(" ", "").replace("\n", "")
+    assert sum(passage.text.endswith(",") for passage in passages) > 5  # and not within a number
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"chunk_tokens": 300}, r"chunk_tokens=300 .* give --chunk-tokens at most 256"),
-        ({"chunk_tokens": 0}, r"chunk_tokens=0 leaves no room .* --chunk-tokens from 3 to 256"),
-        ({"chunk_tokens": -5}, r"chunk_tokens=-5 leaves no room"),
+        ({"chunk_tokens": 2}, r"chunk_tokens=2 leaves no room .* --chunk-tokens from 3 to 256"),
+        ({"chunk_tokens": 0}, r"chunk_tokens=0 must be a whole number of at least 1"),
+        ({"chunk_tokens": "128"}, r"chunk_tokens='128' must be a whole number"),
+        ({"chunk_tokens": 100.5}, r"chunk_tokens=100.5 must be a whole number"),
+        ({"overlap": None}, r"overlap=None must be a whole number of at least 0"),
+        ({"overlap": 5.5}, r"overlap=5.5 must be a whole number"),
         ({"chunk_tokens": 20, "overlap": 18}, r"overlap=18 .* give --overlap at most 17"),
-        ({"overlap": -1}, r"overlap=-1 is negative; give --overlap 0 or more"),
+        ({"overlap": -1}, r"overlap=-1 must be a whole number of at least 0"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(student: Student, options: dict, message: str) -> None:
@@ -122,7 +158,9 @@ def test_a_document_cannot_take_the_passage_of_another(
     before = db.store.retrieve(["d#1"])
     report = run([Document("d#1", "its id looks like a passage of d", "f")])
     assert (report.rejected, report.added.encoded) == (1, 0)
-    assert "stored as a passage of the document 'd'" in (tmp_path / "rejects.jsonl").read_text()
+    told = (tmp_path / "rejects.jsonl").read_text()
+    assert "stored as a passage of the document 'd'" in told
+    assert "or run again if the other is gone" in told
     assert db.store.retrieve(["d#1"]) == before
 
 
@@ -154,7 +192,7 @@ def test_every_bad_record_is_in_the_rejects_file_with_its_reason(
         (10, "blank"): "text is blank",
         (11, "d0"): "read before in this run",
         (12, "surrogate"): "not valid Unicode",
-        (None, "nan"): "nan",
+        (13, "nan"): "nan",
     }
     assert set(found) == set(expected)
     assert all(part in found[key] for key, part in expected.items())
@@ -200,6 +238,19 @@ def test_nothing_is_pruned_when_nothing_was_read(
     run(numbered(6))
     assert (run([], prune=True).added.deleted, db.count()) == (0, 6)
     assert "nothing pruned: no document was read" in caplog.text
+
+
+def test_rejects_alone_prune_nothing_though_their_ids_are_known(run: Ingest, db: Index) -> None:
+    run(numbered(6))
+    assert (run([Reject("f", "broken", id="d2")], prune=True).added.deleted, db.count()) == (0, 6)
+
+
+def test_pruning_leaves_what_is_stored_without_the_prefix_of_the_run(
+    run: Ingest, db: Index
+) -> None:
+    run([*numbered(2), Document("A/x", "text", "x"), Document("A/y", "text", "y")])
+    report = run([Document("A/x", "text", "x")], prune=True, id_prefix="A/")
+    assert (report.added.deleted, stored_ids(db)) == (1, {"d0", "d1", "A/x"})
 
 
 def stored_ids(db: Index) -> set[str]:

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 from d2llm_vdb import Index, Student
 from d2llm_vdb.cli.app import app
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.file_lock import lock
 from d2llm_vdb.ingest import Fields, IngestReport, ingest
+from d2llm_vdb.ingest import rejects as rejects_module
 from d2llm_vdb.ingest.documents import Reject
 from d2llm_vdb.ingest.rejects import RejectsFile
 
@@ -105,6 +107,12 @@ def test_progress_tells_which_share_of_the_input_is_stored(db: Index) -> None:
         (["docs"], {"rejects": "notes.csv"}, "rejects file notes.csv exists and holds something"),
         (["docs"], {"chunk_tokens": 9999}, "chunk_tokens=9999 is more than the student reads"),
         (["docs"], {"index_fields": {"year": "integer"}}, "index_fields={'year': 'integer'}"),
+        (["docs"], {"prune": "no"}, "prune='no' must be True or False"),
+        (["docs"], {"rejects": None}, "rejects=None must be the path of a file"),
+        (["docs"], {"rejects": b"x"}, "rejects=b'x' must be the path of a file"),
+        (["docs"], {"format": ["txt"]}, r"format=\['txt'\] is not one of"),
+        (["docs"], {"fields": {"text": "body"}}, r"fields=\{.* must be Fields"),
+        (["docs"], {"id_prefix": 5}, "id_prefix=5 must be a string"),
     ],
 )
 def test_what_cannot_be_used_is_refused_before_anything_is_stored(
@@ -113,6 +121,36 @@ def test_what_cannot_be_used_is_refused_before_anything_is_stored(
     with pytest.raises(InputError, match=message):
         ingest(db, *sources, **options)
     assert db.count() == 0
+
+
+def test_what_is_no_index_is_refused() -> None:
+    with pytest.raises(InputError, match="index='my-db' must be an Index; open one"):
+        ingest("my-db", "docs")  # type: ignore[arg-type]
+
+
+def test_standard_input_that_is_closed_is_refused(
+    db: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(InputError, match="standard input is closed"):
+        ingest(db, "-")
+
+
+def test_a_folder_that_is_empty_now_keeps_what_came_from_it(db: Index) -> None:
+    Path("notes").mkdir()
+    Path("notes", "a.txt").write_text("A note.")
+    Path("docs", "old.txt").write_text("An old guide.")
+    ingest(db, "docs", "notes")
+    Path("notes", "a.txt").unlink()
+    Path("docs", "old.txt").unlink()
+    report = ingest(db, "docs", "notes", prune=True)
+    assert (report.added.deleted, report.kept) == (1, 1)
+    assert "notes/a.txt" in stored(db)
+
+
+def test_the_prefix_of_a_run_bounds_what_it_prunes(db: Index) -> None:
+    ingest(db, "docs", id_prefix="A/")
+    assert ingest(db, "docs", id_prefix="B/", prune=True).added.deleted == 0
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full")
@@ -136,6 +174,43 @@ def test_two_runs_do_not_write_one_rejects_file(tmp_path: Path) -> None:
     with RejectsFile(path):
         pass  # without rejects
     assert not list(tmp_path.glob("rejects*"))
+
+
+@pytest.mark.parametrize("rejects", [0, 1])
+def test_a_rejects_file_is_locked_until_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rejects: int
+) -> None:
+    refused: list[str] = []
+
+    def meanwhile(path: Path, *_: Any, **__: Any) -> None:
+        with pytest.raises(InputError, match="another run"):
+            RejectsFile(tmp_path / "rejects.jsonl").__enter__()
+        refused.append(path.name)
+
+    with RejectsFile(tmp_path / "rejects.jsonl") as file:
+        for _ in range(rejects):
+            file.write(Reject("notes.jsonl", "text is blank", 3))
+        monkeypatch.setattr(Path, "replace", meanwhile)
+        monkeypatch.setattr(Path, "unlink", meanwhile)
+    assert refused[0] == "rejects.jsonl.unfinished"
+
+
+def test_a_rejects_file_that_took_its_name_while_it_was_opened_is_opened_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = RejectsFile(tmp_path / "rejects.jsonl")
+    first.__enter__()
+    first.write(Reject("notes.jsonl", "text is blank", 3))
+
+    def lock_late(file: Any) -> None:
+        monkeypatch.undo()
+        first.__exit__(None, None, None)
+        lock(file)
+
+    monkeypatch.setattr(rejects_module, "lock", lock_late)
+    with RejectsFile(tmp_path / "rejects.jsonl") as second:
+        assert "text is blank" in second.path.read_text()
+        assert second.unfinished.exists()
 
 
 @pytest.mark.parametrize("path", [".", "", "/"])

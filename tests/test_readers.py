@@ -124,6 +124,45 @@ def test_csv_rows_become_documents_and_bad_rows_rejects() -> None:
     assert [each.line for each in found] == [2, 4, 5, 6, 7]
 
 
+def test_cells_may_be_missing_at_the_end_of_a_row_and_are_null() -> None:
+    first, second = read(b"id, text ,year,note\n1,a\n2,b,1999\n", reader=read_csv)
+    assert (first.text, first.metadata) == ("a", {"year": None, "note": None})
+    assert second.metadata == {"year": 1999, "note": None}
+
+
+def test_a_table_without_the_text_column_is_one_reject() -> None:
+    [reject] = read(b"id,words\n1,a\n2,b\n", reader=read_csv)
+    assert "no text field among ['id', 'words']; name it with --text-field" in reject.reason
+    assert read(b"", reader=read_csv) == []
+
+
+@pytest.mark.parametrize("fields", [Fields(text="title"), Fields(text="x", id="title")])
+def test_a_title_that_is_the_text_or_the_id_is_no_title_beside_it(fields: Fields) -> None:
+    [document] = read(b'{"title": "one", "x": "two", "year": 3}', fields)
+    assert document.title == ""
+    assert document.metadata == {"year": 3, **({"x": "two"} if fields.id is None else {})}
+
+
+def test_a_title_may_be_a_number() -> None:
+    [document] = read(b'{"title": 1984, "text": "a"}')
+    assert (document.title, document.metadata) == ("1984", {"title": 1984})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"text": 5}, "text=5 must be the name of a field"),
+        ({"metadata": "year"}, "metadata='year' must be the names of fields"),
+        ({"metadata": (1,)}, "must be the names of fields"),
+        ({"strings": "no"}, "strings='no' must be True or False"),
+        ({"delimiter": 5}, "delimiter=5 cannot stand between cells"),
+    ],
+)
+def test_fields_that_are_none_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Fields(**options)
+
+
 def test_an_unclosed_quote_in_csv_is_a_reject_with_the_lines_it_swallowed() -> None:
     data = b'id,text\n1,a\n2,"open\n3,c\n4,d\n'
     found = read(data, reader=read_csv)

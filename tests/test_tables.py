@@ -48,6 +48,12 @@ def test_cells_become_what_they_are_and_the_log_says_so_once(
     assert "year (number), price (number), ok (true or false); --strings keeps" in told
 
 
+def test_a_column_called_as_a_role_that_another_has_is_read_as_any_other() -> None:
+    [document] = read("_id,id,text,content,title\n007,5,a,2.5,x\n")
+    assert (document.id, document.text, document.title) == ("007", "a", "x")
+    assert document.metadata == {"id": 5, "content": 2.5, "title": "x"}
+
+
 def test_cells_stay_strings_where_that_is_asked_for() -> None:
     assert metadata("text,year,empty\na,2021,\n", strings=True) == [{"year": "2021", "empty": ""}]
 

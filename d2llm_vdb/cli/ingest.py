@@ -241,8 +241,8 @@ def _tell(
         print_line(f"passed over in folders: {kinds}", errors)
     if report.kept:
         print_line(
-            f"{counted(report.kept, 'document')} kept, though not read: rejects without an "
-            f"id may be any of what is stored",
+            f"{counted(report.kept, 'document')} kept, though not read: they may be "
+            f"rejects without an id, or in a folder that has no file now",
             errors,
         )
     if report.rejected:

@@ -8,14 +8,16 @@ Headings are no passage by themselves: they go with the text that follows.
 
 from __future__ import annotations
 
-import itertools
+import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from d2llm_vdb.checks import check_whole_number
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.ingest.documents import Document
 from d2llm_vdb.ingest.headings import Heading, Outline, joined
@@ -34,6 +36,9 @@ TITLE_STEP = 16
 # A tokenizer may take a megabyte without spaces for one unknown token. Passages stay below this
 # many characters a token of their capacity, so that such a text is cut all the same.
 MAX_CHARACTERS_PER_TOKEN = 16
+
+# Characters without a blank, in such longest passages, that are given to the splitter at once.
+LONGEST_RUN = 2
 
 # Headings take this share of a passage at most; longer ones stand in the metadata alone.
 MAX_HEADINGS_SHARE = 1 / 4
@@ -74,7 +79,9 @@ class Chunker:
         longest = student.config.max_tokens
         if chunk_tokens is None:
             chunk_tokens = longest
-        elif chunk_tokens > longest:
+        check_whole_number("chunk_tokens", chunk_tokens)
+        check_whole_number("overlap", overlap, least=0)
+        if chunk_tokens > longest:
             raise InputError(
                 f"chunk_tokens={chunk_tokens} is more than the student reads, and the rest of each "
                 f"passage could not be found; give --chunk-tokens at most {longest}"
@@ -89,8 +96,6 @@ class Chunker:
                 f"that prompt and special tokens take; give --chunk-tokens from {reserved + 1} to "
                 f"{longest}"
             )
-        if overlap < 0:
-            raise InputError(f"overlap={overlap} is negative; give --overlap 0 or more")
         if overlap >= self._capacity:
             raise InputError(
                 f"overlap={overlap} is not less than the {counted(self._capacity, 'token')} of "
@@ -126,15 +131,21 @@ class Chunker:
                 chunks[row] = _whole(document.text)
             else:
                 if document.markdown:
-                    outlines[row] = self._outline(document.text, capacity)
+                    outlines[row] = self._outline(document, capacity)
                     capacity = self._room_beside(titles[row] + outlines[row].tokens)
                 to_cut[capacity, document.markdown].append(row)
         for (capacity, markdown), rows in to_cut.items():
             splitter = self._splitter(capacity, markdown)
-            several = splitter.chunk_all_indices([documents[row].text for row in rows])
-            for row, some in zip(rows, several, strict=True):
-                pieces = (_bounded(start, text, capacity) for start, text in some)
-                chunks[row] = list(itertools.chain.from_iterable(pieces))
+            sections = [
+                (row, start, documents[row].text[start:end])
+                for row in rows
+                for start, end in pairwise(_breaks(documents[row].text, capacity))
+            ]
+            several = splitter.chunk_all_indices([text for _, _, text in sections])
+            for (row, begin, _), some in zip(sections, several, strict=True):
+                for start, text in some:
+                    chunks[row] += _bounded(begin + start, text, capacity)
+            for row in rows:
                 if row in outlines:
                     chunks[row] = self._with_text(documents[row], chunks[row], outlines[row])
         return [
@@ -142,8 +153,8 @@ class Chunker:
             for row, document in enumerate(documents)
         ]
 
-    def _outline(self, text: str, capacity: int) -> _Outline:
-        outline = Outline(text)
+    def _outline(self, document: Document, capacity: int) -> _Outline:
+        outline = Outline(document.text, document.headings)
         paths = outline.paths()
         lengths = dict(zip(paths, self._count([f"{path}\n" for path in paths]), strict=True))
         shown = {
@@ -204,6 +215,21 @@ class Chunker:
 
 def _max_characters(capacity: int) -> int:
     return MAX_CHARACTERS_PER_TOKEN * capacity
+
+
+def _breaks(text: str, capacity: int) -> list[int]:
+    """Return where a text is cut before the splitter cuts it, with its start and end.
+
+    What has no blank for long is cut after a mark, such as a comma, if it has any: the splitter
+    takes quadratic time for one long word.
+    """
+    longest = LONGEST_RUN * _max_characters(capacity)
+    run = re.compile(rf"(?<!\S)\S{{{longest + 1},}}")
+    piece = re.compile(rf"\S{{1,{longest}}}(?<=[^\w.])|\S{{1,{longest}}}")
+    breaks = [0]
+    for each in run.finditer(text):
+        breaks += [found.end() for found in piece.finditer(text, *each.span())][:-1]
+    return [*breaks, len(text)]
 
 
 def _heading(document: Document) -> str:

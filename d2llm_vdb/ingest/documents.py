@@ -26,6 +26,9 @@ class Document:
         title: put before every passage, so that each says what it is about.
         metadata: JSON-ready values, copied to every passage.
         markdown: cut by headings.
+        headings: where in the text each line of a heading starts, in characters; None has them
+            found as Markdown has them. Readers that write the Markdown themselves know: text that
+            looks like a heading, or opens a fence, is none.
         pages: where each page starts in the text, in characters; empty where it has none.
         line: in the source, where it is a file of records; in JSON the record's number.
     """
@@ -36,6 +39,7 @@ class Document:
     title: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
     markdown: bool = False
+    headings: tuple[int, ...] | None = None
     pages: tuple[int, ...] = ()
     line: int | None = None
 

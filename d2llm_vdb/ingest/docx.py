@@ -52,9 +52,9 @@ def docx_document(data: bytes, source: str) -> Document:
     try:
         document = docx.Document(_text_parts(data))
         _unwrap(document.element.body)
+        contents = list(document.iter_inner_content())
         blocks = bounded(
-            _table(each) if isinstance(each, Table) else _paragraph(each)
-            for each in document.iter_inner_content()
+            _table(each) if isinstance(each, Table) else _paragraph(each) for each in contents
         )
         title = document.core_properties.title.strip()
     except InputError:
@@ -62,10 +62,16 @@ def docx_document(data: bytes, source: str) -> Document:
     except Exception as error:  # python-docx raises what it runs into
         reason = f"not a readable Word document: {type(error).__name__}: {error}"
         raise InputError(reason) from error
+    headings: list[int] = []
+    start = 0
+    for each, block in zip(contents, blocks, strict=True):
+        if block and not isinstance(each, Table) and _heading_mark(each):
+            headings.append(start)
+        start += len(block) + 2 * bool(block)
     text = "\n\n".join(filter(None, blocks))
     metadata: dict[str, Any] = {"title": title} if title else {}
     name = unnamed_id(source, f"{title}\n{text}")
-    return Document(name, text, source, title, metadata, markdown=True)
+    return Document(name, text, source, title, metadata, markdown=True, headings=tuple(headings))
 
 
 def _text_parts(data: bytes) -> io.BytesIO:
@@ -102,14 +108,22 @@ def _unwrap(body: CT_Body) -> None:
 
 def _paragraph(paragraph: Paragraph) -> str:
     text = paragraph.text.strip()
-    style = (paragraph.style.name or "") if text and paragraph.style else ""
-    if style == "Title":
-        return f"# {_line(text)}"
-    if heading := _HEADING.fullmatch(style):
-        return f"{'#' * min(6, int(heading[1]))} {_line(text)}"
-    if style.startswith("List"):
-        return f"- {text}"
-    return text
+    if not text:
+        return ""
+    if mark := _heading_mark(paragraph):
+        return f"{mark} {_line(text)}"
+    return f"- {text}" if _style(paragraph).startswith("List") else text
+
+
+def _heading_mark(paragraph: Paragraph) -> str:
+    """Return how Markdown marks a heading, nothing for what is none."""
+    style = _style(paragraph)
+    heading = _HEADING.fullmatch(style)
+    return "#" * min(6, int(heading[1])) if heading else "#" * (style == "Title")
+
+
+def _style(paragraph: Paragraph) -> str:
+    return (paragraph.style.name or "") if paragraph.style else ""
 
 
 def _table(table: Table) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import IO, Any
 
-from d2llm_vdb.checks import is_unicode
+from d2llm_vdb.checks import check_choice, is_unicode
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.ingest.documents import STDIN, Document, Records, Reject, path_name
 from d2llm_vdb.ingest.folders import Folder
@@ -46,11 +46,12 @@ class _Tree:
 class SourceReader:
     """Reads documents from files, folders and standard input, as a stream.
 
-    A folder is read with everything below it, in name order; hidden files, files of other kinds,
+    A folder is read with everything below it, in name order; hidden and empty files, other kinds,
     `.json` unless `format` asks for it, links that lead out of it or to folders, and the rejects
     file are passed over; `passed_over` counts all but the last by their reason, and so does the
-    log. A file is called by its path as given, `/` between folders; that name is the id of a
-    document that is a whole file.
+    log. `empty` names the folders among the sources that turn out to hold no file. A file is
+    called by its path as given, `/` between folders; that name is the id of a document that is a
+    whole file.
 
     Args:
         sources: paths, or "-" for standard input.
@@ -74,11 +75,15 @@ class SourceReader:
         id_prefix: str = "",
         rejects: RejectsFile | None = None,
     ) -> None:
-        if format is not None and format not in READERS:
-            raise InputError(f"format={format!r} is not one of {', '.join(READERS)}")
+        if format is not None:
+            check_choice("format", format, tuple(READERS))
+        if fields is not None and not isinstance(fields, Fields):
+            raise InputError(f"fields={fields!r:.60} must be Fields, as Fields(text='body')")
+        if not isinstance(id_prefix, str):
+            raise InputError(f"id_prefix={id_prefix!r:.60} must be a string")
         self._fields = fields or Fields()
         self._format = format
-        self._id_prefix = id_prefix
+        self.id_prefix = id_prefix
         self._written = () if rejects is None else (rejects.path, rejects.unfinished)
         self.passed_over: Counter[str] = Counter()
         self._sources = [self._source(source) for source in sources]
@@ -89,6 +94,7 @@ class SourceReader:
             elif self.total_bytes is not None:
                 self.total_bytes += _size(file.path)
         self.read_bytes = 0
+        self.empty: list[str] = []
 
     def __iter__(self) -> Records:
         """Yield a document or a reject for every record; a file that cannot be read is one."""
@@ -96,7 +102,14 @@ class SourceReader:
         unreadable: list[Reject] = []
         records_read = False
         missing = set(self._fields.metadata or ())
-        for file in self._files(lambda folder, _: unreadable.extend(folder.unreadable)):
+        self.empty.clear()
+
+        def note(folder: Folder, found: bool) -> None:
+            unreadable.extend(folder.unreadable)
+            if not found:
+                self.empty.append(str(folder.path))
+
+        for file in self._files(note):
             for record in self._read(file):
                 if isinstance(record, Document) and record.line is not None:
                     records_read = True
@@ -126,9 +139,9 @@ class SourceReader:
             yield _reject(file, f"cannot be read: {error}")
 
     def _prefixed(self, record: Document | Reject) -> Document | Reject:
-        if not self._id_prefix or record.id is None:
+        if not self.id_prefix or record.id is None:
             return record
-        return replace(record, id=self._id_prefix + record.id)
+        return replace(record, id=self.id_prefix + record.id)
 
     def _files(self, on_listed: Callable[[Folder, bool], None]) -> Iterator[_File]:
         """List the files anew, each once: `docs docs/a.md` names a.md twice.
@@ -148,6 +161,8 @@ class SourceReader:
 
     def _source(self, source: str) -> _File | _Tree:
         if source == STDIN:
+            if not hasattr(sys.stdin, "buffer"):
+                raise InputError("standard input is closed, or gives no bytes; name a file")
             return _File(None, STDIN, self._format or "jsonl")
         path = Path(source)
         try:
@@ -180,6 +195,9 @@ class SourceReader:
             kind = self._format or _kind(file)
             if kind is None or (kind in ONLY_NAMED and self._format is None):
                 folder.passed_over[file.suffix.lower() or "without a suffix"] += 1
+            elif kind not in RECORD_READERS and _is_empty(file):
+                folder.passed_over["empty"] += 1
+                found = True
             else:
                 found = True
                 named = source.name / file.relative_to(source.path)
@@ -213,6 +231,13 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:  # reading it will give the reason
         return 0
+
+
+def _is_empty(path: Path) -> bool:
+    try:
+        return path.is_file() and not path.stat().st_size
+    except OSError:  # reading it will give the reason
+        return False
 
 
 def _open(file: _File) -> AbstractContextManager[IO[bytes]]:

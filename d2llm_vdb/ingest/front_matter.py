@@ -14,7 +14,7 @@ from typing import Any
 
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.ingest.documents import Document, unnamed_id
-from d2llm_vdb.ingest.reading import decoded
+from d2llm_vdb.ingest.reading import decoded, sound
 from d2llm_vdb.ingest.values import boolean, number
 from d2llm_vdb.optional import needing
 
@@ -75,7 +75,7 @@ def _mapping(text: str) -> dict[str, Any]:
             return node
 
     def word(_loader: Loader, node: Any) -> Any:
-        return node.value if node.style else _value(node.value)
+        return sound(node.value) if node.style else _value(node.value)
 
     Loader.add_constructor(_TEXT, word)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -35,26 +36,19 @@ class Outline:
 
     Args:
         text: whose front matter has been taken off.
+        starts: where its headings are, if that is known (`Document.headings`).
 
     Raises:
         MissingExtraError: the parser is not installed.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, starts: Sequence[int] | None = None) -> None:
         self._text = text
         self._starts: list[int] = []
         self._paths: list[tuple[Heading, ...]] = []
-        lines = [0, *(match.end() for match in _LINE.finditer(text))]
         open_ones: list[tuple[int, Heading]] = []
-        tokens = _parser().parse(text)
-        for token, inline in pairwise(tokens):
-            # Those in lists and quotes are not the document's own.
-            if token.type != "heading_open" or token.level or not inline.content.strip():
-                continue
-            level = int(token.tag[1:])
-            first, after = token.map
-            end = lines[after] if after < len(lines) else len(text)
-            heading = Heading(lines[first], end, " ".join(inline.content.split()))
+        found = _parsed(text) if starts is None else (_at(text, start) for start in starts)
+        for level, heading in found:
             open_ones = [each for each in open_ones if each[0] < level] + [(level, heading)]
             self._starts.append(heading.start)
             self._paths.append(tuple(each for _, each in open_ones))
@@ -89,6 +83,25 @@ class Outline:
 def joined(path: tuple[Heading, ...]) -> str:
     """Return headings as one line, such as "Install > Linux"."""
     return SEPARATOR.join(heading.text for heading in path)
+
+
+def _parsed(text: str) -> Iterator[tuple[int, Heading]]:
+    """Yield the levels and headings of Markdown."""
+    lines = [0, *(match.end() for match in _LINE.finditer(text))]
+    for token, inline in pairwise(_parser().parse(text)):
+        # Those in lists and quotes are not the document's own.
+        if token.type != "heading_open" or token.level or not inline.content.strip():
+            continue
+        first, after = token.map
+        end = lines[after] if after < len(lines) else len(text)
+        yield int(token.tag[1:]), Heading(lines[first], end, " ".join(inline.content.split()))
+
+
+def _at(text: str, start: int) -> tuple[int, Heading]:
+    """Return the level and the heading of a line such as `## Install`."""
+    end = text.find("\n", start) + 1 or len(text)
+    marks, _, line = text[start:end].partition(" ")
+    return len(marks), Heading(start, end, line.strip())
 
 
 def _parser() -> Any:

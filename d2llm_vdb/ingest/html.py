@@ -34,15 +34,17 @@ LEFT_OUT = frozenset(
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
 BLOCKS = frozenset(
     "address article aside blockquote body caption center dd details dialog div dl dt fieldset "
-    "figcaption figure footer form header hgroup hr html legend li main menu ol p pre section "
-    "summary table tbody td tfoot th thead tr ul".split()
+    "figcaption figure footer form header hgroup hr html legend li listing main menu ol p pre "
+    "search section summary table tbody td tfoot th thead tr ul xmp".split()
 ).union(HEADINGS)
 
 # In one cell there is room for a line; a table with any of these is there for the layout.
 NOT_IN_CELLS = frozenset("table ul ol dl pre article section".split()).union(HEADINGS)
 
 # Whose footer is their own, where that of the page stands on every page.
-SECTIONS = frozenset("article main section".split())
+SECTIONS = frozenset(
+    "article aside blockquote details dialog fieldset figure main section td".split()
+)
 
 # Lists within lists are set in by two blanks each, up to here.
 MAX_INDENTED = 16
@@ -65,14 +67,14 @@ def html_document(data: bytes, source: str) -> Document:
     """
     page = _parse(data, source)
     title = _line(page.title.get_text()) if page.title else ""
-    text = markdown(page)
+    text, headings = markdown(page)
     metadata = {"title": title} if title else {}
     name = unnamed_id(source, f"{title}\n{text}")
-    return Document(name, text, source, title, metadata, markdown=True)
+    return Document(name, text, source, title, metadata, markdown=True, headings=headings)
 
 
-def markdown(page: BeautifulSoup) -> str:
-    """Return what a page says."""
+def markdown(page: BeautifulSoup) -> tuple[str, tuple[int, ...]]:
+    """Return what a page says, and where in that its headings start."""
     writer = _Writer(_layout_tables(page))
     for event in _walk(page):
         if isinstance(event, str):
@@ -178,15 +180,23 @@ class _Writer:
         self._rows = 0
         self._code: list[str] | None = None
 
-    def text(self) -> str:
+    def text(self) -> tuple[str, tuple[int, ...]]:
+        """Return the text, and where in it the headings start."""
         parts: list[str] = []
+        headings: list[int] = []
         before = ""
+        length = 0
         for kind, block in self._blocks:
+            close = _close(kind)
             if parts:
-                parts.append("\n" if kind == before != "block" else "\n\n")
+                parts.append("\n" if close == before != "block" else "\n\n")
+                length += len(parts[-1])
+            if kind == "heading":
+                headings.append(length)
             parts.append(block)
-            before = kind
-        return "".join(parts)
+            length += len(block)
+            before = close
+        return "".join(parts), tuple(headings)
 
     def take(self, text: str) -> None:
         if self._code is None:
@@ -204,6 +214,9 @@ class _Writer:
                 self._end_code()
             elif name in BLOCKS and self._code and not self._code[-1].endswith("\n"):
                 self._code.append("\n")  # blocks within code are its lines
+        elif name == "span" and entered and "classifier" in tag.get_attribute_list("class"):
+            if not "".join(self._inline[-3:]).rstrip().endswith(":"):
+                self._inline.append(" : ")  # a style sheet puts it there
         elif name in BLOCKS:
             self.end_block()
             if entered:
@@ -253,8 +266,10 @@ class _Writer:
             return
         if self._kind == "heading":  # a heading is one line
             lines = [" ".join(filter(None, lines))]
-        self._blocks.append((_close(self._kind), self._prefix + "\n".join(lines).strip("\n")))
+        self._blocks.append((self._kind, self._prefix + "\n".join(lines).strip("\n")))
         self._prefix = ""
+        if self._kind == "heading":  # what follows within it is another block
+            self._kind = "block"
 
     def _bullet(self) -> str:
         indent = "  " * min(max(0, len(self._lists) - 1), MAX_INDENTED)

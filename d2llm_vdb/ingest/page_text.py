@@ -1,13 +1,16 @@
 """Bytes of a web page to text, as browsers read them.
 
-Beautiful Soup finds the byte-order mark and what a page declares. Decoding is not left to it: it
-takes a name such as `ISO-8859-1` by the letter, and what it guesses depends on what is installed.
+Beautiful Soup finds the byte-order mark. Decoding is not left to it: it takes what comments,
+scripts and any `<meta>` say for what a page declares, a name such as `ISO-8859-1` by the letter,
+and what it guesses depends on what is installed.
 """
 
 from __future__ import annotations
 
 import codecs
 import logging
+import re
+from contextlib import suppress
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +43,21 @@ _READ_AS = {
 }
 
 
+# How far a page may declare its encoding; browsers are content with less.
+SEARCHED_BYTES = 2**16
+
+# What a page says in these it does not say of itself.
+_HIDDEN = re.compile(
+    r"<!--(-?>|.*?(-->|\Z))|<(?P<tag>script|style)\b.*?(</(?P=tag)\b|\Z)", re.DOTALL | re.IGNORECASE
+)
+_META = re.compile(r"<meta(?=[\s/])[^<>]*>", re.IGNORECASE)
+_ATTRIBUTE = re.compile(r"""(?<=[\s"'/])([^\s"'<>/=]++)\s*+=\s*+("[^"]*"|'[^']*'|[^\s"'>]+)""")
+_CHARSET = re.compile(r"charset\s*=\s*(?P<label>[^\s\"';]+)", re.IGNORECASE)
+_IN_XML = re.compile(r"\s*<\?xml\s[^>]*?\bencoding\s*=\s*[\"'](?P<label>[^\"'>]+)")
+
+
 def page_text(data: bytes, source: str) -> str:
-    """Decode a page: by its byte-order mark, else as it declares, else as UTF-8.
+    """Decode a page: by its byte-order mark, else as UTF-8 if it is that, else as it declares.
 
     Bytes that the encoding does not have become U+FFFD, and the rest stays as it is.
 
@@ -53,14 +69,32 @@ def page_text(data: bytes, source: str) -> str:
 
     found = EncodingDetector(data)
     unmarked: bytes = found.markup
-    declared = EncodingDetector.find_declared_encoding(unmarked, is_html=True)
-    encoding = found.sniffed_encoding or _codec(declared or "")
+    if found.sniffed_encoding:
+        return unmarked.decode(found.sniffed_encoding, "replace")
+    if not unmarked.isascii():  # which ISO-2022-JP is to the eye
+        with suppress(UnicodeDecodeError):
+            return unmarked.decode()
+    encoding = _declared(unmarked[:SEARCHED_BYTES].decode("latin-1"))
     return unmarked.decode(encoding, "replace") if encoding else _guessed(unmarked, source)
+
+
+def _declared(page: str) -> str | None:
+    """Return Python's name of the encoding that the start of a page declares, if it is known."""
+    for meta in _META.findall(_HIDDEN.sub("", page)):
+        given = {name.lower(): value.strip("\"'") for name, value in _ATTRIBUTE.findall(meta)}
+        label = given.get("charset")
+        if label is None and given.get("http-equiv", "").lower() == "content-type":
+            named = _CHARSET.search(given.get("content", ""))
+            label = named["label"] if named else None
+        if label and (encoding := _codec(label)):
+            return encoding
+    named = _IN_XML.match(page)
+    return _codec(named["label"]) if named else None
 
 
 def _codec(label: str) -> str | None:
     """Return Python's name of what browsers read for a label, None where they know none."""
-    label = label.strip().removeprefix("x-")
+    label = label.strip().lower().removeprefix("x-")
     try:
         name = codecs.lookup(_READ_AS.get(label, label)).name
     except (LookupError, ValueError):  # the latter of a name with a NUL

@@ -8,7 +8,7 @@ from typing import Any
 
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.ingest.documents import Document, unnamed_id
-from d2llm_vdb.ingest.reading import bounded
+from d2llm_vdb.ingest.reading import bounded, sound
 from d2llm_vdb.optional import needing
 
 BETWEEN_PAGES = "\n\n"
@@ -32,7 +32,7 @@ def pdf_document(data: bytes, source: str) -> Document:
         from pypdf.errors import FileNotDecryptedError
     try:
         pdf = PdfReader(io.BytesIO(data))
-        texts = bounded(page.extract_text().strip() for page in pdf.pages)
+        texts = bounded(sound(page.extract_text()).strip() for page in pdf.pages)
         title = pdf.metadata.title if pdf.metadata else None
     except InputError:
         raise
@@ -47,5 +47,5 @@ def pdf_document(data: bytes, source: str) -> Document:
     starts = tuple(itertools.accumulate(lengths, initial=0))[:-1]
     metadata: dict[str, Any] = {"pages": len(texts)}
     if isinstance(title, str) and title.strip():
-        metadata["title"] = title.strip()
+        metadata["title"] = sound(title).strip()
     return Document(unnamed_id(source, text), text, source, metadata=metadata, pages=starts)

@@ -6,7 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import PurePath
 from typing import Any
@@ -17,7 +17,7 @@ from d2llm_vdb.checks import check_unicode
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.index import Index
 from d2llm_vdb.ingest.adding import Engine, add_documents
-from d2llm_vdb.ingest.chunking import Chunker
+from d2llm_vdb.ingest.chunking import Chunker, document_of
 from d2llm_vdb.ingest.documents import Document, Reject
 from d2llm_vdb.ingest.rejects import Rejects
 from d2llm_vdb.store.schema import TENANT_FIELD
@@ -36,7 +36,8 @@ class IngestReport:
         added: what became of their passages.
         rejected: records and passages refused, all of them told to `rejects`.
         passed_over: files of folders that were not read.
-        kept: documents that pruning left, since one of the rejects may be any of them.
+        kept: documents that pruning left, since one of the rejects may be any of them, or their
+            folder has no file now.
         seconds: wall time.
         cut: passages cut so far, some of which have not been looked up yet.
         read: share of the input's bytes that was read, from 0 to 1; None where its size is not
@@ -97,6 +98,8 @@ def ingest_documents(
     *,
     chunker: Chunker | None = None,
     prune: bool = False,
+    id_prefix: str = "",
+    empty: Collection[str] = (),
     engine: Engine = add_documents,
     on_progress: OnIngested | None = None,
 ) -> IngestReport:
@@ -114,6 +117,9 @@ def ingest_documents(
             What is stored of a rejected one stays. Where a reject has no known id, so does all
             that came from the same source, since it may be any of that. Nothing is pruned when
             there is no document at all.
+        id_prefix: of all ids; what is stored without it is not pruned.
+        empty: folders that turn out to hold no file, by the time that all records are read; what is
+            stored from below folders of these names is not pruned, since they may not be mounted.
         engine: cuts, encodes and stores the documents.
         on_progress: told the report so far, after every step.
 
@@ -126,7 +132,7 @@ def ingest_documents(
         run.report.added = engine(index, chunker, run.documents(records), run)
         if prune:
             with span("prune"):
-                run.prune()
+                run.prune(id_prefix, empty)
         with span("optimize"):
             index.optimize()
     run.on_progress(run.report.added)
@@ -148,7 +154,7 @@ class _Run:
         self._index = index
         self._rejects = rejects
         self._tell = tell
-        self._taken: set[str] = set()
+        self._taken: dict[str, int | None] = {}  # with the line
         self._rejected_ids: set[str] = set()
         self._unclear_sources: Counter[str] = Counter()
         self._start = time.monotonic()
@@ -168,7 +174,7 @@ class _Run:
             except InputError as error:
                 self._reject_record(Reject(record.source, str(error), record.line, record.id))
             else:
-                self._taken.add(record.id)
+                self._taken[record.id] = record.line
                 yield record
 
     def _check(self, document: Document) -> None:
@@ -191,19 +197,22 @@ class _Run:
         self.report.cut = passages
 
     def on_reject(self, reject: Reject) -> None:
+        if reject.line is None and reject.id is not None:  # a passage knows none
+            line = self._taken.get(reject.id, self._taken.get(document_of(reject.id) or ""))
+            reject = replace(reject, line=line)
         self._rejects.write(reject)
         self.report.rejected += 1
         count("rejects", collection=self._index.store.collection)
 
-    def prune(self) -> None:
-        known = self._taken | self._rejected_ids
-        if not known:
+    def prune(self, id_prefix: str, empty: Collection[str]) -> None:
+        if not self._taken:
             logger.warning("nothing pruned: no document was read, and all would be deleted")
             return
-        unclear = cache(partial(_may_be_in, self._unclear_sources))
+        known = self._taken.keys() | self._rejected_ids
+        unclear = cache(partial(_may_be_in, {*self._unclear_sources, *empty}))
         kept, gone = set(), []
         for point in self._stored():
-            if point["doc_id"] in known:
+            if point["doc_id"] in known or not point["doc_id"].startswith(id_prefix):
                 continue
             if unclear(point.get("source")):
                 kept.add(point["doc_id"])
@@ -213,7 +222,9 @@ class _Run:
             self._index.store.delete(some)
         self.report.added.deleted += len(gone)
         self.report.kept = len(kept)
-        if kept:
+        if empty:
+            logger.warning("nothing pruned of what came from %s: no file is there", list(empty))
+        if kept and self._unclear_sources:
             logger.warning(
                 "%s kept, though not read: rejects without a known id, in %s, may be any of what "
                 "is stored; mend these, or delete documents by d2llm delete --doc",

@@ -52,6 +52,11 @@ def bounded(texts: Iterable[str]) -> list[str]:
     return taken
 
 
+def sound(text: str) -> str:
+    """Join the halves of characters that UTF-16 writes as two; a half alone becomes U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def decoded(data: bytes) -> str:
     """Return UTF-8 as text.
 

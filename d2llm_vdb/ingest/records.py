@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
+from d2llm_vdb.checks import check_flag
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.ingest.documents import STDIN, Document, Records, Reject, unnamed_id
 from d2llm_vdb.ingest.reading import MAX_PARSED_BYTES, decoded, read_bytes
@@ -36,7 +37,7 @@ class Fields:
         delimiter: between the cells of tables, one character; None finds it out.
 
     Raises:
-        InputError: the delimiter cannot be one.
+        InputError: a name is none, or the delimiter cannot be one.
     """
 
     text: str | None = None
@@ -47,8 +48,22 @@ class Fields:
     delimiter: str | None = None
 
     def __post_init__(self) -> None:
+        for role in ("text", "id", "title"):
+            name = getattr(self, role)
+            if name is not None and not isinstance(name, str):
+                raise InputError(f"{role}={name!r} must be the name of a field")
+        if self.metadata is not None and (
+            not isinstance(self.metadata, tuple | list)
+            or not all(isinstance(name, str) for name in self.metadata)
+        ):
+            raise InputError(
+                f"metadata={self.metadata!r} must be the names of fields; give a tuple of them"
+            )
+        check_flag("strings", self.strings)
         given = self.delimiter
-        if given is not None and (len(given) != 1 or given in '"\\\r\n '):
+        if given is not None and (
+            not isinstance(given, str) or len(given) != 1 or given in '"\\\r\n '
+        ):
             raise InputError(
                 f"delimiter={given!r} cannot stand between cells; give --delimiter one character, "
                 f"such as ; or a tab, and no quote, backslash, space or end of line"
@@ -90,33 +105,49 @@ class Fields:
             )
         return str(value)
 
-    def _document(self, record: dict[str, Any], name: str, source: str, line: int) -> Document:
-        text_field = _find("text", record, self.text, TEXT_FIELDS)
+    def chosen(self, names: Collection[str]) -> tuple[str, str | None, str | None]:
+        """Return which of some fields hold the text, the id and the title.
+
+        Raises:
+            InputError: there is no text field, or one that was named is missing.
+        """
+        text_field = _find("text", names, self.text, TEXT_FIELDS)
         if text_field is None:
-            raise InputError(f"no text field among {sorted(record)}; name it with --text-field")
-        title_field = _find("title", record, self.title, TITLE_FIELDS)
-        id_field = _find("id", record, self.id, ID_FIELDS)
+            raise InputError(f"no text field among {sorted(names)}; name it with --text-field")
+        id_field = _find("id", names, self.id, ID_FIELDS)
+        title_field = _find("title", names, self.title, TITLE_FIELDS)
+        if self.title is None and title_field in (text_field, id_field):
+            title_field = None
+        return text_field, id_field, title_field
+
+    def _document(self, record: dict[str, Any], name: str, source: str, line: int) -> Document:
+        text_field, id_field, title_field = self.chosen(record)
+        title = record[title_field] if title_field else ""
+        if isinstance(title, int | float) and not isinstance(title, bool):
+            title = str(title)
         return Document(
             id=name,
             text=_string(record[text_field], text_field),
-            title=_string(record[title_field] or "", title_field) if title_field else "",
-            metadata=self._metadata(record, {text_field, id_field, title_field}),
+            title=_string(title or "", title_field or "title"),
+            metadata=self._metadata(record, title_field, {text_field, id_field, title_field}),
             source=source,
             line=line,
         )
 
-    def _metadata(self, record: dict[str, Any], used: set[str | None]) -> dict[str, Any]:
+    def _metadata(
+        self, record: dict[str, Any], title_field: str | None, used: set[str | None]
+    ) -> dict[str, Any]:
         if self.metadata is not None:
             return {name: record[name] for name in self.metadata if name in record}
         return {
             name: value
             for name, value in record.items()
-            if name not in used or name in TITLE_FIELDS
+            if name not in used or (name == title_field and name in TITLE_FIELDS)
         }
 
 
 def _find(
-    role: str, record: dict[str, Any], wanted: str | None, usual: tuple[str, ...]
+    role: str, record: Collection[str], wanted: str | None, usual: tuple[str, ...]
 ) -> str | None:
     if wanted is not None and wanted not in record:
         raise InputError(

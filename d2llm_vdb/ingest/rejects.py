@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import IO, Protocol
 
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.file_lock import lock
@@ -82,15 +84,19 @@ class RejectsFile:
 
     def _open(self) -> None:
         """Open the unfinished file for this run alone."""
-        self._file = self.unfinished.open("a", encoding="utf-8", errors="backslashreplace")
-        try:
-            lock(self._file)
-        except BlockingIOError as error:
-            self._file.close()
-            raise InputError(
-                f"rejects file {self.path} is being written by another run; name another file "
-                f"with --rejects"
-            ) from error
+        while True:
+            self._file = self.unfinished.open("a", encoding="utf-8", errors="backslashreplace")
+            try:
+                lock(self._file)
+            except BlockingIOError as error:
+                self._file.close()
+                raise InputError(
+                    f"rejects file {self.path} is being written by another run; name another file "
+                    f"with --rejects"
+                ) from error
+            if _is_at(self._file, self.unfinished):
+                break
+            self._file.close()  # another run ended meanwhile, and gave it its name
         if self._file.tell():  # what a run that was killed has left
             self._file.truncate(0)
 
@@ -105,16 +111,34 @@ class RejectsFile:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        try:
+            if sys.platform == "win32":  # where an open file keeps its name, and none is locked
+                self._close()
+            self._give_name(finished=error is None)
+        finally:
+            self._close()  # and so unlock it, as the last
+
+    def _close(self) -> None:
         with suppress(OSError):  # of what could not be written, and was told
             self._file.close()
+
+    def _give_name(self, *, finished: bool) -> None:
         if not self.count:
             self.unfinished.unlink(missing_ok=True)
-        if error is not None:
+        if not finished:
             return
         if self.count:
             self.unfinished.replace(self.path)
         else:
             self.path.unlink(missing_ok=True)
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    """Tell whether an open file still lies where it was opened."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _holds_rejects(path: Path) -> bool:

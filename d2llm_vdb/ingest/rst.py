@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.ingest.documents import Document, unnamed_id
 from d2llm_vdb.ingest.html import html_document
-from d2llm_vdb.ingest.reading import decoded
+from d2llm_vdb.ingest.reading import MAX_PARSED_BYTES, decoded
 from d2llm_vdb.optional import needing
 
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ SETTINGS: dict[str, Any] = {
     "warning_stream": False,
     "traceback": True,
     "doctitle_xform": False,
+    "docinfo_xform": False,  # of a directive's body it would begin the document anew
     "sectsubtitle_xform": False,
-    "line_length_limit": 2**20,
+    "line_length_limit": MAX_PARSED_BYTES,  # beyond it docutils leaves the text out
 }
 
 _DIRECTIVE = re.compile(r"\.\. (?P<name>[\w:.+-]+)::(?P<rest>.*)")
@@ -83,7 +84,8 @@ def rst_document(data: bytes, source: str) -> Document:
         reason = f"not readable reStructuredText: {type(error).__name__}: {error}"
         raise InputError(reason) from error
     read = html_document(page, source)
-    return Document(unnamed_id(source, text), read.text, source, markdown=True)
+    name = unnamed_id(source, text)
+    return Document(name, read.text, source, markdown=True, headings=read.headings)
 
 
 def _check_substitutions(text: str) -> None:

@@ -44,7 +44,8 @@ def ingest(
         sources: files and folders, or "-" for standard input.
         rejects: file that takes the records which cannot be stored, with reasons; it is there
             afterwards only if there are any.
-        prune: delete what is stored of documents that are not in the sources.
+        prune: delete what is stored of documents that are not in the sources; of those alone whose
+            ids begin with `id_prefix`.
         chunk_tokens: tokens in a passage at most; None takes the student's longest text.
         overlap: tokens that two passages in a row share.
         format: read every source as this kind, such as "jsonl"; None goes by the file names, and
@@ -67,15 +68,20 @@ def ingest(
         InputError: a source does not exist or is of no known kind, or an option cannot be used.
         StoreError: the database failed; what was written before stays.
     """
+    if not isinstance(index, Index):
+        raise InputError(f"index={index!r:.60} must be an Index; open one with Index.open")
     if not sources:
         raise InputError("no source is given; name files or folders, or - for standard input")
     for source in sources:
-        if not isinstance(source, str | os.PathLike):
+        if not _is_path(source):
             raise InputError(
                 f"source {source!r:.60} is {type(source).__name__}, expected a path; give each "
                 f"path by itself, as in ingest(index, *paths)"
             )
     check_flag("index_fields", index_fields)
+    if not _is_path(rejects):
+        raise InputError(f"rejects={rejects!r:.60} must be the path of a file")
+    check_flag("prune", prune)
     chosen = engine_named(engine, index.store.location, workers=workers, ray_address=ray_address)
     file = RejectsFile(Path(rejects))
     names = [os.fspath(source) for source in sources]
@@ -92,6 +98,10 @@ def ingest(
             indexes=FieldIndexes(choose=index_fields),
             on_progress=on_progress,
         )
+
+
+def _is_path(given: object) -> bool:
+    return isinstance(given, str | os.PathLike) and isinstance(os.fspath(given), str)
 
 
 def ingest_sources(
@@ -127,6 +137,8 @@ def ingest_sources(
         rejects,
         chunker=chunker,
         prune=prune,
+        id_prefix=reader.id_prefix,
+        empty=reader.empty,
         engine=engine,
         on_progress=tell,
     )

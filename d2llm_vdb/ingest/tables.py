@@ -20,13 +20,7 @@ from typing import IO, Any
 from d2llm_vdb.batching import batched_in_time
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.ingest.documents import Records, Reject
-from d2llm_vdb.ingest.records import (
-    ID_FIELDS,
-    MAX_LINE_BYTES,
-    TEXT_FIELDS,
-    TITLE_FIELDS,
-    Fields,
-)
+from d2llm_vdb.ingest.records import MAX_LINE_BYTES, Fields
 from d2llm_vdb.ingest.values import boolean, common_decimals, looks_like_number, number
 
 logger = logging.getLogger(__name__)
@@ -39,6 +33,7 @@ SAMPLED_ROWS = 1_000
 SAMPLED_CHARACTERS = 16 * 2**20
 
 Row = tuple[int, list[str]]  # the line it starts at, and its cells
+Used = tuple[str, str | None, str | None]  # the columns with text, id and title
 Dialect = dict[str, Any]  # arguments of csv.reader
 
 
@@ -70,10 +65,12 @@ def read_csv(
         rows = csv.reader(lines, strict=True, **dialect)
         try:
             header = _header(rows)
+            used = fields.chosen(header) if header else ("", None, None)
         except (csv.Error, InputError) as error:
             yield Reject(source, f"no row was read, the header cannot be used: {error}", 1)
             return
-        yield from _documents(_rows(rows, lines, header, source), header, source, fields)
+        found = _rows(rows, lines, header, used, source)
+        yield from _documents(found, header, used, source, fields)
     finally:
         text.detach()  # closing the stream is up to its owner
 
@@ -186,7 +183,7 @@ def _score(lines: Sequence[str], dialect: Dialect, *, cut: bool) -> tuple[bool, 
 
 
 def _header(rows: Iterator[list[str]]) -> list[str]:
-    header = next((row for row in rows if row), [])
+    header = [name.strip() for name in next((row for row in rows if row), [])]
     twice = [name for name, times in Counter(header).items() if times > 1]
     if twice:
         raise InputError(f"column {twice[0]!r} is there twice; give each a name of its own")
@@ -195,7 +192,11 @@ def _header(rows: Iterator[list[str]]) -> list[str]:
     return header
 
 
-def _rows(rows: Any, lines: _Lines, header: Sequence[str], source: str) -> Iterator[Row | Reject]:
+def _rows(
+    rows: Any, lines: _Lines, header: Sequence[str], used: Used, source: str
+) -> Iterator[Row | Reject]:
+    """Yield rows as wide as the header; what stands behind text and id may be missing."""
+    needed = max((place for place, name in enumerate(header, 1) if name in used[:2]), default=0)
     while True:
         line = rows.line_num + 1
         lines.begin_row()
@@ -210,24 +211,27 @@ def _rows(rows: Any, lines: _Lines, header: Sequence[str], source: str) -> Itera
             return
         if len(cells) > len(header):
             yield Reject(source, "row has more cells than the header; quote its commas", line)
-        elif cells and len(cells) < len(header):
+        elif cells and len(cells) < needed:
             yield Reject(source, f"row ends before column {header[len(cells)]!r}", line)
         elif _holds_surrogates(cells):
             yield Reject(source, "not UTF-8; convert the file", line)
         elif cells:
-            yield line, cells
+            yield line, [*cells, *itertools.repeat("", len(header) - len(cells))]
 
 
 def _documents(
-    rows: Iterator[Row | Reject], header: Sequence[str], source: str, fields: Fields
+    rows: Iterator[Row | Reject],
+    header: Sequence[str],
+    used: Used,
+    source: str,
+    fields: Fields,
 ) -> Records:
     sample = batched_in_time(rows, SAMPLED_ROWS, math.inf, _characters, SAMPLED_CHARACTERS)
     first = next(sample, [])
     columns: list[_Column] = []
     if not fields.strings:
-        texts = {*TEXT_FIELDS, *ID_FIELDS, *TITLE_FIELDS, fields.text, fields.id, fields.title}
         for place, name in enumerate(header):
-            if name not in texts:
+            if name not in used:
                 written = (row[1][place].strip() for row in first if isinstance(row, tuple))
                 filled = [cell for cell in written if cell]
                 columns.append(_Column(name, place, source, _kind(filled)))
