@@ -136,6 +136,24 @@ async def test_a_model_whose_filter_finds_nothing_is_told_what_to_mend(
             assert told(result) == "No passage found."
 
 
+async def test_hints_tell_of_no_field_that_the_fixed_filter_hides(student: Student) -> None:
+    with Index.open(":memory:", student) as index:
+        index.add(
+            [
+                Passage("seen", "Cats sleep.", {"public": True, "year": 2024}),
+                Passage("hidden", "Cats are secret.", {"public": False, "secret": {"salary": 1}}),
+            ]
+        )
+        async with connected(index, filter=FIXED) as client:
+            for field in ("absent", "secret", "salary", "secret.salary"):
+                asked = {"query": "cats", "filter": {field: 7}}
+                [hint] = values(await client.call_tool("search", asked))["hints"]
+                assert hint == (
+                    f"the filter on {field} finds nothing: no passage has that field; there are "
+                    f"'public', 'year'"
+                )
+
+
 async def test_a_search_answers_as_values_and_as_text(db: Path, student: Student) -> None:
     with Index.open(db, student, tenant="own") as index:
         async with connected(index) as client:

@@ -65,9 +65,15 @@ class Finder:
         return await self.index.asearch(query, **options.to_dict())
 
     async def hints(self, filter: FilterLike | None) -> list[str]:
-        """Return what to tell a caller whose filter found nothing: fields that no passage has."""
+        """Return what to tell a caller whose filter found nothing: fields that no passage has.
+
+        Only of the passages that the fixed filter shows: a field that others have is unknown here.
+        """
         condition = as_filter(filter)
-        return [] if condition is None else await self.index.store.arun(unknown_fields(condition))
+        if condition is None:
+            return []
+        asking = unknown_fields(condition, within=as_filter(self.fixed.filter))
+        return await self.index.store.arun(asking)
 
     async def explain(
         self,
