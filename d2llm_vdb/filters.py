@@ -160,7 +160,7 @@ def _equal(name: str, value: object, place: str) -> models.Condition:
         fields = [models.PayloadField(key=path) for path in paths]
         return _any_of([models.IsNullCondition(is_null=field) for field in fields])
     if _in_a_range(value):
-        return _between(name, value, value)
+        return _between(metadata_paths(name), value, value)
     if not isinstance(value, bool | int | str):
         raise InputError(
             f"{place}={value!r} ({type(value).__name__}) cannot be compared with; use a string, a "
@@ -176,17 +176,19 @@ def _in_a_range(value: object) -> TypeGuard[float]:
     return abs(value) <= LARGEST_EXACT
 
 
-def _between(name: str, least: float, most: float) -> models.Condition:
-    return on_metadata(name, range=models.Range(gte=least, lte=most))
+def _between(paths: Sequence[str], least: float, most: float) -> models.Condition:
+    between = models.Range(gte=least, lte=most)
+    return _any_of([models.FieldCondition(key=path, range=between) for path in paths])
 
 
-def _among(name: str, numbers: Sequence[float]) -> models.Filter:
+def _among(paths: Sequence[str], numbers: Sequence[float]) -> models.Filter:
     """Ask for sorted numbers by ranges within ranges, of which a passage meets few."""
     if len(numbers) <= BRANCHES:
-        return models.Filter(should=[_between(name, each, each) for each in numbers])
+        return models.Filter(should=[_between(paths, each, each) for each in numbers])
     parts = batched(numbers, -(-len(numbers) // BRANCHES))
-    within = models.Filter(should=[_among(name, part) for part in parts])
-    return models.Filter(must=[_between(name, numbers[0], numbers[-1]), within])
+    # Not checked: pydantic would try each of these filters as every other kind of condition.
+    within = models.Filter.model_construct(should=[_among(paths, part) for part in parts])
+    return models.Filter.model_construct(must=[_between(paths, numbers[0], numbers[-1]), within])
 
 
 def _any(name: str, values: object, place: str) -> models.Condition:
@@ -198,7 +200,8 @@ def _any(name: str, values: object, place: str) -> models.Condition:
         return _not(models.Filter())
     others = [_equal(name, each, place) for each in values if not _in_a_range(each)]
     numbers = sorted({each for each in values if _in_a_range(each)})
-    return models.Filter(should=[*others, _among(name, numbers)] if numbers else others)
+    among = [_among(metadata_paths(name), numbers)] if numbers else []
+    return models.Filter(should=[*others, *among])
 
 
 def _compared(bound: str) -> Callable[[str, Any, str], models.Condition]:

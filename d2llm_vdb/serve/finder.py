@@ -56,12 +56,7 @@ class Finder:
             InputError: a value cannot be used.
         """
         check_whole_number("k", k, most=self.fixed.recall_k)
-        options = replace(
-            self.fixed,
-            k=k,
-            rerank=self.fixed.rerank if rerank is None else rerank,
-            filter=self._narrowed(filter),
-        )
+        options = await asyncio.to_thread(self._options, k, rerank, filter)
         return await self.index.asearch(query, **options.to_dict())
 
     async def hints(self, filter: FilterLike | None) -> list[str]:
@@ -69,11 +64,11 @@ class Finder:
 
         Only of the passages that the fixed filter shows: a field that others have is unknown here.
         """
-        condition = as_filter(filter)
+        condition = await asyncio.to_thread(as_filter, filter)
         if condition is None:
             return []
-        asking = unknown_fields(condition, within=as_filter(self.fixed.filter))
-        return await self.index.store.arun(asking)
+        shown = await asyncio.to_thread(as_filter, self.fixed.filter)
+        return await self.index.store.arun(unknown_fields(condition, within=shown))
 
     async def explain(
         self,
@@ -98,6 +93,14 @@ class Finder:
         raise InputError(
             f"id={id!r} is not among the {counted(len(result.hits), 'candidate')} of this query; "
             f"give the id of a passage that a search with the same query, rerank and filter found"
+        )
+
+    def _options(self, k: int, rerank: Rerank | None, filter: FilterLike | None) -> SearchOptions:
+        return replace(
+            self.fixed,
+            k=k,
+            rerank=self.fixed.rerank if rerank is None else rerank,
+            filter=self._narrowed(filter),
         )
 
     def _narrowed(self, filter: FilterLike | None) -> FilterLike | None:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from operator import is_not
 from typing import Any
 
 from pydantic import BaseModel
@@ -106,11 +107,13 @@ def _prepared(value: Any, place: str, rename: Callable[[str], str], depth: int) 
         parts = {
             name: _prepared(part, f"{place}.{name}", rename, depth) for name, part in given.items()
         }
-        return value.model_copy(update=parts)
+        changed = {name: part for name, part in parts.items() if part is not given[name]}
+        return value.model_copy(update=changed) if changed else value
     if isinstance(value, list):
-        return [
+        prepared = [
             _prepared(part, f"{place}[{index}]", rename, depth) for index, part in enumerate(value)
         ]
+        return prepared if any(map(is_not, prepared, value)) else value
     _check_value(value, place)
     return value
 
