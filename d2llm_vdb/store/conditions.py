@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from qdrant_client import models
 
-from d2llm_vdb.checks import MAX_COUNT, MAX_INTEGER, MIN_INTEGER
+from d2llm_vdb.checks import MAX_COUNT, MAX_INTEGER, MIN_INTEGER, check_comparable
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.store.columns import point_id
 
@@ -157,12 +157,7 @@ def _check_value(value: Any, place: str) -> None:
         raise InputError(
             f"{place}={value!r} does not fit in 64 bits; compare with range= (a float) instead"
         )
-    if isinstance(value, float) and math.isnan(value):
-        raise InputError(f"{place} is NaN, which nothing equals; give a number or leave it out")
-    if isinstance(value, float) and math.isinf(value):  # JSON would make it no bound at all
-        raise InputError(
-            f"{place}={value} is beyond all numbers; give a finite one or leave it out"
-        )
+    check_comparable(place, value)
     if isinstance(value, datetime) and value.tzinfo is not None:
         try:
             value.astimezone(UTC)
