@@ -76,20 +76,29 @@ class Finder:
         id: str,
         rerank: Rerank | None = None,
         filter: FilterLike | None = None,
+        tenant: str | None = None,
     ) -> Explanation:
         """Tell why a query finds a passage, and what its place is among all candidates.
 
         Args:
             query, rerank, filter: of the search that found it.
             id: the passage's.
+            tenant: the passage's, since several may have passages of that id.
 
         Raises:
-            InputError: a value cannot be used, or the passage is none of the candidates.
+            InputError: a value cannot be used, the passage is none of the candidates, or no tenant
+                is given and several have one.
         """
         result = await self.search(query, self.fixed.recall_k, rerank, filter)
-        for hit in result.hits:
-            if hit.id == id:
-                return await asyncio.to_thread(hit.explain)
+        alike = [hit for hit in result.hits if hit.id == id]
+        meant = [hit for hit in alike if hit.tenant == tenant]
+        if not meant and tenant is None:
+            meant = alike
+        if len(meant) > 1:
+            tenants = ", ".join(repr(hit.tenant) for hit in meant)
+            raise InputError(f"id={id!r} is that of passages of {tenants}; give the tenant as well")
+        for hit in meant:
+            return await asyncio.to_thread(hit.explain)
         raise InputError(
             f"id={id!r} is not among the {counted(len(result.hits), 'candidate')} of this query; "
             f"give the id of a passage that a search with the same query, rerank and filter found"
