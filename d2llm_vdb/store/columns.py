@@ -49,12 +49,8 @@ def distinct_ids(ids: Iterable[str]) -> list[str]:
     """
     if isinstance(ids, str):
         raise InputError(f"ids={ids!r} is one string; wrap a single id in a list")
-    if not isinstance(ids, Iterable):
-        raise InputError(f"ids={ids!r} is {type(ids).__name__}; give a list of ids")
     given = list(ids)
     for each in given:
-        if each is None:
-            raise InputError("id None is no id; ids are strings")
         if not isinstance(each, str):
             raise InputError(
                 f"id {each!r} is {type(each).__name__}, and ids are strings; write {str(each)!r}"

@@ -12,10 +12,8 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
 from d2llm_vdb import Index
-from d2llm_vdb.checks import check_number, check_whole_number
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.index import check_index
-from d2llm_vdb.keywords import check_keywords
 from d2llm_vdb.search import SearchResult
 from d2llm_vdb.search.options import ScoreKind, SearchKeywordsButK, SearchOptions
 from d2llm_vdb.student import Student
@@ -123,7 +121,7 @@ class D2LLMVectorStore(VectorStore):
         Raises:
             InputError: a text, an id or a value in the metadata cannot be stored.
         """
-        check_keywords("D2LLMVectorStore.add_texts", kwargs, ["batch_size"])
+        _check_names("add_texts", kwargs, "batch_size")
         known, passages = as_passages(texts, metadatas, ids)
         self.index.add(passages)
         return known
@@ -137,7 +135,7 @@ class D2LLMVectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[str]:
         """Async twin of `add_texts`."""
-        check_keywords("D2LLMVectorStore.aadd_texts", kwargs, ["batch_size"])
+        _check_names("aadd_texts", kwargs, "batch_size")
         known, passages = as_passages(texts, metadatas, ids)
         await self.index.aadd(passages)
         return known
@@ -260,17 +258,27 @@ def _chosen(k: int, **options: Any) -> SearchOptions:
 
 def _marginal(fetch_k: int, lambda_mult: float, options: dict[str, Any]) -> dict[str, Any]:
     """Return what LangChain calls otherwise as search options, whose own names count first."""
-    check_whole_number("fetch_k", fetch_k)
-    check_number("lambda_mult", lambda_mult, least=0, most=1)
+    try:
+        SearchOptions(recall_k=fetch_k, mmr_lambda=lambda_mult)
+    except InputError as error:
+        raise InputError(
+            f"fetch_k={fetch_k!r} and lambda_mult={lambda_mult!r}, the options recall_k and "
+            f"mmr_lambda: {error}"
+        ) from error
     return {"recall_k": fetch_k, "mmr_lambda": lambda_mult, **options}
 
 
 def _given(ids: list[str] | None, others: Mapping[str, Any]) -> list[str]:
-    for name in others:
-        raise InputError(f"D2LLMVectorStore.delete has no option {name!r}; it takes ids")
+    _check_names("delete", others, "ids")
     if ids is None:
         raise InputError("ids=None would delete everything; give a list of ids")
     return ids
+
+
+def _check_names(method: str, given: Iterable[str], known: str) -> None:
+    for name in given:
+        if name != known:
+            raise InputError(f"D2LLMVectorStore.{method} has no option {name!r}; it takes {known}")
 
 
 def _student(embedding: Embeddings) -> Student:

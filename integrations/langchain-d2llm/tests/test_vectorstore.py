@@ -106,7 +106,7 @@ async def test_options_that_cannot_be_used_are_refused_by_name(
     with pytest.raises(InputError, match="k is for every search to say"):
         D2LLMVectorStore(index, **every_search_has_its_own)
     no_number: Any = None
-    with pytest.raises(InputError, match="fetch_k=None must be a whole number"):
+    with pytest.raises(InputError, match=r"fetch_k=None .* must be a whole number"):
         await store.amax_marginal_relevance_search(LOOP, fetch_k=no_number)
     not_one: Any = "my-db"
     with pytest.raises(InputError, match=r"index is str, expected d2llm_vdb\.Index"):

@@ -268,17 +268,17 @@ async def test_a_string_is_no_list_of_ids(empty: Index) -> None:
         lambda: store.query(VectorStoreQuery(query_str="a", node_ids=one_string)),
         lambda: store.query(VectorStoreQuery(query_str="a", doc_ids=one_string)),
     ):
-        with pytest.raises(InputError, match="ids='ab' is one string; wrap a single id in a list"):
+        with pytest.raises(InputError, match="_ids='ab' is one string; wrap a single id in a list"):
             call()
     with pytest.raises(InputError, match="is one string"):
         await store.adelete_nodes(one_string)
-    with pytest.raises(InputError, match="id None is no id"):
+    with pytest.raises(InputError, match="doc_ids holds None, and ids are strings"):
         store.delete(nothing)
-    with pytest.raises(InputError, match="id 1 is int, and ids are strings"):
+    with pytest.raises(InputError, match="doc_ids holds 1, and ids are strings"):
         store.delete(number)
-    with pytest.raises(InputError, match="ids=1 is int; give a list of ids"):
+    with pytest.raises(InputError, match="node_ids=1 is int; give a list of ids"):
         store.delete_nodes(number)
-    with pytest.raises(InputError, match="id 1 is int, and ids are strings"):
+    with pytest.raises(InputError, match="doc_ids holds 1, and ids are strings"):
         store.query(VectorStoreQuery(query_str="a", doc_ids=[number]))
     assert empty.count() == 5
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,7 +16,6 @@ from qdrant_client import models
 
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.filters import field_conditions, on_metadata
-from d2llm_vdb.store.columns import distinct_ids
 
 
 def qdrant_filter(filters: MetadataFilters) -> models.Filter:
@@ -76,11 +75,23 @@ def selection(
         if each is not None
     ]
     if node_ids is not None:
-        must.append(models.HasIdCondition(has_id=list(distinct_ids(node_ids))))
+        must.append(models.HasIdCondition(has_id=list(_ids("node_ids", node_ids))))
     if doc_ids is not None:
-        documents = models.MatchAny(any=distinct_ids(doc_ids))
+        documents = models.MatchAny(any=_ids("doc_ids", doc_ids))
         must.append(models.FieldCondition(key="doc_id", match=documents))
     return models.Filter(must=must) if must else None
+
+
+def _ids(name: str, ids: Sequence[str]) -> list[str]:
+    if isinstance(ids, str):
+        raise InputError(f"{name}={ids!r} is one string; wrap a single id in a list")
+    if not isinstance(ids, Iterable):
+        raise InputError(f"{name}={ids!r} is {type(ids).__name__}; give a list of ids")
+    given = list(ids)
+    for each in given:
+        if not isinstance(each, str):
+            raise InputError(f"{name} holds {each!r}, and ids are strings")
+    return given
 
 
 def _condition(one: MetadataFilter) -> models.Filter:
