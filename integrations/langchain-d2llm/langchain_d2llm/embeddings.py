@@ -34,7 +34,8 @@ class D2LLMEmbeddings(BaseModel, Embeddings):
         Raises:
             InputError: a text is not a string or is blank, or the texts are one string.
         """
-        if isinstance(texts, str):
+        given: object = texts
+        if isinstance(given, str):
             raise InputError(f"texts={texts!r:.60} is one string; wrap it in a list")
         vectors: list[list[float]] = self.student.encode_document(texts).tolist()
         return vectors
