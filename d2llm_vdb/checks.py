@@ -67,6 +67,14 @@ def check_number(name: str, value: Any, least: float = -math.inf, most: float = 
         raise InputError(f"{name}={value!r} must be {bounds}")
 
 
+def check_comparable(name: str, value: float) -> None:
+    """Raise `InputError` if a number of a filter is none that anything is compared with."""
+    if isinstance(value, float) and math.isnan(value):
+        raise InputError(f"{name} is NaN, which nothing equals; give a number or leave it out")
+    if isinstance(value, float) and math.isinf(value):  # JSON would make it no bound at all
+        raise InputError(f"{name}={value} is beyond all numbers; give a finite one or leave it out")
+
+
 def _is_finite(value: float) -> bool:
     try:
         return math.isfinite(value)

@@ -101,7 +101,8 @@ class Collection:
         filter: FilterLike | None = None,
     ) -> int:
         """Async twin of `delete`."""
-        return await self.adelete_where(selection(ids, documents, filter))
+        chosen = await asyncio.to_thread(selection, ids, documents, filter)
+        return await self.adelete_where(chosen)
 
     def delete_where(self, filter: FilterLike) -> int:
         """Delete the passages that match, all of them with `{}`; returns how many there were.
@@ -118,7 +119,7 @@ class Collection:
 
     async def adelete_where(self, filter: FilterLike) -> int:
         """Async twin of `delete_where`."""
-        chosen = required_filter(filter)
+        chosen = await asyncio.to_thread(required_filter, filter)
         found = await self.store.acount(chosen)
         if not found:
             await self.store.arun(self._warnings.found_nothing(self.tenant, chosen))
@@ -146,7 +147,8 @@ class Collection:
 
     async def ascroll(self, filter: FilterLike | None = None) -> AsyncIterator[Passage]:
         """Async twin of `scroll`."""
-        async for point in self.store.ascroll(as_filter(filter)):
+        chosen = await asyncio.to_thread(as_filter, filter)
+        async for point in self.store.ascroll(chosen):
             yield Passage.from_payload(point.payload)
 
     def count(self, filter: FilterLike | None = None) -> int:
@@ -155,7 +157,7 @@ class Collection:
 
     async def acount(self, filter: FilterLike | None = None) -> int:
         """Async twin of `count`."""
-        return await self.store.acount(as_filter(filter))
+        return await self.store.acount(await asyncio.to_thread(as_filter, filter))
 
     def optimize(self) -> None:
         """Bring the embedded store's index up to date after large additions."""

@@ -13,7 +13,7 @@ from datetime import date, datetime
 from typing import Any, TypeGuard, Union
 
 from d2llm_vdb.batching import batched
-from d2llm_vdb.checks import check_depth
+from d2llm_vdb.checks import check_comparable, check_depth
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.lazy import models
 from d2llm_vdb.paths import METADATA, metadata_paths
@@ -102,7 +102,7 @@ def _all(mapping: object, place: str) -> models.Filter:
                 f"{key.removeprefix(f'{METADATA}.')!r}"
             )
         else:
-            must += _field(key, value, f"{place}.{key}")
+            must += field_conditions(key, value, f"{place}.{key}")
     return models.Filter(must=must)
 
 
@@ -119,7 +119,17 @@ _COMBINED: dict[str, Callable[[Any, str], models.Filter]] = {
 }
 
 
-def _field(name: str, value: object, place: str) -> list[models.Condition]:
+def field_conditions(name: str, value: object, place: str) -> list[models.Condition]:
+    """Return what a field of the metadata has to meet, whatever it is called.
+
+    Args:
+        name: as `metadata_paths` takes it.
+        value: that it equals, or operators with their operands.
+        place: where it was given, for errors.
+
+    Raises:
+        InputError: an operator or a value cannot be used.
+    """
     if not isinstance(value, Mapping):
         return [_equal(name, value, place)]
     if not value:
@@ -160,7 +170,8 @@ def _equal(name: str, value: object, place: str) -> models.Condition:
         fields = [models.PayloadField(key=path) for path in paths]
         return _any_of([models.IsNullCondition(is_null=field) for field in fields])
     if _in_a_range(value):
-        return _between(name, value, value)
+        check_comparable(place, value)
+        return _between(metadata_paths(name), value, value)
     if not isinstance(value, bool | int | str):
         raise InputError(
             f"{place}={value!r} ({type(value).__name__}) cannot be compared with; use a string, a "
@@ -176,17 +187,19 @@ def _in_a_range(value: object) -> TypeGuard[float]:
     return abs(value) <= LARGEST_EXACT
 
 
-def _between(name: str, least: float, most: float) -> models.Condition:
-    return on_metadata(name, range=models.Range(gte=least, lte=most))
+def _between(paths: Sequence[str], least: float, most: float) -> models.Condition:
+    between = models.Range(gte=least, lte=most)
+    return _any_of([models.FieldCondition(key=path, range=between) for path in paths])
 
 
-def _among(name: str, numbers: Sequence[float]) -> models.Filter:
+def _among(paths: Sequence[str], numbers: Sequence[float]) -> models.Filter:
     """Ask for sorted numbers by ranges within ranges, of which a passage meets few."""
     if len(numbers) <= BRANCHES:
-        return models.Filter(should=[_between(name, each, each) for each in numbers])
+        return models.Filter(should=[_between(paths, each, each) for each in numbers])
     parts = batched(numbers, -(-len(numbers) // BRANCHES))
-    within = models.Filter(should=[_among(name, part) for part in parts])
-    return models.Filter(must=[_between(name, numbers[0], numbers[-1]), within])
+    # Not checked: pydantic would try each of these filters as every other kind of condition.
+    within = models.Filter.model_construct(should=[_among(paths, part) for part in parts])
+    return models.Filter.model_construct(must=[_between(paths, numbers[0], numbers[-1]), within])
 
 
 def _any(name: str, values: object, place: str) -> models.Condition:
@@ -196,9 +209,12 @@ def _any(name: str, values: object, place: str) -> models.Condition:
         return on_metadata(name, match=models.MatchAny(any=list(values)))
     if not values:  # nothing is among none
         return _not(models.Filter())
+    for each in values:
+        check_comparable(place, each)
     others = [_equal(name, each, place) for each in values if not _in_a_range(each)]
     numbers = sorted({each for each in values if _in_a_range(each)})
-    return models.Filter(should=[*others, _among(name, numbers)] if numbers else others)
+    among = [_among(metadata_paths(name), numbers)] if numbers else []
+    return models.Filter(should=[*others, *among])
 
 
 def _compared(bound: str) -> Callable[[str, Any, str], models.Condition]:
@@ -209,6 +225,7 @@ def _compared(bound: str) -> Callable[[str, Any, str], models.Condition]:
             return on_metadata(name, range=models.DatetimeRange(**{bound: value}))
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InputError(f"{place}={value!r} must be a number, a date or a datetime")
+        check_comparable(place, value)
         try:
             number = float(value)
         except OverflowError:

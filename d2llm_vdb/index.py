@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from d2llm_vdb.add import Adder, AddReport, OnAdded, OnReject
 from d2llm_vdb.awaiting import StoppableProgress, in_thread
@@ -209,7 +209,7 @@ class Index(Collection):
             query, k: as `search` takes them.
             options: the other fields of `SearchOptions`.
         """
-        chosen = SearchOptions.from_keywords("Index.asearch", {"k": k, **options})
+        chosen = await _options_of("Index.asearch", {"k": k, **options})
         [result] = await self.asearch_with([query], chosen)
         return result
 
@@ -240,7 +240,7 @@ class Index(Collection):
             queries, k: as `search_many` takes them.
             options: the other fields of `SearchOptions`.
         """
-        chosen = SearchOptions.from_keywords("Index.asearch_many", {"k": k, **options})
+        chosen = await _options_of("Index.asearch_many", {"k": k, **options})
         return await self.asearch_with(queries, chosen)
 
     def search_with(self, queries: Iterable[str], options: SearchOptions) -> list[SearchResult]:
@@ -384,6 +384,11 @@ def check_index(index: object) -> None:
         raise InputError(
             f"index is {type(index).__name__}, expected d2llm_vdb.Index; make one with Index.open"
         )
+
+
+async def _options_of(function: str, keywords: Mapping[str, Any]) -> SearchOptions:
+    """Make and check options in a thread: a filter of thousands of numbers takes seconds."""
+    return await asyncio.to_thread(SearchOptions.from_keywords, function, keywords)
 
 
 def _close_opened(opening: asyncio.Task[tuple[Student, Store]]) -> None:

@@ -32,7 +32,7 @@ def selection(
     if documents is not None:
         named.append(of_documents(_names(documents)))
     chosen = as_filter(filter)
-    if not named and (chosen is None or not _bounds(chosen)):
+    if not named and (chosen is None or _is_all(chosen)):
         raise InputError(
             "this selects every passage; give ids, documents or a filter that leaves some out, or "
             "delete everything with delete_where({}) (--all)"
@@ -43,17 +43,29 @@ def selection(
     return models.Filter(must=must)
 
 
-def _bounds(condition: models.Condition) -> bool:
-    """Tell whether a condition says anything: what is empty, at any depth, matches all there is."""
+def _is_all(condition: models.Condition) -> bool:
+    """Tell whether a condition leaves nothing out: what is empty, at any depth, matches all."""
     if not isinstance(condition, models.Filter):
-        return True
+        return False
     must, must_not, should = map(_listed, (condition.must, condition.must_not, condition.should))
     some = condition.min_should
     return (
-        bool(must_not)
-        or any(map(_bounds, must))
-        or (bool(should) and all(map(_bounds, should)))
-        or (some is not None and some.min_count > 0 and all(map(_bounds, some.conditions)))
+        all(map(_is_all, must))
+        and all(map(_is_none, must_not))
+        and (not should or any(map(_is_all, should)))
+        and (some is None or sum(map(_is_all, some.conditions)) >= some.min_count)
+    )
+
+
+def _is_none(condition: models.Condition) -> bool:
+    """Tell whether a condition matches nothing, as what is among no values does."""
+    if not isinstance(condition, models.Filter):
+        return False
+    must, must_not, should = map(_listed, (condition.must, condition.must_not, condition.should))
+    return (
+        any(map(_is_none, must))
+        or any(map(_is_all, must_not))
+        or (bool(should) and all(map(_is_none, should)))
     )
 
 

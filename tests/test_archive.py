@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -371,6 +372,23 @@ def test_a_tenant_without_a_passage_is_not_exported(tmp_path: Path, source: Path
         with pytest.raises(InputError, match=message):
             export_collection(source, tmp_path / "a.zip", tenant=tenant)
     assert not (tmp_path / "a.zip").exists()
+
+
+def test_a_link_is_written_through_and_what_is_no_file_is_left(
+    tmp_path: Path, source: Path
+) -> None:
+    link, target = tmp_path / "link.zip", tmp_path / "elsewhere.zip"
+    link.symlink_to(target)
+    export_collection(source, link)
+    export_collection(source, link, overwrite=True)
+    assert link.is_symlink()
+    assert target.is_file()
+    pipe = tmp_path / "pipe.zip"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match="is no regular file"):
+        export_collection(source, pipe, overwrite=True)
+    assert pipe.is_fifo()
+    assert {each.name for each in tmp_path.iterdir()} == {link.name, target.name, pipe.name}
 
 
 def test_a_file_that_is_there_stays_unless_told(

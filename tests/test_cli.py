@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -107,6 +108,49 @@ def test_piped_queries_are_answered_to_the_last_whatever_one_of_them_does(small_
     results = [json.loads(line) for line in printed.splitlines()]
     assert [result["hits"][0]["id"] for result in results] == ["pear", "key"]
     assert "not valid Unicode" in said
+
+
+def test_a_program_that_asks_by_a_pipe_gets_each_answer_at_once(small_db: str) -> None:
+    with Command("search", "--db", small_db, "--json") as asked:
+        for query in ("\ufefffruit", "security"):  # a file of Windows begins with that mark
+            asked.stdin.write(f"{query}\n")
+            asked.stdin.flush()
+            assert json.loads(asked.stdout.readline())["query"] == query.removeprefix("\ufeff")
+        asked.communicate()
+        assert asked.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shell", "code", "said"),
+    [
+        (["info"], ">&-", 0, ""),
+        (["info"], "2>&-", 0, ""),
+        (["search"], "<&-", 0, ""),
+        (["search"], "<&- >&- 2>&-", 0, ""),
+        (["info"], "> /dev/full", 1, "error: [Errno 28] No space left on device\n"),
+        (["info"], "| true", 1, ""),
+    ],
+)
+def test_streams_that_are_closed_full_or_left_end_a_command_without_a_traceback(
+    small_db: str, arguments: list[str], shell: str, code: int, said: str
+) -> None:
+    command = shlex.join(
+        [sys.executable, "-m", "d2llm_vdb", *arguments, "--json", "--db", small_db]
+    )
+    script = f"set -o pipefail; {command} {shell}"
+    run = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (code, said)
+
+
+def test_a_question_is_logged_as_json_before_it_is_answered(small_db: str) -> None:
+    with Command("--log-json", "delete", "key", "--db", small_db) as process:
+        for line in process.stderr:
+            if "[y/N]" in json.loads(line)["message"]:
+                break
+        else:
+            pytest.fail("the question was not there")
+        process.communicate("y\n")
+        assert process.wait() == 0
 
 
 @pytest.mark.parametrize("leave", ["Ctrl-D", "Ctrl-C", "a blank line"])

@@ -76,6 +76,7 @@ def test_a_page_is_written_beside_what_is_shown(db: Path, tmp_path: Path) -> Non
         (["--hit", 3], "--hit 3: the search found 2; give one of those"),
         (["--filter", "{"], "filter='{' is not JSON"),
         (["--html", "no/such/why.html"], "there is no directory no/such"),
+        (["--html", "."], ". is a directory; name a file"),
         (["--rerank", "best"], "Invalid value for '--rerank'"),
     ],
 )

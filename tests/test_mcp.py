@@ -136,6 +136,48 @@ async def test_a_model_whose_filter_finds_nothing_is_told_what_to_mend(
             assert told(result) == "No passage found."
 
 
+async def test_the_passage_that_is_explained_is_that_of_the_tenant(student: Student) -> None:
+    with Index.open(":memory:", student) as index:
+        for tenant, text in (("a", "Cats sleep by day."), ("b", "Cats hunt at night.")):
+            index.for_tenant(tenant).add([Passage("1", text)])
+        async with connected(index) as client:
+            found = await client.call_tool("search", {"query": "cats"})
+            passages = values(found)["passages"]
+            assert {each["tenant"] for each in passages} == {"a", "b"}
+            assert "tenant: a" in told(found)
+            for each in passages:
+                asked = {"query": "cats", "id": each["id"], "tenant": each["tenant"]}
+                explained = values(await client.call_tool("explain", asked))
+                assert explained["recall_rank"] == each["recall_rank"]
+            refused = await client.call_tool("explain", {"query": "cats", "id": "1"})
+            assert "give the tenant as well" in told(refused)
+
+
+async def test_a_number_of_hits_is_no_yes_or_no(db: Path, student: Student) -> None:
+    with Index.open(db, student, tenant="own") as index:
+        async with connected(index) as client:
+            refused = await client.call_tool("search", {"query": QUESTION, "k": True})
+            assert refused.is_error
+
+
+async def test_hints_tell_of_no_field_that_the_fixed_filter_hides(student: Student) -> None:
+    with Index.open(":memory:", student) as index:
+        index.add(
+            [
+                Passage("seen", "Cats sleep.", {"public": True, "year": 2024}),
+                Passage("hidden", "Cats are secret.", {"public": False, "secret": {"salary": 1}}),
+            ]
+        )
+        async with connected(index, filter=FIXED) as client:
+            for field in ("absent", "secret", "salary", "secret.salary"):
+                asked = {"query": "cats", "filter": {field: 7}}
+                [hint] = values(await client.call_tool("search", asked))["hints"]
+                assert hint == (
+                    f"the filter on {field} finds nothing: no passage has that field; there are "
+                    f"'public', 'year'"
+                )
+
+
 async def test_a_search_answers_as_values_and_as_text(db: Path, student: Student) -> None:
     with Index.open(db, student, tenant="own") as index:
         async with connected(index) as client:
@@ -389,6 +431,7 @@ async def test_a_client_asks_over_http_and_a_web_page_does_not(db: Path, tmp_pat
         (["--http", "--host", "0.0.0.0"], "is reached by other machines"),
         (["--http", "--host", "no such host"], "host='no such host' is no address"),
         (["--filter", "{"], "filter='{' is not JSON"),
+        (["--filter", "null"], "filter='null' is no filter"),
         (["--tenant", " "], "tenant=' ' must be a name"),
     ],
 )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -189,4 +191,17 @@ def test_qdrants_own_filters_pass_through() -> None:
 )
 def test_a_mapping_that_cannot_be_names_the_place(filter: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
+        as_filter(filter)
+
+
+@pytest.mark.parametrize(
+    ("filter", "place"),
+    [
+        ({"year": math.nan}, "filter.year"),
+        ({"year": {"$gte": math.nan}}, "filter.year.$gte"),
+        ({"$or": [{"year": {"$in": [1, math.inf]}}]}, "filter.$or[0].year.$in"),
+    ],
+)
+def test_what_is_no_number_is_refused_by_the_field(filter: dict[str, Any], place: str) -> None:
+    with pytest.raises(InputError, match=rf"^{re.escape(place)}( is NaN|=inf)"):
         as_filter(filter)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -14,10 +16,11 @@ import torch
 from conftest import hit_ids, log_odds
 from qdrant_client import models
 
-from d2llm_vdb import Index, Passage, Student
+from d2llm_vdb import Index, Passage, SearchOptions, Student
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.rankers import StackedSegments
-from d2llm_vdb.search import SearchOptions, steps
+from d2llm_vdb.search import steps
+from d2llm_vdb.serve.finder import Finder
 from d2llm_vdb.store.candidates import Candidates, RecallRequest
 from d2llm_vdb.store.questions import Steps
 from d2llm_vdb.store.recalling import recalling
@@ -224,6 +227,38 @@ def test_searching_is_safe_from_many_threads(index: Index) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: index.search(QUESTION, rerank="tokens"), range(24)))
     assert all(hit_ids(each) == expected for each in found)
+
+
+class WatchedFilter(dict[str, Any]):
+    """A filter that tells which threads translated it."""
+
+    def __init__(self, *values: Any) -> None:
+        super().__init__(*values)
+        self.threads: set[threading.Thread] = set()
+
+    def items(self) -> Any:
+        self.threads.add(threading.current_thread())
+        return super().items()
+
+
+async def test_no_filter_is_translated_in_the_thread_of_the_event_loop(index: Index) -> None:
+    """One of thousands of numbers takes seconds."""
+    finder = Finder(index, SearchOptions(filter={"even": True}))
+    calls: list[Callable[[Any], Awaitable[Any]]] = [
+        lambda asked: index.asearch("a name", filter=asked),
+        lambda asked: index.asearch_many(["a name"], filter=asked),
+        lambda asked: index.acount(asked),
+        lambda asked: anext(index.ascroll(asked), None),  # type: ignore[arg-type]
+        lambda asked: index.adelete(filter=asked),
+        lambda asked: index.adelete_where(asked),
+        lambda asked: finder.search("a name", 3, filter=asked),
+        lambda asked: finder.hints(asked),
+    ]
+    for call in calls:
+        asked = WatchedFilter({"position": {"$in": [100_001, 100_002]}})
+        await call(asked)
+        assert asked.threads
+        assert threading.current_thread() not in asked.threads
 
 
 def test_the_event_loop_keeps_turning_while_searches_run(index: Index) -> None:

@@ -17,10 +17,12 @@ from conftest import started
 from phone import WIDTH, phone
 from typer.testing import CliRunner
 
-from d2llm_vdb import Index, Passage, Student
+from d2llm_vdb import Index, Passage, SearchOptions, Student
 from d2llm_vdb.cli.app import app
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.serve.finder import Finder
 from d2llm_vdb.serve.hosts import KnownHosts, listen, url_of
+from d2llm_vdb.serve.page import page_app
 
 QUESTION = "how do I rotate an API key?"
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"> rotates <b>API</b> keys 🔑 at night."
@@ -84,6 +86,7 @@ def test_an_explanation_is_that_of_the_hit_with_what_is_drawn(url: str) -> None:
         ("search?q=%20", "must be a string that is not blank"),
         ("search?q=a&k=0", "k=0 must be a whole number of at least 1"),
         ("search?q=a&k=many", "k='many' must be a whole number"),
+        ("search?q=a&k=1_0", "k='1_0' must be a whole number"),
         ("search?q=a&k=21", "k=21 must be at most 20"),
         ("search?q=a&rerank=best", "rerank='best' is not one of iem, tokens, none"),
         ("search?q=a&filter={}", "/api/search has no option 'filter'; it takes q, k, rerank"),
@@ -117,6 +120,10 @@ def test_the_page_may_load_nothing_and_asks_its_server_alone(url: str) -> None:
         ({"Origin": "http://evil.example"}, 421),
         ({"Origin": "null"}, 421),
         ({"Host": "localhost:1", "Origin": "http://localhost:2"}, 421),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, 421),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 421),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
         ({"Host": "localhost"}, 200),
         ({"Host": "[::1]:8080"}, 200),
         ({"Host": "localhost:1", "Origin": "http://localhost:1"}, 200),
@@ -126,6 +133,33 @@ def test_a_name_that_is_not_the_servers_own_and_other_sites_pages_are_refused(
     url: str, headers: dict[str, str], status: int
 ) -> None:
     assert httpx.get(f"{url}api/info", headers=headers).status_code == status
+
+
+def test_a_link_of_another_site_leads_to_the_page_and_nothing_else_of_it_does(url: str) -> None:
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert httpx.get(url, headers=link).status_code == 200
+    image = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+    assert httpx.get(url, headers=image).status_code == 421
+
+
+async def test_the_passage_that_is_explained_is_that_of_the_tenant(student: Student) -> None:
+    with Index.open(":memory:", student) as index:
+        for tenant, text in (("a", "Cats sleep by day."), ("b", "Cats hunt at night.")):
+            index.for_tenant(tenant).add([Passage("1", text)])
+        app = page_app(Finder(index, SearchOptions()), "localhost")
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            for tenant, word in (("a", "sleep"), ("b", "hunt")):
+                asked = {"q": "cats", "id": "1", "tenant": tenant}
+                answer = await client.get("/api/explain", params=asked)
+                assert word in answer.json()["passage"]["text"]
+            answer = await client.get("/api/explain", params={"q": "cats", "id": "1"})
+            assert answer.status_code == 400
+            assert "is that of passages of" in answer.json()["error"]
+            found = (await client.get("/api/search", params={"q": "cats"})).json()
+            assert {hit["tenant"] for hit in found["hits"]} == {"a", "b"}
+            answer = await client.get("/api/explain", params={**asked, "tenant": "c"})
+            assert "id='1' is not among the 2 candidates" in answer.json()["error"]
 
 
 @pytest.mark.parametrize("command", ["serve", "mcp"])

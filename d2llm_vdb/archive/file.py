@@ -101,6 +101,8 @@ def writing(path: Path, *, overwrite: bool) -> Iterator[ArchiveWriter]:
         InputError: there is a file of that name already, or no such directory.
     """
     _check_free(path, overwrite)
+    if path.is_symlink():  # what it leads to is written, and the link stays
+        path = path.resolve()
     with whole_file(path) as draft:
         with draft.open("xb") as file:
             with zipfile.ZipFile(file, "w") as archive:
@@ -115,6 +117,8 @@ def _check_free(path: Path, overwrite: bool) -> None:
         raise InputError(f"path={str(path)!r} is a directory; name a file, such as docs.d2llm.zip")
     if not path.parent.is_dir():
         raise InputError(f"path={str(path)!r}: there is no directory {path.parent}; make it first")
+    if path.exists() and not path.is_file():  # a device, a pipe or a socket
+        raise InputError(f"path={str(path)!r} is no regular file; name one, such as docs.d2llm.zip")
     if path.exists() and not overwrite:
         raise InputError(
             f"path={str(path)!r} is there already; name another file, or replace it by "

@@ -27,12 +27,14 @@ evaluation  an evaluation as tables
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
 
 
 def main(command: str | None = None) -> None:
     """Run `d2llm`, or as `python -m d2llm_vdb.COMMAND` one of its commands."""
+    _open_closed_streams()
     try:
         from d2llm_vdb.cli.app import app
     except KeyboardInterrupt:  # as from the first moment of a command on
@@ -52,6 +54,16 @@ def main(command: str | None = None) -> None:
 
         one = get_command(app).commands[command]  # type: ignore[attr-defined]
         one.main(prog_name=f"python -m d2llm_vdb.{command}")
+
+
+def _open_closed_streams() -> None:
+    """Read nothing from, and write to nowhere, what the shell closed, as by `>&-`.
+
+    No file that is opened later takes its descriptor then.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
 
 
 def _take_any_character() -> None:

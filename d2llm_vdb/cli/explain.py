@@ -38,6 +38,8 @@ def explain(
     location = database.location
     if html is not None and not html.parent.is_dir():
         raise typer.BadParameter(f"there is no directory {html.parent}", param_hint="--html")
+    if html is not None and html.is_dir():
+        raise typer.BadParameter(f"{html} is a directory; name a file", param_hint="--html")
     with waiting("starting"):
         from d2llm_vdb.cli.reasons import show_explanation, show_places
         from d2llm_vdb.explain import html_page

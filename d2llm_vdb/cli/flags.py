@@ -322,13 +322,16 @@ def parsed_filter(text: str | None) -> Any:
     """Read --filter.
 
     Raises:
-        InputError: it is not JSON.
+        InputError: it is not JSON, or null, which would be no filter at all.
     """
     if text is None:
         return None
     try:
-        return json.loads(text)
+        read = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"filter={text!r:.200} is not JSON: {error}; quote it for the shell"
         ) from error
+    if read is None:
+        raise InputError(f"filter={text!r} is no filter; give a mapping, or leave it out for all")
+    return read

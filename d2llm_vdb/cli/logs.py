@@ -42,11 +42,18 @@ class _Lines(io.TextIOBase):
 
     def write(self, text: str) -> int:
         *whole, self._begun = (self._begun + text).split("\n")
-        for line in filter(str.strip, whole):
+        self._log(whole)
+        return len(text)
+
+    def flush(self) -> None:
+        begun, self._begun = self._begun, ""  # a question, which waits for its answer
+        self._log([begun])
+
+    def _log(self, lines: list[str]) -> None:
+        for line in filter(str.strip, lines):
             level = logging.ERROR if line.startswith(("error:", "Error:")) else logging.INFO
             record = logging.LogRecord(__package__, level, __file__, 0, line, None, None)
             logging.getLogger().handle(record)
-        return len(text)
 
 
 def log_more() -> None:

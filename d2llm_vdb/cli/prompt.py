@@ -17,7 +17,9 @@ def queries() -> Iterator[str]:
 
 
 def _piped() -> Iterator[str]:
-    yield from (line.strip() for line in sys.stdin if line.strip())
+    for line in sys.stdin:
+        if text := line.removeprefix("\ufeff").strip():  # a file of Windows may begin with it
+            yield text
 
 
 def _typed() -> Iterator[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import typer
@@ -49,6 +50,7 @@ def print_json(values: dict[str, Any]) -> None:
     """Print one JSON object on a line of its own, valid in whatever encoding standard output is."""
     is_utf8 = sys.stdout.encoding.lower().replace("-", "") == "utf8"
     sys.stdout.write(json.dumps(values, ensure_ascii=not is_utf8) + "\n")
+    sys.stdout.flush()  # whoever asks by a pipe waits for the answer
 
 
 def confirm(question: str, otherwise: str) -> None:
@@ -84,10 +86,21 @@ def failing_clearly(interrupted: str = "interrupted") -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
+        _drop_output_that_fails()
         raise  # whoever read our output has seen enough; the command line ends quietly
     except (D2LLMError, OSError) as error:
+        _drop_output_that_fails()
         print_error(error)
         raise typer.Exit(exit_code(error)) from error
     except KeyboardInterrupt:
         print_line(interrupted, errors)
         raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _drop_output_that_fails() -> None:
+    """Point standard output at nothing where it takes no more: Python would try again at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):  # where it is no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

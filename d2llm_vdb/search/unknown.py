@@ -17,21 +17,28 @@ SAMPLED_PASSAGES = 256
 LISTED_NAMES = 8
 
 
-def unknown_fields(filter: models.Filter, names: Container[str] | None = None) -> Steps[list[str]]:
+def unknown_fields(
+    filter: models.Filter,
+    names: Container[str] | None = None,
+    within: models.Filter | None = None,
+) -> Steps[list[str]]:
     """Return what to tell of each field in a filter that no passage has; a store runs these steps.
 
     Args:
         filter: that found nothing.
         names: of the fields to look at; None looks at all.
+        within: matches the passages that may be told of; None for all.
     """
     told: list[str] = []
+    shown = [] if within is None else [within]
     for name, paths in field_paths(filter).items():
         if names is not None and name not in names:
             continue
-        having = yield PageRequest(limit=1, filter=_any_has(paths), fields=["id"])
+        there_and_shown = models.Filter(must=[_any_has(paths), *shown])
+        having = yield PageRequest(limit=1, filter=there_and_shown, fields=["id"])
         if having.points:
             continue
-        sample = yield PageRequest(limit=SAMPLED_PASSAGES, fields=[METADATA])
+        sample = yield PageRequest(limit=SAMPLED_PASSAGES, filter=within, fields=[METADATA])
         if not sample.points:  # there is nothing to find at all
             continue
         metadata = (point.payload.get(METADATA) or {} for point in sample.points)

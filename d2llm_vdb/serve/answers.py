@@ -31,6 +31,7 @@ class FoundPassage:
     recall_rank: int
     doc_id: str
     source: str | None
+    tenant: str | None
     metadata: dict[str, Any]
 
     @classmethod
@@ -44,6 +45,7 @@ class FoundPassage:
             recall_rank=hit.recall_rank,
             doc_id=hit.doc_id,
             source=hit.source,
+            tenant=hit.tenant,
             metadata=hit.metadata,
         )
 
@@ -54,6 +56,8 @@ class FoundPassage:
             f"score: {self.score:.3f}",
             f"recall: #{self.recall_rank}, cosine {self.recall_score:.3f}",
         ]
+        if self.tenant is not None:
+            facts.append(f"tenant: {self.tenant}")
         if self.source is not None:
             facts.append(f"source: {self.source}")
         if self.metadata:

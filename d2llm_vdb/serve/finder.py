@@ -56,19 +56,20 @@ class Finder:
             InputError: a value cannot be used.
         """
         check_whole_number("k", k, most=self.fixed.recall_k)
-        options = replace(
-            self.fixed,
-            k=k,
-            rerank=self.fixed.rerank if rerank is None else rerank,
-            filter=self._narrowed(filter),
-        )
+        options = await asyncio.to_thread(self._options, k, rerank, filter)
         [result] = await self.index.asearch_with([query], options)
         return result
 
     async def hints(self, filter: FilterLike | None) -> list[str]:
-        """Return what to tell a caller whose filter found nothing: fields that no passage has."""
-        condition = as_filter(filter)
-        return [] if condition is None else await self.index.store.arun(unknown_fields(condition))
+        """Return what to tell a caller whose filter found nothing: fields that no passage has.
+
+        Only of the passages that the fixed filter shows: a field that others have is unknown here.
+        """
+        condition = await asyncio.to_thread(as_filter, filter)
+        if condition is None:
+            return []
+        shown = await asyncio.to_thread(as_filter, self.fixed.filter)
+        return await self.index.store.arun(unknown_fields(condition, within=shown))
 
     async def explain(
         self,
@@ -76,23 +77,40 @@ class Finder:
         id: str,
         rerank: Rerank | None = None,
         filter: FilterLike | None = None,
+        tenant: str | None = None,
     ) -> Explanation:
         """Tell why a query finds a passage, and what its place is among all candidates.
 
         Args:
             query, rerank, filter: of the search that found it.
             id: the passage's.
+            tenant: the passage's, since several may have passages of that id.
 
         Raises:
-            InputError: a value cannot be used, or the passage is none of the candidates.
+            InputError: a value cannot be used, the passage is none of the candidates, or no tenant
+                is given and several have one.
         """
         result = await self.search(query, self.fixed.recall_k, rerank, filter)
-        for hit in result.hits:
-            if hit.id == id:
-                return await asyncio.to_thread(hit.explain)
+        alike = [hit for hit in result.hits if hit.id == id]
+        meant = [hit for hit in alike if hit.tenant == tenant]
+        if not meant and tenant is None:
+            meant = alike
+        if len(meant) > 1:
+            tenants = ", ".join(repr(hit.tenant) for hit in meant)
+            raise InputError(f"id={id!r} is that of passages of {tenants}; give the tenant as well")
+        for hit in meant:
+            return await asyncio.to_thread(hit.explain)
         raise InputError(
             f"id={id!r} is not among the {counted(len(result.hits), 'candidate')} of this query; "
             f"give the id of a passage that a search with the same query, rerank and filter found"
+        )
+
+    def _options(self, k: int, rerank: Rerank | None, filter: FilterLike | None) -> SearchOptions:
+        return replace(
+            self.fixed,
+            k=k,
+            rerank=self.fixed.rerank if rerank is None else rerank,
+            filter=self._narrowed(filter),
         )
 
     def _narrowed(self, filter: FilterLike | None) -> FilterLike | None:

@@ -79,17 +79,24 @@ class KnownHosts:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer an ASGI request, or pass it on."""
-        if scope["type"] == "http" and (problem := self._problem(Headers(scope=scope))):
+        if scope["type"] == "http" and (
+            problem := self._problem(Headers(scope=scope), scope["path"])
+        ):
             await PlainTextResponse(problem, status_code=421)(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
-    def _problem(self, headers: Headers) -> str:
+    def _problem(self, headers: Headers, path: str) -> str:
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._is_known(host):
             return f"host {host!r} is not known here; ask by an address, or by localhost"
         if origin is not None and _authority(origin) != host:
             return f"origin {origin!r} is another site than {host!r}, and may not ask"
+        # A page of another site may ask without naming its origin, and sees no answer then. Its
+        # links may still lead here.
+        is_link = path == "/" and headers.get("sec-fetch-mode") == "navigate"
+        if headers.get("sec-fetch-site") == "cross-site" and not is_link:
+            return f"this comes from another site than {host!r}, which may not ask"
         return ""
 
     def _is_known(self, host: str) -> bool:

@@ -3,7 +3,7 @@
 GET /                                    the page, one file
 GET /api/info                            what is searched
 GET /api/search?q=...&k=10&rerank=iem    recall order and reranked order
-GET /api/explain?q=...&id=...&rerank=iem why one passage was found
+GET /api/explain?q=...&id=...&rerank=iem why one passage was found; &tenant=... where it has one
 """
 
 from __future__ import annotations
@@ -83,9 +83,10 @@ def page_app(finder: Finder, host: str) -> Starlette:
         return _json(both_orders(result, k))
 
     async def explain(request: Request) -> Response:
-        check_keywords("/api/explain", request.query_params, ("q", "id", "rerank"))
+        check_keywords("/api/explain", request.query_params, ("q", "id", "rerank", "tenant"))
         query, rerank = _asked(request)
-        explanation = await finder.explain(query, _given(request, "id"), rerank)
+        tenant = request.query_params.get("tenant")
+        explanation = await finder.explain(query, _given(request, "id"), rerank, tenant=tenant)
         return _json(drawn(explanation))
 
     return Starlette(
@@ -177,9 +178,7 @@ def _given(request: Request, name: str) -> str:
 
 def _hits(request: Request, default: int) -> int:
     text = request.query_params.get("k", str(default))
-    try:
-        k = int(text)
-    except ValueError as error:
-        raise InputError(f"k={text[:40]!r} must be a whole number") from error
-    check_whole_number("k", k)
-    return k
+    if not re.fullmatch(r"[+-]?[0-9]{1,20}", text):  # `int` takes 1_0 as well
+        raise InputError(f"k={text[:40]!r} must be a whole number")
+    check_whole_number("k", int(text))
+    return int(text)

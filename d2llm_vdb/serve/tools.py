@@ -13,7 +13,7 @@ from functools import partial
 from inspect import getdoc
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from d2llm_vdb.errors import D2LLMError, MissingExtraError
 
@@ -49,9 +49,19 @@ Query = Annotated[
     Field(description="What to look for: a question or a statement, in plain words."),
 ]
 DEFAULT_HITS = 5
+
+
+def _not_a_flag(k: object) -> object:
+    """Refuse true, which pydantic would take for 1."""
+    if isinstance(k, bool):
+        raise ValueError("must be a whole number")
+    return k
+
+
 Count = Annotated[
     int | None,
     Field(ge=1, description=f"How many passages to return; {DEFAULT_HITS} where it is left out."),
+    BeforeValidator(_not_a_flag),
 ]
 Mode = Annotated[
     Rerank | None,
@@ -72,6 +82,9 @@ Narrowing = Annotated[
     ),
 ]
 PassageId = Annotated[str, Field(description="The id of a passage that search returned.")]
+Tenant = Annotated[
+    str | None, Field(description="The passage's tenant, where search returned one with it.")
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +185,12 @@ class Tools:
         return _result(found)
 
     async def explain(
-        self, query: Query, id: PassageId, filter: Narrowing = None, rerank: Mode = None
+        self,
+        query: Query,
+        id: PassageId,
+        filter: Narrowing = None,
+        rerank: Mode = None,
+        tenant: Tenant = None,
     ) -> Annotated[CallToolResult, Explained]:
         """Tell why a query finds a passage, with the filter and rerank of the search that found it.
 
@@ -182,8 +200,8 @@ class Tools:
         that it is most like; `best_segment` is the piece of the passage that matches best.
         """
         with _as_tool_errors():
-            explained = Explained.of(await self._finder.explain(query, id, rerank, filter))
-        return _result(explained)
+            explanation = await self._finder.explain(query, id, rerank, filter, tenant)
+        return _result(Explained.of(explanation))
 
     async def ingest(
         self, texts: Texts, context: Context[Any, Any]

@@ -6,12 +6,13 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from operator import is_not
 from typing import Any
 
 from pydantic import BaseModel
 from qdrant_client import models
 
-from d2llm_vdb.checks import MAX_COUNT, MAX_INTEGER, MIN_INTEGER, is_unicode
+from d2llm_vdb.checks import MAX_COUNT, MAX_INTEGER, MIN_INTEGER, check_comparable, is_unicode
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.store.columns import point_id
 
@@ -106,11 +107,13 @@ def _prepared(value: Any, place: str, rename: Callable[[str], str], depth: int) 
         parts = {
             name: _prepared(part, f"{place}.{name}", rename, depth) for name, part in given.items()
         }
-        return value.model_copy(update=parts)
+        changed = {name: part for name, part in parts.items() if part is not given[name]}
+        return value.model_copy(update=changed) if changed else value
     if isinstance(value, list):
-        return [
+        prepared = [
             _prepared(part, f"{place}[{index}]", rename, depth) for index, part in enumerate(value)
         ]
+        return prepared if any(map(is_not, prepared, value)) else value
     _check_value(value, place)
     return value
 
@@ -154,12 +157,7 @@ def _check_value(value: Any, place: str) -> None:
         raise InputError(
             f"{place}={value!r} does not fit in 64 bits; compare with range= (a float) instead"
         )
-    if isinstance(value, float) and math.isnan(value):
-        raise InputError(f"{place} is NaN, which nothing equals; give a number or leave it out")
-    if isinstance(value, float) and math.isinf(value):  # JSON would make it no bound at all
-        raise InputError(
-            f"{place}={value} is beyond all numbers; give a finite one or leave it out"
-        )
+    check_comparable(place, value)
     if isinstance(value, datetime) and value.tzinfo is not None:
         try:
             value.astimezone(UTC)

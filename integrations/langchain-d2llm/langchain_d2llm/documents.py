@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from langchain_core.documents import Document
@@ -18,10 +18,8 @@ from d2llm_vdb.search.options import SearchOptions
 
 def as_passages(
     texts: Iterable[str],
-    metadatas: Sequence[dict[str, Any]] | None,
-    ids: Sequence[str | None] | None,
-    *,
-    batch_size: int | None = None,  # noqa: ARG001
+    metadatas: Iterable[dict[str, Any]] | None,
+    ids: Iterable[str | None] | None,
 ) -> tuple[list[str], list[Passage]]:
     """Return n ids, and the passages to store.
 
@@ -29,19 +27,21 @@ def as_passages(
     `D2LLMVectorStore.add_texts` describes the arguments.
 
     Raises:
-        InputError: there are more or fewer metadatas or ids than texts, or the texts are one.
+        InputError: there are more or fewer metadatas or ids than texts, one string stands where a
+            list should, or a text without an id cannot be stored; names it by its place.
     """
-    if isinstance(texts, str):
-        raise InputError(f"texts={texts!r:.60} is one string; wrap it in a list")
-    given = list(texts)
-    for name, values in (("metadatas", metadatas), ("ids", ids)):
-        if values is not None and len(values) != len(given):
+    given = _listed("texts", texts)
+    metadata_of = [{} for _ in given] if metadatas is None else _listed("metadatas", metadatas)
+    id_of = [None for _ in given] if ids is None else _listed("ids", ids)
+    for name, values in (("metadatas", metadata_of), ("ids", id_of)):
+        if len(values) != len(given):
             raise InputError(f"{len(values)} {name} for {len(given)} texts; give one for each")
-    rows = zip(given, metadatas or [{}] * len(given), ids or [None] * len(given), strict=True)
     known: list[str] = []
     made: dict[str, Passage] = {}
     named: list[Passage] = []
-    for text, metadata, each in rows:
+    for row, (text, metadata, each) in enumerate(zip(given, metadata_of, id_of, strict=True)):
+        if each is None:
+            Passage(f"texts[{row}]", text, metadata).payload()  # refused by a name that is known
         passage = Passage(_made_id(text, metadata) if each is None else each, text, metadata)
         known.append(passage.id)
         if each is None:
@@ -49,6 +49,13 @@ def as_passages(
         else:
             named.append(passage)
     return known, [*named, *made.values()]
+
+
+def _listed(name: str, values: Iterable[Any]) -> list[Any]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        kind = "one string" if isinstance(values, str) else type(values).__name__
+        raise InputError(f"{name}={values!r:.60} is {kind}; wrap it in a list")
+    return list(values)
 
 
 def _made_id(text: str, metadata: dict[str, Any]) -> str:

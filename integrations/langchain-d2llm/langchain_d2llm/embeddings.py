@@ -5,6 +5,7 @@ from __future__ import annotations
 from langchain_core.embeddings import Embeddings
 from pydantic import BaseModel, ConfigDict, Field
 
+from d2llm_vdb.errors import InputError
 from d2llm_vdb.student import Student
 
 
@@ -31,8 +32,11 @@ class D2LLMEmbeddings(BaseModel, Embeddings):
         """Return the recall vectors of n passages, n lists of r floats.
 
         Raises:
-            InputError: a text is not a string or is blank.
+            InputError: a text is not a string or is blank, or the texts are one string.
         """
+        given: object = texts
+        if isinstance(given, str):
+            raise InputError(f"texts={texts!r:.60} is one string; wrap it in a list")
         vectors: list[list[float]] = self.student.encode_document(texts).tolist()
         return vectors
 

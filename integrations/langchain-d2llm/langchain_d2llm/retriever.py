@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Unpack
 
 from langchain_core.callbacks import (
@@ -103,7 +104,7 @@ class D2LLMRetriever(BaseRetriever):
         run_manager: AsyncCallbackManagerForRetrieverRun,  # noqa: ARG002
         **changes: Unpack[SearchKeywords],
     ) -> list[Document]:
-        options = self._options(changes)
+        options = await asyncio.to_thread(self._options, changes)
         [result] = await self.index.asearch_with([query], options)
         return [_document(hit, options) for hit in result.hits]
 

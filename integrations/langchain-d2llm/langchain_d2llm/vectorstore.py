@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self, Unpack
 
 from langchain_core.documents import Document
@@ -48,6 +49,11 @@ class D2LLMVectorStore(VectorStore):
 
     def __init__(self, index: Index, **options: Unpack[SearchKeywordsButK]) -> None:
         check_index(index)
+        if "k" in options:
+            raise InputError(
+                "k is for every search to say; give it to the search, or "
+                "search_kwargs={'k': ...} to as_retriever"
+            )
         chosen = _chosen(DEFAULT_K, **options)  # refused now and not at the first search
         self.index = index if chosen.tenant is None else index.for_tenant(chosen.tenant)
         self.options = options
@@ -115,7 +121,8 @@ class D2LLMVectorStore(VectorStore):
         Raises:
             InputError: a text, an id or a value in the metadata cannot be stored.
         """
-        known, passages = as_passages(texts, metadatas, ids, **kwargs)
+        _check_names("add_texts", kwargs, "batch_size")
+        known, passages = as_passages(texts, metadatas, ids)
         self.index.add(passages)
         return known
 
@@ -128,7 +135,8 @@ class D2LLMVectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[str]:
         """Async twin of `add_texts`."""
-        known, passages = as_passages(texts, metadatas, ids, **kwargs)
+        _check_names("aadd_texts", kwargs, "batch_size")
+        known, passages = as_passages(texts, metadatas, ids)
         await self.index.aadd(passages)
         return known
 
@@ -139,14 +147,15 @@ class D2LLMVectorStore(VectorStore):
             True: they are not there any more.
 
         Raises:
-            InputError: ids is None. Leaving it out never deletes everything.
+            InputError: ids is None, or something else is given. Leaving it out never deletes
+                everything.
         """
-        self.index.delete(_given(ids, **kwargs))
+        self.index.delete(_given(ids, kwargs))
         return True
 
     async def adelete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
         """Async twin of `delete`."""
-        await self.index.adelete(_given(ids, **kwargs))
+        await self.index.adelete(_given(ids, kwargs))
         return True
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
@@ -192,7 +201,7 @@ class D2LLMVectorStore(VectorStore):
         self, query: str, k: int = DEFAULT_K, **options: Any
     ) -> Scored:
         """Async twin of `similarity_search_with_score`."""
-        chosen = _chosen(k, **self.options | options)
+        chosen = await asyncio.to_thread(_chosen, k, **self.options | options)
         [result] = await self.index.asearch_with([query], chosen)
         return _scored(result, chosen)
 
@@ -211,12 +220,13 @@ class D2LLMVectorStore(VectorStore):
             k: documents to return.
             fetch_k: candidates to choose from, the option `recall_k`.
             lambda_mult: from 1 (relevance alone) to 0 (diversity alone), the option `mmr_lambda`.
-            options: for this search, in place of the store's.
+            options: for this search, in place of the store's; `recall_k` and `mmr_lambda` may be
+                given by these names too.
 
         Raises:
             InputError: an option or the query cannot be used.
         """
-        return self.similarity_search(query, k, recall_k=fetch_k, mmr_lambda=lambda_mult, **options)
+        return self.similarity_search(query, k, **_marginal(fetch_k, lambda_mult, options))
 
     async def amax_marginal_relevance_search(
         self,
@@ -227,9 +237,7 @@ class D2LLMVectorStore(VectorStore):
         **options: Any,
     ) -> list[Document]:
         """Async twin of `max_marginal_relevance_search`."""
-        return await self.asimilarity_search(
-            query, k, recall_k=fetch_k, mmr_lambda=lambda_mult, **options
-        )
+        return await self.asimilarity_search(query, k, **_marginal(fetch_k, lambda_mult, options))
 
     def _similarity_search_with_relevance_scores(
         self, query: str, k: int = DEFAULT_K, **options: Any
@@ -241,7 +249,7 @@ class D2LLMVectorStore(VectorStore):
     async def _asimilarity_search_with_relevance_scores(
         self, query: str, k: int = DEFAULT_K, **options: Any
     ) -> Scored:
-        chosen = _chosen(k, **self.options | options)
+        chosen = await asyncio.to_thread(_chosen, k, **self.options | options)
         [result] = await self.index.asearch_with([query], chosen)
         return _relevant(result, chosen)
 
@@ -250,10 +258,29 @@ def _chosen(k: int, **options: Any) -> SearchOptions:
     return SearchOptions.from_keywords("D2LLMVectorStore", {"k": k, **options})
 
 
-def _given(ids: list[str] | None) -> list[str]:
+def _marginal(fetch_k: int, lambda_mult: float, options: dict[str, Any]) -> dict[str, Any]:
+    """Return what LangChain calls otherwise as search options, whose own names count first."""
+    try:
+        SearchOptions(recall_k=fetch_k, mmr_lambda=lambda_mult)
+    except InputError as error:
+        raise InputError(
+            f"fetch_k={fetch_k!r} and lambda_mult={lambda_mult!r}, the options recall_k and "
+            f"mmr_lambda: {error}"
+        ) from error
+    return {"recall_k": fetch_k, "mmr_lambda": lambda_mult, **options}
+
+
+def _given(ids: list[str] | None, others: Mapping[str, Any]) -> list[str]:
+    _check_names("delete", others, "ids")
     if ids is None:
         raise InputError("ids=None would delete everything; give a list of ids")
     return ids
+
+
+def _check_names(method: str, given: Iterable[str], known: str) -> None:
+    for name in given:
+        if name != known:
+            raise InputError(f"D2LLMVectorStore.{method} has no option {name!r}; it takes {known}")
 
 
 def _student(embedding: Embeddings) -> Student:
@@ -270,8 +297,14 @@ def _scored(result: SearchResult, options: SearchOptions) -> Scored:
 
 
 def _relevant(result: SearchResult, options: SearchOptions) -> Scored:
-    kind = result.score_kind
-    return [(found, _relevance(score, kind)) for found, score in _scored(result, options)]
+    found = _scored(result, options)
+    if result.degraded is not None:  # by ranks alone, which say nothing about relevance
+        cosines = [hit.recall_score for hit in result.hits]
+        return [
+            (document, _relevance(cosine, "cosine"))
+            for (document, _), cosine in zip(found, cosines, strict=True)
+        ]
+    return [(document, _relevance(score, result.score_kind)) for document, score in found]
 
 
 def _relevance(score: float, kind: ScoreKind) -> float:

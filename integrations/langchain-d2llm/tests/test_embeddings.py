@@ -62,3 +62,9 @@ async def test_the_event_loop_runs_on_while_texts_are_embedded(
     vectors = await asyncio.gather(*queries)
     assert vectors == [embeddings.embed_query(QUESTION)] * 3
     assert len((await passages)[0]) == len(vectors[0])
+
+
+def test_one_string_is_no_list_of_texts(student: Student) -> None:
+    one: Any = "abc"
+    with pytest.raises(InputError, match="texts='abc' is one string; wrap it in a list"):
+        D2LLMEmbeddings(student=student).embed_documents(one)

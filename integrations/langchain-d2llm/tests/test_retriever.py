@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from langchain_core.documents import Document
 from langchain_core.runnables import ConfigurableField
-from langchain_d2llm import D2LLMRetriever, D2LLMVectorStore
+from langchain_d2llm import D2LLMRetriever
 from qdrant_client import QdrantClient, models
 
 from d2llm_vdb import Index, Passage, SearchOptions, Student
@@ -238,10 +238,6 @@ async def test_documents_that_could_not_be_reranked_say_so(student: Student) -> 
             assert {each.id for each in documents} == {"whole", "part"}
             for each in documents:
                 assert "1 of 2 candidates have no segments" in each.metadata["degraded"]
-        with pytest.raises(InputError, match="fused ranking"):
-            D2LLMVectorStore(index).similarity_search_with_relevance_scores(
-                LAMBDA, allow_degraded=True
-            )
         with pytest.raises(StoreError, match="have no segments: 'part'"):
             D2LLMRetriever(index).invoke(LAMBDA)
         index.delete(["part"])

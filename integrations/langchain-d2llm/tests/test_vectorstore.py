@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import qdrant_edge as edge
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_d2llm import D2LLMEmbeddings, D2LLMVectorStore
@@ -15,6 +16,8 @@ from langchain_d2llm.documents import place_of
 
 from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.store import EdgeStore
+from d2llm_vdb.store.columns import point_id
 
 LOOP = "Which statement leaves a loop early?"
 
@@ -97,11 +100,14 @@ async def test_options_that_cannot_be_used_are_refused_by_name(
         D2LLMVectorStore(index, **unknown)
     with pytest.raises(InputError, match="has no option 'top_k'"):
         await store.asimilarity_search(LOOP, **unknown)
-    with pytest.raises(InputError, match="mmr_lambda=2"):
+    with pytest.raises(InputError, match="lambda_mult=2"):
         store.max_marginal_relevance_search(LOOP, lambda_mult=2)
     every_search_has_its_own: dict[str, Any] = {"k": 3}
-    with pytest.raises(TypeError, match="argument 'k'"):
+    with pytest.raises(InputError, match="k is for every search to say"):
         D2LLMVectorStore(index, **every_search_has_its_own)
+    no_number: Any = None
+    with pytest.raises(InputError, match=r"fetch_k=None .* must be a whole number"):
+        await store.amax_marginal_relevance_search(LOOP, fetch_k=no_number)
     not_one: Any = "my-db"
     with pytest.raises(InputError, match=r"index is str, expected d2llm_vdb\.Index"):
         D2LLMVectorStore(not_one)
@@ -156,6 +162,35 @@ async def test_lambda_mult_is_one_for_relevance_and_zero_for_diversity(
     assert store.search(LOOP, "mmr", k=5, fetch_k=30, lambda_mult=0.2) == found(0.2)
 
 
+async def test_options_of_marginal_relevance_go_by_their_own_names_too(
+    store: D2LLMVectorStore,
+) -> None:
+    wanted = store.max_marginal_relevance_search(LOOP, fetch_k=6, lambda_mult=0.2)
+    own: dict[str, Any] = {"recall_k": 6, "mmr_lambda": 0.2}
+    assert store.max_marginal_relevance_search(LOOP, **own) == wanted
+    retriever = store.as_retriever(search_type="mmr", search_kwargs=own)
+    assert retriever.invoke(LOOP) == await retriever.ainvoke(LOOP) == wanted
+
+
+async def test_what_could_not_be_reranked_is_as_relevant_as_its_cosine_tells(
+    student: Student, tmp_path: Path
+) -> None:
+    with Index.open(tmp_path, student) as index:
+        store = D2LLMVectorStore(index, allow_degraded=True)
+        store.add_texts(["A loop is left by break.", "Cats sleep."], ids=["1", "2"])
+        assert isinstance(index.store, EdgeStore)
+        lost = edge.UpdateOperation.delete_vectors([point_id("1")], ["segments"])  # type: ignore[list-item]
+        index.store._shard.update(lost)
+        result = index.search(LOOP, 4, allow_degraded=True)
+        assert result.score_kind == "rrf"
+        wanted = [(hit.id, (1 + hit.recall_score) / 2) for hit in result.hits]
+        for found in (
+            store.similarity_search_with_relevance_scores(LOOP),
+            await store.asimilarity_search_with_relevance_scores(LOOP),
+        ):
+            assert [(document.id, score) for document, score in found] == wanted
+
+
 async def test_as_retriever_takes_every_option(store: D2LLMVectorStore) -> None:
     chosen = {"k": 2, "filter": {"topic": {"$in": ["break", "while"]}}, "rerank": "tokens"}
     retriever = store.as_retriever(search_kwargs=chosen)
@@ -201,6 +236,9 @@ async def test_texts_without_ids_are_stored_once_however_often_they_are_added(
     first = empty.add_texts(["rye", "oats", "rye"], [{"a": 1}, {}, {"a": 1}])
     assert first[0] == first[2] != first[1]
     assert await empty.aadd_texts(["rye", "oats"], [{"a": 1}, {}]) == first[:2]
+    several = (name for name in ("oats", "rye"))
+    assert empty.add_texts(["Oats.", "Rye."], ids=several) == ["oats", "rye"]  # type: ignore[arg-type]
+    empty.delete(["oats", "rye"])
     [other] = empty.add_texts(["rye"], [{"a": 2}])
     assert other not in first
     assert empty.index.count() == 3
@@ -228,8 +266,16 @@ def test_texts_that_cannot_be_stored_are_refused_by_name(empty: D2LLMVectorStore
         empty.add_documents([Document(" ", id="1")])
     with pytest.raises(InputError, match=r"metadata\.when of passage '1'"):
         empty.add_texts(["one"], [{"when": object()}], ids=["1"])
-    with pytest.raises(TypeError, match="unexpected keyword argument 'id'"):
+    with pytest.raises(InputError, match="add_texts has no option 'id'; it takes batch_size"):
         empty.add_texts(["one"], id=["1"])
+    one_string: Any = "12"
+    with pytest.raises(InputError, match="ids='12' is one string"):
+        empty.add_texts(["one", "two"], ids=one_string)
+    with pytest.raises(InputError, match=r"text of passage 'texts\[1\]' is blank"):
+        empty.add_documents([Document("one"), Document(" ")])
+    no_names: list[dict[Any, Any]] = [{1: 2, "a": 3}]
+    with pytest.raises(InputError, match=r"metadata of passage 'texts\[0\]' is .* string keys"):
+        empty.add_texts(["x"], no_names)
     assert empty.index.count() == 0
 
 
@@ -239,7 +285,7 @@ async def test_deleting_needs_a_list_of_ids(empty: D2LLMVectorStore) -> None:
         empty.delete()
     with pytest.raises(InputError, match="ids=None"):
         await empty.adelete()
-    with pytest.raises(TypeError, match="unexpected keyword argument 'filter'"):
+    with pytest.raises(InputError, match="delete has no option 'filter'; it takes ids"):
         empty.delete(["1"], filter={"n": 1})
     assert empty.delete(["1", "missing"]) is True
     assert await empty.adelete([]) is True

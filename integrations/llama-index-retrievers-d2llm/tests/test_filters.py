@@ -222,8 +222,36 @@ def test_a_value_that_does_not_go_with_its_operator_is_refused(
         qdrant_filter(MetadataFilters(filters=[one]))
 
 
+def test_a_condition_that_is_set_later_means_the_same(stored: Index) -> None:
+    both = [MetadataFilter(key="kind", value=kind) for kind in KINDS]
+    for condition in FilterCondition:
+        by_name: Any = condition.value
+        filters = MetadataFilters(filters=both)
+        filters.condition = by_name
+        assert found(stored, filters) == found(
+            stored, MetadataFilters(filters=both, condition=condition)
+        )
+    filters.condition = "xor"  # type: ignore[assignment]
+    with pytest.raises(InputError, match="condition='xor' is none of 'and', 'or', 'not'"):
+        qdrant_filter(filters)
+
+
+def test_only_metadata_filters_are_taken() -> None:
+    mapping: Any = {"a": 1}
+    with pytest.raises(InputError, match="filters is dict, expected MetadataFilters"):
+        qdrant_filter(mapping)
+    with pytest.raises(InputError, match="key=' ' is blank"):
+        qdrant_filter(MetadataFilters(filters=[MetadataFilter(key=" ", value=1)]))
+
+
 @pytest.mark.parametrize("location", ["embedded", ":memory:"])
-@pytest.mark.parametrize("key", ["unit price", "a.b", "size (cm)", "it's", '"q"'])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("unit price", "a.b", "size (cm)", "it's", '"q"'),
+        *("must", "should", "must_not", "min_should", "$price", "$and", "metadata.year"),
+    ],
+)
 def test_keys_of_any_kind_filter_as_any_other(
     student: Student, tmp_path: Path, location: str, key: str
 ) -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
+import pickle
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pydoc_data.topics import topics
 from typing import Any
 
@@ -24,6 +27,7 @@ from llama_index.core.vector_stores import (
     VectorStoreQuery,
 )
 from llama_index.core.vector_stores.types import VectorStoreQueryMode
+from llama_index.core.vector_stores.utils import node_to_metadata_dict
 from llama_index.retrievers.d2llm import D2LLMRetriever, D2LLMVectorStore
 from qdrant_client import models
 
@@ -252,6 +256,84 @@ async def test_nodes_are_deleted_by_document_by_id_and_by_filter(
     assert left() == set()
 
 
+async def test_a_string_is_no_list_of_ids(empty: Index) -> None:
+    store = D2LLMVectorStore(empty)
+    store.add([TextNode(id_=name, text=f"Node {name}.") for name in ("a", "b", "ab", "None", "1")])
+    one_string: Any = "ab"
+    number: Any = 1
+    nothing: Any = None
+    for call in (
+        lambda: store.delete_nodes(one_string),
+        lambda: store.get_nodes(one_string),
+        lambda: store.query(VectorStoreQuery(query_str="a", node_ids=one_string)),
+        lambda: store.query(VectorStoreQuery(query_str="a", doc_ids=one_string)),
+    ):
+        with pytest.raises(InputError, match="_ids='ab' is one string; wrap a single id in a list"):
+            call()
+    with pytest.raises(InputError, match="is one string"):
+        await store.adelete_nodes(one_string)
+    with pytest.raises(InputError, match="doc_ids holds None, and ids are strings"):
+        store.delete(nothing)
+    with pytest.raises(InputError, match="doc_ids holds 1, and ids are strings"):
+        store.delete(number)
+    with pytest.raises(InputError, match="node_ids=1 is int; give a list of ids"):
+        store.delete_nodes(number)
+    with pytest.raises(InputError, match="doc_ids holds 1, and ids are strings"):
+        store.query(VectorStoreQuery(query_str="a", doc_ids=[number]))
+    assert empty.count() == 5
+
+
+def test_nothing_is_deleted_by_a_filter_that_all_match(empty: Index) -> None:
+    store = D2LLMVectorStore(empty)
+    store.add([TextNode(id_="a", text="A node.")])
+    among_none = MetadataFilter(key="kind", value=[], operator=FilterOperator.NIN)
+    with pytest.raises(InputError, match=r"leaves any passage out|selects every passage"):
+        store.delete_nodes(filters=MetadataFilters(filters=[among_none]))
+    assert empty.count() == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps(TextNode(text="").to_dict()),
+        node_to_metadata_dict(TextNode(text="Of another store."), remove_text=True)[
+            "_node_content"
+        ],
+        "see attachment",
+        "5",
+        "{}",
+        '{"class_name": 5}',
+        '{"class_name": "TextNode", "relationships": 5}',
+        '{"class_name": "TextNode", "excluded_llm_metadata_keys": 5}',
+        7,
+        None,
+    ],
+)
+def test_node_content_that_this_store_did_not_write_is_metadata_as_any_other(
+    student: Student, content: Any
+) -> None:
+    with Index.open(":memory:", student) as index:
+        index.add([Passage("1", "What was stored.", {"_node_content": content}, doc_id="d")])
+        [node] = D2LLMVectorStore(index).get_nodes()
+        [found] = D2LLMRetriever(index).retrieve("What was stored?")
+        for each in (node, found.node):
+            assert type(each) is TextNode
+            assert each.get_content(MetadataMode.EMBED) == "What was stored."
+            assert each.metadata["_node_content"] == content
+            assert each.ref_doc_id == "d"
+
+
+@pytest.mark.parametrize("own", ["see attachment", '{"class_name": "TextNode"}', None, [1]])
+def test_a_nodes_own_node_content_comes_back(student: Student, own: Any) -> None:
+    node = TextNode(text="Text.", metadata={"a": 1, "_node_content": own, "b": 2})
+    with Index.open(":memory:", student) as index:
+        store = D2LLMVectorStore(index)
+        store.add([node])
+        [back] = store.get_nodes()
+        assert back == node
+        assert back.get_content(MetadataMode.ALL) == node.get_content(MetadataMode.ALL)
+
+
 async def test_a_query_finds_what_a_search_of_the_index_finds(filled: D2LLMVectorStore) -> None:
     query = VectorStoreQuery(query_str=LOOP, similarity_top_k=4)
     hits = filled.client.search(LOOP, 4).hits
@@ -297,6 +379,23 @@ def test_modes_filters_and_options_are_those_of_the_index(
     assert answer.similarities == pytest.approx([hit.score for hit in hits], abs=1e-6)
 
 
+def test_a_mode_may_be_given_by_its_name(filled: D2LLMVectorStore) -> None:
+    by_name: Any = "mmr"
+    asked = VectorStoreQuery(query_str=LOOP, similarity_top_k=5)
+    both = [replace(asked, mode=mode) for mode in (by_name, VectorStoreQueryMode.MMR)]
+    first, second = map(filled.query, both)
+    assert first.ids == second.ids
+
+
+def test_neighbours_of_a_query_come_as_a_window(filled: D2LLMVectorStore) -> None:
+    asked = VectorStoreQuery(query_str=topics["raise"], similarity_top_k=1)
+    [node] = filled.query(asked, neighbours=1).nodes or ()
+    [hit] = filled.client.search(topics["raise"], 1, neighbours=1).hits
+    assert node.metadata["window"] == "\n\n".join([*hit.before, hit.text, *hit.after])
+    assert node.metadata["window"] not in node.get_content(MetadataMode.LLM)
+    assert "window" not in filled.query(asked).nodes[0].metadata  # type: ignore[index]
+
+
 def test_options_of_the_store_are_defaults_for_its_queries(filled: D2LLMVectorStore) -> None:
     strict = D2LLMVectorStore(filled.client, rerank="none", filter={"topic": "while"})
     answer = strict.query(VectorStoreQuery(query_str=LOOP, similarity_top_k=3))
@@ -315,6 +414,8 @@ def test_options_of_the_store_are_defaults_for_its_queries(filled: D2LLMVectorSt
         ({"mode": VectorStoreQueryMode.HYBRID, "alpha": 1.5}, {}, "alpha=1.5"),
         ({}, {"mmr_lambda": 3}, "mmr_lambda=3"),
         ({}, {"qdrant_filters": None}, "has no option 'qdrant_filters'"),
+        ({"mode": "nearest"}, {}, "mode='nearest' is not supported; use 'default'"),
+        ({"filters": {"topic": "while"}}, {}, "filters is dict, expected MetadataFilters"),
         *(
             ({"mode": mode}, {}, f"mode='{mode.value}' is not supported; use 'default'")
             for mode in VectorStoreQueryMode
@@ -347,6 +448,15 @@ def test_nodes_and_options_that_cannot_be_used_are_refused_by_name(
     unknown: dict[str, Any] = {"collection_name": "mine"}
     with pytest.raises(InputError, match="has no option 'collection_name'"):
         D2LLMVectorStore(filled.client, **unknown)
+
+
+def test_a_store_is_neither_pickled_nor_read_back(filled: D2LLMVectorStore) -> None:
+    for call in (
+        lambda: pickle.dumps(filled),
+        lambda: D2LLMVectorStore.from_dict(filled.to_dict(), index=filled.client),
+    ):
+        with pytest.raises(InputError, match=r"make a store of it by D2LLMVectorStore\(index"):
+            call()
 
 
 def test_a_tenants_store_reads_writes_and_deletes_its_own_alone(empty: Index) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Self, Unpack
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import NodeWithScore, QueryBundle
-from llama_index.retrievers.d2llm.nodes import as_node
+from llama_index.retrievers.d2llm.nodes import as_node, beside
 
 from d2llm_vdb.index import Index, check_index
 from d2llm_vdb.search import Hit, SearchResult
@@ -103,8 +103,4 @@ def _found(hit: Hit) -> dict[str, Any]:
     found: dict[str, Any] = {"recall_score": hit.recall_score, "recall_rank": hit.recall_rank}
     if hit.source is not None:
         found["source"] = hit.source
-    if hit.degraded is not None:
-        found["degraded"] = hit.degraded
-    if hit.before or hit.after:
-        found["window"] = "\n\n".join([*hit.before, hit.text, *hit.after])
-    return found
+    return found | beside(hit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +15,7 @@ from llama_index.core.vector_stores.types import (
 from qdrant_client import models
 
 from d2llm_vdb.errors import InputError
-from d2llm_vdb.filters import on_metadata, required_filter
+from d2llm_vdb.filters import field_conditions, on_metadata
 
 
 def qdrant_filter(filters: MetadataFilters) -> models.Filter:
@@ -28,19 +28,35 @@ def qdrant_filter(filters: MetadataFilters) -> models.Filter:
     where none of its filters does.
 
     Raises:
-        InputError: a value does not go with its operator; names the field.
+        InputError: a value does not go with its operator, and names the field; or these are no
+            metadata filters.
     """
+    if not isinstance(filters, MetadataFilters):
+        raise InputError(
+            f"filters is {type(filters).__name__}, expected MetadataFilters of LlamaIndex; a "
+            f"mapping or a Qdrant filter goes to the search option filter="
+        )
+    together = _together(filters.condition)
     if not filters.filters:
         return models.Filter()
     conditions: list[models.Condition] = [
         qdrant_filter(each) if isinstance(each, MetadataFilters) else _condition(each)
         for each in filters.filters
     ]
-    if filters.condition is FilterCondition.OR:
+    if together == FilterCondition.OR:
         return models.Filter(should=conditions)
-    if filters.condition is FilterCondition.NOT:
+    if together == FilterCondition.NOT:
         return models.Filter(must_not=conditions)
     return models.Filter(must=conditions)
+
+
+def _together(condition: FilterCondition | str | None) -> FilterCondition:
+    """Read how filters go together, which may have been set to a string later."""
+    try:
+        return FilterCondition.AND if condition is None else FilterCondition(condition)
+    except ValueError as error:
+        known = ", ".join(repr(each.value) for each in FilterCondition)
+        raise InputError(f"condition={condition!r} is none of {known}") from error
 
 
 def selection(
@@ -48,35 +64,57 @@ def selection(
     node_ids: Sequence[str] | None = None,
     doc_ids: Sequence[str] | None = None,
 ) -> models.Filter | None:
-    """Return what matches all of some filters, ids of nodes and ids of documents; None for all."""
+    """Return what matches all of some filters, ids of nodes and ids of documents; None for all.
+
+    Raises:
+        InputError: a filter or an id cannot be used, or a string stands where a list should.
+    """
     must: list[models.Condition] = [
-        qdrant_filter(each) if isinstance(each, MetadataFilters) else each
+        each if isinstance(each, models.Filter) else qdrant_filter(each)
         for each in filters
         if each is not None
     ]
     if node_ids is not None:
-        must.append(models.HasIdCondition(has_id=list(node_ids)))
+        must.append(models.HasIdCondition(has_id=list(_ids("node_ids", node_ids))))
     if doc_ids is not None:
-        documents = models.MatchAny(any=list(doc_ids))
+        documents = models.MatchAny(any=_ids("doc_ids", doc_ids))
         must.append(models.FieldCondition(key="doc_id", match=documents))
     return models.Filter(must=must) if must else None
 
 
+def _ids(name: str, ids: Sequence[str]) -> list[str]:
+    if isinstance(ids, str):
+        raise InputError(f"{name}={ids!r} is one string; wrap a single id in a list")
+    if not isinstance(ids, Iterable):
+        raise InputError(f"{name}={ids!r} is {type(ids).__name__}; give a list of ids")
+    given = list(ids)
+    for each in given:
+        if not isinstance(each, str):
+            raise InputError(f"{name} holds {each!r}, and ids are strings")
+    return given
+
+
 def _condition(one: MetadataFilter) -> models.Filter:
+    if not one.key.strip():
+        raise InputError(f"key={one.key!r} is blank; name a field of the metadata")
     if one.operator in _OPERATORS:
-        return required_filter({one.key: {_OPERATORS[one.operator]: one.value}})
+        return _on_field(one.key, _OPERATORS[one.operator], one.value)
     if one.operator in _COMPARISONS:
-        return required_filter({one.key: {_COMPARISONS[one.operator]: _comparable(one)}})
-    if one.operator is FilterOperator.IS_EMPTY:
-        return required_filter({one.key: {"$exists": False}})
-    if one.operator is FilterOperator.ALL:
+        return _on_field(one.key, _COMPARISONS[one.operator], _comparable(one))
+    if one.operator == FilterOperator.IS_EMPTY:
+        return _on_field(one.key, "$exists", False)
+    if one.operator == FilterOperator.ALL:
         if not isinstance(one.value, list) or not one.value:
             raise InputError(f"{one.key} all {one.value!r}: give a list of one value or more")
-        return required_filter({"$and": [{one.key: {"$eq": value}} for value in one.value]})
+        return models.Filter(must=[_on_field(one.key, "$eq", value) for value in one.value])
     if not isinstance(one.value, str) or not one.value.strip():
         raise InputError(f"{one.key} {one.operator.value} {one.value!r}: give text to look for")
     match = _TEXT_MATCHES[one.operator](one.value)
     return models.Filter(must=[on_metadata(one.key, match=match)])
+
+
+def _on_field(key: str, operator: str, value: object) -> models.Filter:
+    return models.Filter(must=field_conditions(key, {operator: value}, f"filter.{key}"))
 
 
 def _comparable(one: MetadataFilter) -> Any:

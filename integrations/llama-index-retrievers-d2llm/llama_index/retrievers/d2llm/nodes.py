@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from llama_index.core.schema import (
@@ -23,8 +24,12 @@ from llama_index.core.schema import (
 from d2llm_vdb.passages import Passage
 from d2llm_vdb.search import Hit
 
-# Where a passage's metadata has what its text and the user's metadata do not tell of its node.
+# Where a passage's metadata has what its text and the user's metadata do not tell of its node. A
+# user's own value of that name is kept within.
 NODE_CONTENT = "_node_content"
+
+# What is not written there. Other stores of LlamaIndex write it under the same name.
+NOT_WRITTEN = frozenset({"id_", "embedding", "metadata"})
 
 # Fields of a node that name the metadata not shown to models.
 EXCLUDED_KEYS = ("excluded_llm_metadata_keys", "excluded_embed_metadata_keys")
@@ -101,10 +106,48 @@ def as_node(found: Hit | Passage, hidden: Mapping[str, Any] | None = None) -> Ba
         hidden: metadata to add that neither LLM nor embedding model is shown; where the user's
             metadata has a key already, the user's value stays, shown as ever.
     """
+    fields = _written(found)
+    if fields is not None:
+        # What only looks as if this store had written it is no node.
+        with suppress(TypeError, ValueError, AttributeError):
+            metadata = dict(found.metadata)
+            if NODE_CONTENT in fields:
+                metadata[NODE_CONTENT] = fields.pop(NODE_CONTENT)
+            else:
+                del metadata[NODE_CONTENT]
+            return _node(found, fields, metadata, hidden or {})
     metadata = dict(found.metadata)
-    content = metadata.pop(NODE_CONTENT, None)
-    fields = _plain(found, metadata) if content is None else json.loads(content)
-    added = {key: value for key, value in (hidden or {}).items() if key not in metadata}
+    return _node(found, _plain(found, metadata), metadata, hidden or {})
+
+
+def beside(hit: Hit) -> dict[str, Any]:
+    """Return what a search tells of a hit beside its scores: why it is degraded, and its window."""
+    told: dict[str, Any] = {}
+    if hit.degraded is not None:
+        told["degraded"] = hit.degraded
+    if hit.before or hit.after:
+        told["window"] = "\n\n".join([*hit.before, hit.text, *hit.after])
+    return told
+
+
+def _written(found: Hit | Passage) -> dict[str, Any] | None:
+    """Return the fields that this store wrote of a node; None where there are none of its own."""
+    try:
+        fields = json.loads(found.metadata[NODE_CONTENT])
+    except (KeyError, TypeError, ValueError):
+        return None
+    if not isinstance(fields, dict) or not isinstance(fields.get("class_name"), str):
+        return None
+    return None if NOT_WRITTEN & fields.keys() else fields
+
+
+def _node(
+    found: Hit | Passage,
+    fields: dict[str, Any],
+    metadata: dict[str, Any],
+    hidden: Mapping[str, Any],
+) -> BaseNode:
+    added = {key: value for key, value in hidden.items() if key not in metadata}
     for name in EXCLUDED_KEYS:
         fields[name] = [*fields.get(name, []), *added]
     kind = _CLASSES.get(fields["class_name"], TextNode)
@@ -124,12 +167,13 @@ def _version(node: BaseNode) -> tuple[str, str | None]:
 
 
 def _content(node: BaseNode, embedded: str) -> str:
-    left_out = {"id_", "embedding", "metadata"}
+    left_out = {*NOT_WRITTEN}
     if not isinstance(node, TextNode) or node.text == embedded:
         left_out.add("text")
-    return json.dumps(
-        node.model_dump(mode="json", exclude=left_out, exclude_defaults=True), ensure_ascii=False
-    )
+    fields = node.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
+    if NODE_CONTENT in node.metadata:
+        fields[NODE_CONTENT] = node.metadata[NODE_CONTENT]
+    return json.dumps(fields, ensure_ascii=False)
 
 
 def _plain(found: Hit | Passage, metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,14 +51,16 @@ def search_options(
     changes = dict(changes)
     mmr_threshold = changes.pop("mmr_threshold", query.mmr_threshold)
     asked: dict[str, Any] = {"k": query.similarity_top_k}
-    if query.mode is VectorStoreQueryMode.MMR:
+    mode = _mode(query.mode)
+    if mode is VectorStoreQueryMode.MMR:
         asked["mmr_lambda"] = MMR_THRESHOLD if mmr_threshold is None else mmr_threshold
-    elif query.mode is VectorStoreQueryMode.HYBRID:
+    elif mode is VectorStoreQueryMode.HYBRID:
         asked["k"] = query.hybrid_top_k or query.similarity_top_k
         asked["hybrid"] = _bm25_weight(query.alpha, defaults)
-    elif query.mode is not VectorStoreQueryMode.DEFAULT:
+    elif mode is not VectorStoreQueryMode.DEFAULT:
+        named = query.mode if mode is None else mode.value
         raise InputError(
-            f"mode={query.mode.value!r} is not supported; use 'default', 'mmr', or 'hybrid', which "
+            f"mode={named!r} is not supported; use 'default', 'mmr', or 'hybrid', which "
             f"recalls by BM25 as well"
         )
     options = SearchOptions.from_keywords(
@@ -68,6 +70,14 @@ def search_options(
         [options.database_filter, query.filters], query.node_ids or None, query.doc_ids or None
     )
     return replace(options, filter=chosen)
+
+
+def _mode(mode: VectorStoreQueryMode | str) -> VectorStoreQueryMode | None:
+    """Read the mode, which may be a string; None where there is none of that name."""
+    try:
+        return VectorStoreQueryMode(mode)
+    except ValueError:
+        return None
 
 
 def _bm25_weight(alpha: float | None, defaults: SearchOptions) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any, NoReturn, Unpack
 
 from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.schema import BaseNode
@@ -18,6 +19,7 @@ from llama_index.retrievers.d2llm.nodes import (
     as_node,
     as_passages,
     begun_elsewhere,
+    beside,
     nodes_going_on,
 )
 from llama_index.retrievers.d2llm.queries import query_text, search_options
@@ -28,6 +30,11 @@ from d2llm_vdb.index import Index, check_index
 from d2llm_vdb.passages import Passage
 from d2llm_vdb.search import SearchResult
 from d2llm_vdb.search.options import SearchKeywordsButK, SearchOptions
+
+_NOT_WRITTEN = (
+    "a D2LLMVectorStore is neither pickled nor read back, since its index is open and belongs to "
+    "this process; open the index there, and make a store of it by D2LLMVectorStore(index, ...)"
+)
 
 
 class D2LLMVectorStore(BasePydanticVectorStore):
@@ -81,6 +88,18 @@ class D2LLMVectorStore(BasePydanticVectorStore):
     def class_name(cls) -> str:
         """Name the class in what LlamaIndex writes."""
         return "D2LLMVectorStore"
+
+    def __getstate__(self) -> NoReturn:
+        raise InputError(_NOT_WRITTEN)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> NoReturn:  # noqa: ARG003
+        """Refuse: what `to_dict` tells leaves out the options, the tenant among them.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(_NOT_WRITTEN)
 
     @property
     def client(self) -> Index:
@@ -198,7 +217,7 @@ class D2LLMVectorStore(BasePydanticVectorStore):
 
     async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """Async twin of `query`."""
-        options = search_options(query, self._options, kwargs)
+        options = await asyncio.to_thread(search_options, query, self._options, kwargs)
         [result] = await self._index.asearch_with([query_text(query)], options)
         return _answer(result)
 
@@ -220,9 +239,8 @@ def _in_order(passages: Iterable[Passage], node_ids: Sequence[str] | None) -> li
 
 
 def _answer(result: SearchResult) -> VectorStoreQueryResult:
-    degraded = None if result.degraded is None else {"degraded": result.degraded}
     return VectorStoreQueryResult(
-        nodes=[as_node(hit, degraded) for hit in result.hits],
+        nodes=[as_node(hit, beside(hit)) for hit in result.hits],
         similarities=[hit.score for hit in result.hits],
         ids=[hit.id for hit in result.hits],
     )
