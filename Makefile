@@ -14,8 +14,8 @@ API_MODULES := index collection search.options search.hits passages filters arch
 STUDENT := d2llm_vdb/students/minilm
 INTEGRATIONS := integrations/langchain-d2llm integrations/llama-index-retrievers-d2llm
 
-.PHONY: help install demo test lint types unit mutants format tour docs student ablations results \
-	decoder torture clean
+.PHONY: help install demo test lint types unit mutants format tour docs student pairs-student \
+	ablations results decoder torture clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make tour     run the commands of docs/tour.md, and write below them what they print"
 	@echo "make docs     build the API reference as HTML, in $(API)"
 	@echo "make student  train the default student again (DATA=collections, WORK=what is kept)"
+	@echo "make pairs-student  train the student for sentence pairs again (DATA, WORK)"
 	@echo "make results  measure it, and write docs/results.md (make ablations: their table)"
 	@echo "make decoder  distil an LLM into its own encoder, and write docs/decoder.md (JOBS=1)"
 	@echo "make clean    remove the demo database and caches"
@@ -88,6 +89,9 @@ tour: install
 
 student: install
 	$(BIN)/python recipes/default_student.py $(DATA) --work $(WORK) --out $(STUDENT)
+
+pairs-student: install
+	$(BIN)/python recipes/pairs_student.py $(DATA) --work $(WORK)/pairs --out $(STUDENT)-pairs
 
 ablations: install
 	$(BIN)/python recipes/ablations.py $(DATA) --work $(WORK)

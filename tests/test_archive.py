@@ -140,8 +140,8 @@ def test_a_collection_comes_back_bit_for_bit_with_all_that_belongs_to_it(
     assert_equal_bit_for_bit(read(source), read(tmp_path / "copy"))
     old, new = (EdgeStore.open(path / "d2llm") for path in (source, tmp_path / "copy"))
     assert (new.schema.parts, new.schema.preset) == (old.schema.parts, "exact")
-    assert new.info().index_kinds == old.info().index_kinds
-    assert new.info().index_kinds["text"] == "phrases"
+    assert new.info().payload_indexes == old.info().payload_indexes
+    assert new.info().payload_indexes["text"] == "phrases"
     assert TenantStore(new, "acme").retrieve(["passage 0"])[0].payload["tenant"] == "acme"
     old.close()
     new.close()

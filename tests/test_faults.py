@@ -335,7 +335,9 @@ def test_no_call_hangs_where_a_server_never_answers(line: Line) -> None:
     ]
 
     async def ask() -> list[Any]:
-        asked = (getattr(store, f"a{name}")(*given) for name, given in calls(store))
+        awaited = ((getattr(store, f"a{name}", None), given) for name, given in calls(store))
+        asked = [call(*given) for call, given in awaited if call is not None]
+        assert len(asked) >= 6
         return await asyncio.gather(*asked, return_exceptions=True)
 
     with line.proxy.meeting(Fault("silence")), ThreadPoolExecutor(len(blocking)) as threads:

@@ -27,9 +27,10 @@ def alias(
     database: Database,
     _verbose: flags.Verbose = False,
 ) -> None:
-    """Point an alias at a collection on a server, replacing what it pointed to.
+    """Point an alias at a collection on a server.
 
-    Programs that have it open stay on the old collection until they reopen it.
+    It stops pointing where it did. Programs that have it open stay on the old collection until
+    they reopen it.
     """
     with closing(_open(database)) as store:
         before = store.point_alias(name)
@@ -46,9 +47,10 @@ def drop(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
     _verbose: flags.Verbose = False,
 ) -> None:
-    """Delete a whole collection, such as one that d2llm reembed left unfinished.
+    """Delete a whole collection.
 
-    Shows how many passages it holds and asks. Refused where an alias means it.
+    Shows how many passages it holds and asks. Refused where an alias means it. What `d2llm reembed`
+    left unfinished is deleted so.
     """
     with closing(_open(database)) as store:
         store.check_drop()

@@ -39,7 +39,7 @@ def reembed(
     as_json: flags.Json = False,
     _verbose: flags.Verbose = False,
 ) -> None:
-    """Rewrite a collection for another student, preset or library version.
+    """Rewrite a collection for another student or layout.
 
     What is stored is used as far as it serves; texts are encoded again only where nothing else
     will do. The old collection serves meanwhile, and stays. Safe to run again: it continues where

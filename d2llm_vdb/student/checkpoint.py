@@ -30,6 +30,7 @@ from d2llm_vdb.errors import CheckpointError
 from d2llm_vdb.student.backbone import Backbone
 from d2llm_vdb.student.config import StudentConfig
 from d2llm_vdb.student.score import IEM_WORDS, LATE_WORDS
+from d2llm_vdb.student.shipped import NAMES
 from d2llm_vdb.student.weights import adapter_weights, add_weights
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def read(path: Path) -> tuple[StudentConfig, dict[str, Tensor]]:
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path} is not a student directory: it has no {Path(str(error.filename)).name}. "
-            f"Make one with Student.save or `d2llm init`"
+            f"Make one with Student.save or `d2llm init`, or take one that ships: {NAMES}"
         ) from error
     except OSError as error:
         raise CheckpointError(
