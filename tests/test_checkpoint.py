@@ -284,6 +284,52 @@ def test_the_longest_text_is_as_many_tokens_as_have_a_position(
         Student.from_backbone(path, max_tokens=longest + 1)
 
 
+def drop_weights(path: Path, prefix: str) -> None:
+    """Leave weights out of a model's file."""
+    weights = load_file(path / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if not name.startswith(prefix)}
+    assert len(kept) < len(weights)
+    save_file(kept, path / "model.safetensors", {"format": "pt"})
+
+
+def test_a_backbone_without_a_pooler_is_the_same_each_time(
+    tmp_path: Path, texts: list[str]
+) -> None:
+    path = save_encoder(tmp_path / "encoder", "bert", texts)
+    drop_weights(path, "pooler.")
+    first, second = (Student.from_backbone(path, dtype="float32") for _ in range(2))
+    assert first.fingerprint == second.fingerprint
+
+
+def test_a_backbone_that_lacks_weights_is_refused(tmp_path: Path, texts: list[str]) -> None:
+    path = save_encoder(tmp_path / "encoder", "bert", texts)
+    drop_weights(path, "encoder.layer.0.attention.")
+    with pytest.raises(CheckpointError, match=r"lacks 10 weights: encoder\.layer\.0.* 7 more"):
+        Student.from_backbone(path)
+
+
+def test_an_encoder_with_a_decoder_is_no_backbone(tmp_path: Path, texts: list[str]) -> None:
+    path = save_encoder(tmp_path / "t5", "t5", texts)
+    with pytest.raises(CheckpointError, match="is an encoder with a decoder"):
+        Student.from_backbone(path)
+
+
+def test_a_backbone_without_its_tokenizer_is_refused(tmp_path: Path, texts: list[str]) -> None:
+    path = save_encoder(tmp_path / "encoder", "bert", texts)
+    for file in path.glob("token*"):
+        file.unlink()
+    with pytest.raises(CheckpointError, match="knows no words; its files are missing"):
+        Student.from_backbone(path)
+
+
+def test_a_tokenizer_of_more_tokens_than_the_model_knows_is_refused(
+    tmp_path: Path, texts: list[str]
+) -> None:
+    path = save_decoder(tmp_path / "decoder", "llama", texts, vocab_size=300)
+    with pytest.raises(CheckpointError, match="knows 300 tokens, and its tokenizer has 400"):
+        Student.from_backbone(path)
+
+
 def test_a_pickled_backbone_is_refused(backbone: str) -> None:
     weights = Path(backbone) / "model.safetensors"
     torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))

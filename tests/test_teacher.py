@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_models import save_causal_lm, save_decoder
 from transformers import (
     AutoModelForCausalLM,
@@ -202,6 +203,22 @@ def test_a_classifier_without_a_head_that_is_known_is_refused(cross_encoder: Tea
     model = XLNetForSequenceClassification(XLNetConfig(**shape))
     with pytest.raises(CheckpointError, match="XLNetForSequenceClassification has no head named"):
         CrossEncoderTeacher(model, cross_encoder.tokenizer, 64)
+
+
+def test_a_teacher_that_lacks_weights_or_its_tokenizer_is_refused(
+    tmp_path: Path, cross_encoder: Teacher
+) -> None:
+    cross_encoder.save(tmp_path / "whole")
+    weights = load_file(tmp_path / "whole" / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if "classifier" not in name}
+    shutil.copytree(tmp_path / "whole", tmp_path / "headless")
+    save_file(kept, tmp_path / "headless" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"lacks 2 weights: classifier\.bias, classifier"):
+        load_teacher(str(tmp_path / "headless"), dtype="float32")
+    for file in (tmp_path / "whole").glob("token*"):
+        file.unlink()
+    with pytest.raises(CheckpointError, match="knows no words"):
+        load_teacher(str(tmp_path / "whole"), dtype="float32")
 
 
 @pytest.mark.parametrize("load", [load_teacher, Backbone.load])
