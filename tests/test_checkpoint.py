@@ -234,6 +234,17 @@ def test_an_adapter_that_does_not_fit_its_files_is_refused(
         Student.load(tmp_path / "student")
 
 
+def test_a_student_may_be_saved_to_a_path_from_home(
+    backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    student = Student.from_backbone(backbone)
+    student.save("~/student")
+    assert student.path == (tmp_path / "student").resolve()
+    assert Student.load("~/student").fingerprint == student.fingerprint
+
+
 def test_a_backbone_given_by_a_relative_path_is_found_from_anywhere(
     backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

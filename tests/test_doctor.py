@@ -24,6 +24,7 @@ from tiny_models import save_encoder
 
 from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.doctor import Finding, examine, machine
+from d2llm_vdb.errors import InputError
 from d2llm_vdb.store import Columns, EdgeStore, Schema
 from d2llm_vdb.store.columns import point_id
 
@@ -269,6 +270,11 @@ def test_a_collection_at_4_bits_is_called_right(tmp_path: Path, texts: list[str]
     findings = examine(tmp_path / "db", student)
     assert found(findings, "numbers").status == "ok", found(findings, "numbers").found
     assert found(findings, "encoding").status == "ok", found(findings, "encoding").found
+
+
+def test_what_is_no_student_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="student=5 is no student"):
+        examine(tmp_path / "db", 5)  # type: ignore[arg-type]
 
 
 def test_fields_without_an_index_are_found(

@@ -22,6 +22,7 @@ from d2llm_vdb.distill.config import DistillConfig
 from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.distill.negatives import _sharing_words, mine
 from d2llm_vdb.distill.preparation import training_set, with_negatives
+from d2llm_vdb.distill.states import kept_array
 from d2llm_vdb.distill.teacher_scores import score_candidates, score_in_batch
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet, load_set
@@ -289,6 +290,13 @@ def test_a_teacher_is_asked_about_some_passages_of_other_queries() -> None:
     assert second.probability.tolist() == pytest.approx([0.15, 0.2])
     unasked = gather(scored, [2, 0])
     assert torch.equal(unasked.in_batch_scored, unasked.in_batch)
+
+
+def test_a_kept_array_that_is_damaged_is_named(tmp_path: Path) -> None:
+    for content in (b"", b"damaged", b"\x93NUMPY"):
+        (tmp_path / "states.npy").write_bytes(content)
+        with pytest.raises(InputError, match=r"states\.npy is damaged: .*delete it"):
+            kept_array(tmp_path / "states.npy", "r")
 
 
 @given(

@@ -63,7 +63,7 @@ class Encoded:
     def select(self, rows: Sequence[int] | Tensor) -> Encoded:
         """Return the texts of some rows."""
         chosen = torch.as_tensor(rows, device=self.mask.device)
-        length = int(self.mask[chosen].sum(dim=1).max()) if len(chosen) else 1
+        length = int(self.mask[chosen].sum(dim=1).max())
         return Encoded(
             tokens=self.tokens[chosen, :length],
             mask=self.mask[chosen, :length],

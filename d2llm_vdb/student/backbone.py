@@ -161,8 +161,7 @@ class Backbone:
     @cached_property
     def context_length(self) -> int | None:
         """Longest input in tokens the model was built for, where its configuration says so."""
-        length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return int(length) - _first_position(self.model) if length else None
+        return context_length(self.model)
 
     @property
     def special_tokens(self) -> int:
@@ -264,6 +263,12 @@ class Backbone:
         own = self.tokenizer.pad_token_id
         size = self.model.config.get_text_config().vocab_size
         return int(own) if own is not None and own < size else 0
+
+
+def context_length(model: Any) -> int | None:
+    """Return the longest input in tokens that a model was built for, where it says so."""
+    length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return int(length) - _first_position(model) if length else None
 
 
 def _first_position(model: Any) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2llm_vdb.checks import check_whole_number
+from d2llm_vdb.checks import check_whole_number, home_expanded
 from d2llm_vdb.errors import CheckpointError, InputError
 from d2llm_vdb.student import checkpoint
 from d2llm_vdb.student.arrays import Float32, Float64, PassageVectors, QueryVectors
@@ -194,7 +194,8 @@ class Student:
         Raises:
             CheckpointError: the directory is missing, incomplete, or its weights do not fit.
         """
-        config, weights = checkpoint.read(Path(path))
+        path = home_expanded("path", path)
+        config, weights = checkpoint.read(path)
         try:
             backbone = Backbone.load(
                 config.backbone, device=device, dtype=dtype, trust_remote_code=trust_remote_code
@@ -202,16 +203,16 @@ class Student:
         except CheckpointError as error:
             raise CheckpointError(
                 f"student {path}: {error}. If the backbone lies elsewhere now, write its new "
-                f'place as "backbone" in {Path(path) / checkpoint.CONFIG_FILE}'
+                f'place as "backbone" in {path / checkpoint.CONFIG_FILE}'
             ) from error
-        checkpoint.load_adapter(backbone, Path(path))
+        checkpoint.load_adapter(backbone, path)
         heads = StudentHeads(config)
-        checkpoint.load_weights(heads, weights, Path(path))
+        checkpoint.load_weights(heads, weights, path)
         try:
             student = cls(config, backbone, heads)
         except InputError as error:
             raise CheckpointError(f"student {path}: {error}") from error
-        student.path = Path(path).resolve()
+        student.path = path.resolve()
         return student
 
     @classmethod
@@ -239,8 +240,9 @@ class Student:
             CheckpointError: something else is there, a student is and `overwrite` is false, or
                 it cannot be written.
         """
-        checkpoint.write(Path(path), self, overwrite=overwrite, record=record)
-        self.path = Path(path).resolve()
+        directory = home_expanded("path", path)
+        checkpoint.write(directory, self, overwrite=overwrite, record=record)
+        self.path = directory.resolve()
 
     @property
     def fingerprint(self) -> str:

@@ -45,9 +45,9 @@ class YesNoTeacher(Teacher):
             task: len(self._prompt_ids(prompt.ask(task, "", ""))) for task in TASKS
         }
         longest = max(self._around.values())
-        if max_tokens < longest + LEAST_ROOM:
+        if self.max_tokens < longest + LEAST_ROOM:
             raise InputError(
-                f"max_tokens={max_tokens} leaves no room for query and passage beside the "
+                f"max_tokens={self.max_tokens} leaves no room for query and passage beside the "
                 f"{longest} tokens of the question about them; give {longest + LEAST_ROOM} or "
                 f"more (--teacher-tokens)"
             )
