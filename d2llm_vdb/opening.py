@@ -101,7 +101,7 @@ def open_both(
         preset="balanced" if preset is None else preset,
     )
     connection = Connection(location, collection, options=layout, **options)
-    _check_student(student)
+    check_student(student)
     if tokens is not None:
         check_choice("tokens", tokens, get_args(Tokens))
     check_tenant(tenant)
@@ -132,7 +132,8 @@ def open_both(
     return loaded, tenant_part(store, tenant)
 
 
-def _check_student(student: object) -> None:
+def check_student(student: object) -> None:
+    """Raise `InputError` unless given a student, what names one, or None."""
     if student is None or (isinstance(student, str | os.PathLike) and student != ""):
         return
     from d2llm_vdb.student import Student

@@ -151,7 +151,7 @@ ALLOWED = {
         "cli",
         "telemetry",
     },
-    "teacher": {"errors", "batching", "progress", "student", "wording"},
+    "teacher": {"errors", "checks", "batching", "progress", "student", "wording"},
     "evaluate": {
         "optional",
         "wording",
@@ -172,6 +172,7 @@ ALLOWED = {
     },
     "interop": {
         "errors",
+        "checks",
         "batching",
         "passages",
         "search",

@@ -406,6 +406,15 @@ def test_a_file_that_is_there_stays_unless_told(
         export_collection(source, tmp_path / "no" / "a.zip")
 
 
+def test_an_archive_may_lie_in_a_path_from_home(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    export_collection(source, "~/a.zip")
+    assert (tmp_path / "a.zip").is_file()
+    import_collection("~/a.zip", tmp_path / "db")
+
+
 def test_an_export_that_is_broken_off_leaves_no_file(tmp_path: Path, source: Path) -> None:
     def stop(_: ArchiveReport) -> None:
         raise KeyboardInterrupt

@@ -59,6 +59,14 @@ def test_baselines_read_the_backbone_without_its_adapter(tmp_path: Path, texts: 
     assert not np.allclose(with_adapter.recall, without.recall, atol=0.01)
 
 
+def test_a_corpus_of_the_query_alone_ranks_nothing(
+    student: Student, tmp_path: Path, texts: list[str]
+) -> None:
+    corpus = BareCorpus(BareBackbone(student), {"own": texts[0]}, tmp_path)
+    list(corpus.encode())
+    assert MaxSimRanker(corpus, 10).rank(texts[0], "own").ids == []
+
+
 def test_bm25_finds_words_and_han_characters() -> None:
     ranker = BM25Ranker({"a": "the red house", "b": "a blue boat", "c": "开初婚未育证明怎么弄"})
     assert ranker.rank("Red boats and a house", None).ids == ["a"]

@@ -60,3 +60,16 @@ def test_what_is_nearly_certain_keeps_its_order() -> None:
     certain = Calibration()(torch.linspace(20, 500, 481), "asymmetric")
     assert (certain.diff() > 0).all()
     assert certain.max() < 1
+
+
+def test_probabilities_of_a_device_without_float64_are_made_on_the_cpu() -> None:
+    class OnMPS(torch.Tensor):
+        def double(self) -> torch.Tensor:
+            raise TypeError("the MPS framework doesn't support float64")
+
+        def cpu(self) -> torch.Tensor:
+            return self.as_subclass(torch.Tensor)
+
+    logits = torch.tensor([-1.0, 2.0])
+    found = Calibration()(logits.as_subclass(OnMPS), "late")
+    assert torch.equal(found, Calibration()(logits, "late"))

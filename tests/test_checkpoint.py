@@ -16,6 +16,8 @@ from d2llm_vdb.student.config import IEMConfig, PMAConfig, StudentConfig
 from d2llm_vdb.student.iem import IEM
 from d2llm_vdb.student.pma import PMA
 
+MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
+
 
 @pytest.fixture
 def backbone(tmp_path: Path, texts: list[str]) -> str:
@@ -210,6 +212,39 @@ def test_a_damaged_adapter_is_named(backbone: str, tmp_path: Path) -> None:
         Student.load(tmp_path / "student")
 
 
+@pytest.mark.parametrize("damage", ["tensor", "modules", "empty", "no config"])
+def test_an_adapter_that_does_not_fit_its_files_is_refused(
+    backbone: str, tmp_path: Path, damage: str
+) -> None:
+    Student.from_backbone(backbone, lora_rank=2).save(tmp_path / "student")
+    adapter = tmp_path / "student" / "adapter"
+    weights, config = adapter / "adapter_model.safetensors", adapter / "adapter_config.json"
+    if damage == "tensor":
+        kept = load_file(weights)
+        del kept[min(kept)]
+        save_file(kept, weights)
+    elif damage == "modules":
+        settings = json.loads(config.read_text())
+        config.write_text(json.dumps(settings | {"target_modules": ["q_proj"]}))
+    elif damage == "empty":
+        config.write_text("{}")
+    else:
+        config.unlink()
+    with pytest.raises(CheckpointError, match="save the student again, or restore"):
+        Student.load(tmp_path / "student")
+
+
+def test_a_student_may_be_saved_to_a_path_from_home(
+    backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    student = Student.from_backbone(backbone)
+    student.save("~/student")
+    assert student.path == (tmp_path / "student").resolve()
+    assert Student.load("~/student").fingerprint == student.fingerprint
+
+
 def test_a_backbone_given_by_a_relative_path_is_found_from_anywhere(
     backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +317,94 @@ def test_the_longest_text_is_as_many_tokens_as_have_a_position(
     assert student.encode_document("a long text " * 100).shape == (64,)
     with pytest.raises(InputError, match=f"use {longest} or less"):
         Student.from_backbone(path, max_tokens=longest + 1)
+
+
+def drop_weights(path: Path, prefix: str) -> None:
+    """Leave weights out of a model's file."""
+    weights = load_file(path / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if not name.startswith(prefix)}
+    assert len(kept) < len(weights)
+    save_file(kept, path / "model.safetensors", {"format": "pt"})
+
+
+def test_a_backbone_without_a_pooler_is_the_same_each_time(
+    tmp_path: Path, texts: list[str]
+) -> None:
+    path = save_encoder(tmp_path / "encoder", "bert", texts)
+    drop_weights(path, "pooler.")
+    first, second = (Student.from_backbone(path, dtype="float32") for _ in range(2))
+    assert first.fingerprint == second.fingerprint
+
+
+def test_a_backbone_that_lacks_weights_is_refused(tmp_path: Path, texts: list[str]) -> None:
+    path = save_encoder(tmp_path / "encoder", "bert", texts)
+    drop_weights(path, "encoder.layer.0.attention.")
+    with pytest.raises(CheckpointError, match=r"lacks 10 weights: encoder\.layer\.0.* 7 more"):
+        Student.from_backbone(path)
+
+
+def test_an_encoder_with_a_decoder_is_no_backbone(tmp_path: Path, texts: list[str]) -> None:
+    path = save_encoder(tmp_path / "t5", "t5", texts)
+    with pytest.raises(CheckpointError, match="is an encoder with a decoder"):
+        Student.from_backbone(path)
+
+
+def test_a_backbone_without_its_tokenizer_is_refused(tmp_path: Path, texts: list[str]) -> None:
+    path = save_encoder(tmp_path / "encoder", "bert", texts)
+    for file in path.glob("token*"):
+        file.unlink()
+    with pytest.raises(CheckpointError, match="knows no words; its files are missing"):
+        Student.from_backbone(path)
+
+
+def test_a_tokenizer_of_more_tokens_than_the_model_knows_is_refused(
+    tmp_path: Path, texts: list[str]
+) -> None:
+    path = save_decoder(tmp_path / "decoder", "llama", texts, vocab_size=300)
+    with pytest.raises(CheckpointError, match="knows 300 tokens, and its tokenizer has 400"):
+        Student.from_backbone(path)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "says"),
+    [
+        (
+            {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False},
+            "pooled by cls_token",
+        ),
+        ({"pooling_mode": "lasttoken"}, "pooled by lasttoken"),
+        ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, None),
+    ],
+)
+def test_what_a_backbone_does_besides_and_a_student_does_not_is_warned_of(
+    backbone: str, caplog: pytest.LogCaptureFixture, pooling: dict, says: str | None
+) -> None:
+    modules = [{"type": f"sentence_transformers.models.{kind}", "path": kind} for kind in MODULES]
+    if says is None:
+        modules = modules[:2]
+    settings = {"prompts": {"query": "query: ", "document": ""}}
+    path = Path(backbone)
+    (path / "Pooling").mkdir()
+    (path / "modules.json").write_text(json.dumps(modules))
+    (path / "Pooling" / "config.json").write_text(json.dumps(pooling))
+    Student.from_backbone(backbone)
+    if says is None:
+        assert not caplog.text
+        return
+    assert says in caplog.text
+    assert "goes through a Dense layer" in caplog.text
+    caplog.clear()
+    (path / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    Student.from_backbone(backbone)
+    assert "{'query': 'query: '}" in caplog.text
+    caplog.clear()
+    Student.from_backbone(backbone, query_prompt="query: ")
+    assert "prompts" not in caplog.text
+
+
+def test_one_string_is_no_list_of_samples(backbone: str) -> None:
+    with pytest.raises(InputError, match="sample_texts is one string"):
+        Student.from_backbone(backbone, sample_texts="a sample")
 
 
 def test_a_pickled_backbone_is_refused(backbone: str) -> None:

@@ -359,6 +359,20 @@ def test_adapters_of_another_kind_or_model_are_refused(
         convert_student(trained, backbone=model, num_heads=HEADS)
 
 
+def test_a_scale_or_length_that_is_no_number_is_refused_and_none_is_the_default(
+    embedder: Path, trained: Path, model: Path, tmp_path: Path
+) -> None:
+    edit(trained.parent / "adapter_config.json", lora_alpha="8")
+    with pytest.raises(CheckpointError, match="lora_alpha='8', which is no number"):
+        convert_student(trained.parent, backbone=model, num_heads=HEADS)
+    edit(embedder / "config.json", inf_seq_length="128")
+    with pytest.raises(InputError, match="inf_seq_length='128' must be a whole number"):
+        convert_student(embedder, backbone_out=tmp_path / "refused")
+    edit(embedder / "config.json", inf_seq_length=None)
+    student = convert_student(embedder, backbone_out=tmp_path / "written")
+    assert student.config.max_tokens == 256
+
+
 def d2llm(*arguments: object) -> tuple[int, str]:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     return result.exit_code, result.stdout + result.stderr

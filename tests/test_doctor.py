@@ -20,9 +20,11 @@ from qdrant_server import Server
 from stub_server import INDEXED, Stub, described, version
 from test_cli import d2llm
 from test_reembed import changed, first_layout
+from tiny_models import save_encoder
 
 from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.doctor import Finding, examine, machine
+from d2llm_vdb.errors import InputError
 from d2llm_vdb.store import Columns, EdgeStore, Schema
 from d2llm_vdb.store.columns import point_id
 
@@ -258,6 +260,21 @@ def test_vectors_that_are_not_the_students_are_found_though_the_fingerprint_fits
     encoding = found(examine(db, student), "encoding")
     assert encoding.status == "wrong"
     assert "8 passages encoded again: least cosine with what is stored" in encoding.found
+
+
+def test_a_collection_at_4_bits_is_called_right(tmp_path: Path, texts: list[str]) -> None:
+    backbone = save_encoder(tmp_path / "encoder", "bert", texts)
+    student = Student.from_backbone(backbone, recall_dim=16, sample_texts=texts)
+    with Index.open(tmp_path / "db", student, preset="small") as index:
+        index.add(Passage(str(row), text) for row, text in enumerate(texts))
+    findings = examine(tmp_path / "db", student)
+    assert found(findings, "numbers").status == "ok", found(findings, "numbers").found
+    assert found(findings, "encoding").status == "ok", found(findings, "encoding").found
+
+
+def test_what_is_no_student_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="student=5 is no student"):
+        examine(tmp_path / "db", 5)  # type: ignore[arg-type]
 
 
 def test_fields_without_an_index_are_found(

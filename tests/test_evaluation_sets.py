@@ -104,6 +104,8 @@ DAMAGES = {
         (None, "has neither test nor dev; choose a split: it has none"),
         (["q1 bread 1"], "test.tsv, line 1: .* has 1 columns"),
         (["q1\tbread\tyes"], "line 1: .* score 'yes' is not a whole number"),
+        (["q1\tbread\t1000000000"], "line 1: .* score 1000000000 is beyond 1,000"),
+        ([f"q1\tbread\t{'9' * 5000}"], "line 1: .* score '9{60}' is not a whole number"),
         (["q1\tcake\t1"], "line 1: document 'cake' is not in corpus.jsonl, as are 1 of 1"),
         (["q1\tbread\t0"], "judges no document relevant"),
         (["q1\tbread\t1", "q1\tbread\t0"], "line 2: document 'bread' is judged 0 .*, and 1 before"),
@@ -135,6 +137,7 @@ def test_a_damaged_retrieval_set_is_refused_with_file_line_and_value(
         ({"label": "neutral"}, "dev.jsonl: 0 pairs with label 1 or entailment and 0 with 0"),
         ({"score": 4}, "dev.jsonl: all scores of 1 pair are 4.0"),
         ({"score": "high"}, "score 'high' is not a finite number"),
+        ({"score": 10**400}, "score '10{59}' is not a finite number"),
         ({}, "neither 'label' nor 'score'"),
         ({"score": 1, "sentence2": ""}, "'sentence2' is missing or blank"),
     ],
@@ -144,6 +147,13 @@ def test_a_damaged_pair_set_is_refused(
 ) -> None:
     write_rows(tmp_path / "dev.jsonl", [{"sentence1": "a", "sentence2": "b"} | change])
     with pytest.raises(InputError, match=message):
+        load_set(tmp_path)
+
+
+@pytest.mark.parametrize("line", ['{"score": ' + "9" * 5000 + "}", "[" * 100_000])
+def test_json_that_python_cannot_hold_is_refused_by_its_line(tmp_path: Path, line: str) -> None:
+    write_lines(tmp_path / "dev.jsonl", [line])
+    with pytest.raises(InputError, match=r"dev\.jsonl, line 1: not JSON \("):
         load_set(tmp_path)
 
 

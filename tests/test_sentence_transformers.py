@@ -111,6 +111,8 @@ def test_it_can_be_sent_to_another_process(student: Student, model: SentenceTran
 def test_inputs_other_than_texts_are_refused(model: SentenceTransformer) -> None:
     with pytest.raises(InputError, match="input 1 is tuple, not a string"):
         model.encode(["a text", ("a", "pair")], batch_size=2)
+    with pytest.raises(InputError, match="is not valid Unicode at character 1"):
+        model.encode(["a\ud800"])
 
 
 def test_without_the_package_the_extra_is_named(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from d2llm_vdb.distill.config import DistillConfig
 from d2llm_vdb.distill.data import TrainingSet
 from d2llm_vdb.distill.negatives import _sharing_words, mine
 from d2llm_vdb.distill.preparation import training_set, with_negatives
+from d2llm_vdb.distill.states import kept_array
 from d2llm_vdb.distill.teacher_scores import score_candidates, score_in_batch
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.evaluate.sets import PairSet, RetrievalSet, load_set
@@ -71,6 +73,10 @@ def test_pairs_are_grouped_by_their_first_sentence_and_texts_kept_once() -> None
         (lambda: TrainingSet.from_retrieval("x", {"a": "t"}, {"q": "?"}, {"q": {"a": 0}}), "no po"),
         (lambda: TrainingSet.from_pairs("x", [("a", "b", 1), ("c", "d", 1)]), "that do not"),
         (lambda: TrainingSet.from_pairs("x", [("a", "b", 5)]), "not from 0 to 1"),
+        (
+            lambda: TrainingSet.from_pairs("x", [("a", "b", 1), ("a", "b", 0)]),
+            "'a' and 'b' are judged 0, and 1 before",
+        ),
     ],
 )
 def test_data_that_cannot_teach_is_refused(make: Any, message: str) -> None:
@@ -84,6 +90,14 @@ def test_scores_become_labels_from_0_to_1_and_only_entailment_is_a_match() -> No
     assert [own for [own] in training_set(scored).labels] == [0, 0.5, 1]
     labelled = PairSet("l", "train", first, second, labels=np.array([1, -1, 0], np.int8))
     assert [own for [own] in training_set(labelled).labels] == [1, 0, 0]
+
+
+def test_answers_to_a_copy_of_a_query_are_none_of_its_negatives() -> None:
+    corpus = {"a": "First.", "b": "Second.", "c": "Third."}
+    queries = {"1": "What?", "2": "What?", "3": "Why?"}
+    qrels = {"1": {"a": 1}, "2": {"b": 1}, "3": {"c": 1}}
+    data = TrainingSet.from_retrieval("x", corpus, queries, qrels)
+    assert data.left_out == [[1], [0], []]
 
 
 def test_fewer_passages_keep_every_candidate(mined: TrainingSet) -> None:
@@ -278,6 +292,13 @@ def test_a_teacher_is_asked_about_some_passages_of_other_queries() -> None:
     assert torch.equal(unasked.in_batch_scored, unasked.in_batch)
 
 
+def test_a_kept_array_that_is_damaged_is_named(tmp_path: Path) -> None:
+    for content in (b"", b"damaged", b"\x93NUMPY"):
+        (tmp_path / "states.npy").write_bytes(content)
+        with pytest.raises(InputError, match=r"states\.npy is damaged: .*delete it"):
+            kept_array(tmp_path / "states.npy", "r")
+
+
 @given(
     sizes=st.lists(st.integers(1, 30), min_size=1, max_size=4),
     batch=st.integers(2, 8),
@@ -291,6 +312,10 @@ def test_every_planned_batch_has_distinct_queries_of_one_set(
     for step in drawn:
         assert len(step.rows) == len(set(step.rows)) == min(batch, sizes[step.place])
         assert max(step.rows) < sizes[step.place]
+    for place, size in enumerate(sizes):
+        come = Counter(row for step in drawn if step.place == place for row in step.rows)
+        times = [come[row] for row in range(size)]
+        assert max(times) - min(times) <= 1
     assert plan(sizes, batch, steps, seed=0) == drawn
 
 

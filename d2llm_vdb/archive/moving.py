@@ -6,12 +6,11 @@ import os
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Unpack
 
 from d2llm_vdb.archive.arrays import arrays_of, columns_from, columns_of
 from d2llm_vdb.archive.file import ArchiveReader, Manifest, reading, writing
-from d2llm_vdb.checks import check_tenant
+from d2llm_vdb.checks import check_tenant, home_expanded
 from d2llm_vdb.connection import Connection, check_layout
 from d2llm_vdb.copying import by_tenant, not_in, pages
 from d2llm_vdb.errors import (
@@ -99,7 +98,7 @@ def export_store(
     schema, info = store.schema, store.info()
     names = [*schema.vectors, BM25, *schema.multivectors]
     report = ArchiveReport(store.count())
-    with writing(Path(path), overwrite=overwrite) as file:
+    with writing(home_expanded("path", path), overwrite=overwrite) as file:
         for points in pages(store, names, page_points(names)):
             if points:
                 columns = _whole(points, store)
@@ -154,7 +153,7 @@ def import_collection(
         StoreError: the database failed; run it again to go on.
     """
     check_keywords_of(import_collection, options)
-    with reading(Path(path)) as file:
+    with reading(home_expanded("path", path)) as file:
         schema, layout = file.manifest.schema, file.manifest.layout
         asked = CollectionOptions(
             shard_number=shard_number,

@@ -129,10 +129,17 @@ def plan(sizes: Sequence[int], batch: int, steps: int, seed: int) -> list[Step]:
 
 
 def _shuffled(size: int, batch: int, draw: random.Random) -> Iterator[list[int]]:
+    rest: list[int] = []
     while True:
         rows = draw.sample(range(size), size)
-        for start in range(0, size - batch + 1, batch):
+        if rest:  # it goes first, and comes again after the batch that it is in
+            first = [row for row in rows if row not in rest][: batch - len(rest)]
+            yield rest + first
+            rows = [row for row in rows if row not in first]
+        whole = len(rows) - len(rows) % batch
+        for start in range(0, whole, batch):
             yield rows[start : start + batch]
+        rest = rows[whole:]
 
 
 def gather(scored: ScoredSet, rows: list[int], besides: InBatchScores | None = None) -> Lists:

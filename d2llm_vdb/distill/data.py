@@ -33,7 +33,8 @@ class TrainingSet:
         mined: for each query how many of its last candidates were mined, so that nobody has said
             that they do not match; empty before mining.
         left_out: for each query the rows of passages that are no candidates, and no negatives
-            either: the query itself, copies of it or of a positive, and what was mined and a
+            either: the query itself, copies of it or of a positive, the positives of another query
+            of the same text, and what was mined and a
             teacher takes for a match; empty where there are none.
     """
 
@@ -90,9 +91,12 @@ class TrainingSet:
         rows_of: defaultdict[str, list[int]] = defaultdict(list)
         for row, passage in enumerate(passages):
             rows_of[passage].append(row)
+        answers: defaultdict[str, set[int]] = defaultdict(set)  # of all queries of one text
+        for key, rows in positives.items():
+            answers[queries[key]].update(rows)
         left_out = []
         for key, rows in positives.items():
-            known = [queries[key], *(passages[row] for row in rows)]
+            known = [queries[key], *(passages[row] for row in answers[queries[key]])]
             alike = {row for text in known for row in rows_of.get(text, ())}
             if key in in_corpus and key in row_of:
                 alike.add(row_of[key])
@@ -116,7 +120,7 @@ class TrainingSet:
             pairs: first sentence, second sentence, label from 0 to 1.
 
         Raises:
-            InputError: a label is out of range, or all labels are the same.
+            InputError: a label is out of range, a pair has two of them, or all labels are the same.
         """
         passages: dict[str, int] = {}
         lists: dict[str, dict[int, float]] = {}
@@ -124,7 +128,12 @@ class TrainingSet:
             if not 0 <= label <= 1:
                 raise InputError(f"{name}: label {label} of {first[:40]!r} is not from 0 to 1")
             row = passages.setdefault(second, len(passages))
-            lists.setdefault(first, {})[row] = label
+            before = lists.setdefault(first, {}).setdefault(row, label)
+            if before != label:
+                raise InputError(
+                    f"{name}: {first[:40]!r} and {second[:40]!r} are judged {label}, and {before} "
+                    f"before; remove one of the two"
+                )
         labels = {label for judged in lists.values() for label in judged.values()}
         if len(labels) < 2:
             raise InputError(

@@ -155,6 +155,8 @@ class RetrievalDevSet(DevSet):
             best = (query.recall @ passages.recall.T)[0].topk(count).indices
             own = key if key in self.data.in_corpus else None
             places = [place for place in best.tolist() if documents[place] != own]
+            if not places:  # a corpus of one document, which is the query
+                continue
             shared = torch.from_numpy(self.words[row, places]).to(best.device).unsqueeze(0)
             evidence = replace(
                 model.evidence(query, passages.select(places)),

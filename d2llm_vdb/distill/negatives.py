@@ -12,6 +12,7 @@ import numpy as np
 
 from d2llm_vdb.batching import batched
 from d2llm_vdb.distill.data import TrainingSet
+from d2llm_vdb.distill.states import kept_array
 from d2llm_vdb.evaluate.bm25 import BM25
 from d2llm_vdb.evaluate.exact import best_rows
 from d2llm_vdb.progress import OnCount, ignore
@@ -100,7 +101,7 @@ def _vectors(
     path = None if work is None else work / f"{_name(training_set, student)}.npy"
     if path is not None and path.exists():
         on_progress(len(training_set.passages))
-        kept: Float32 = np.load(path)
+        kept: Float32 = kept_array(path)
         return kept
     windows = []
     for texts in batched(training_set.passages, WINDOW_TEXTS):

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from d2llm_vdb.batching import batched
+from d2llm_vdb.errors import InputError
 from d2llm_vdb.progress import OnCount, ignore
 from d2llm_vdb.sparse import offsets_of
 from d2llm_vdb.student.arrays import Float16
@@ -121,6 +123,20 @@ class TokenIds(Texts):
         return TextBatch(token_ids, mask, anchors)
 
 
+def kept_array(path: Path, mmap_mode: Literal["r"] | None = None) -> Any:
+    """Open an array that was kept.
+
+    Raises:
+        InputError: its file is damaged.
+    """
+    try:
+        return np.load(path, mmap_mode=mmap_mode)
+    except (OSError, EOFError, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged: {error}; delete it, and it is computed again"
+        ) from error
+
+
 class TokenStates(Texts):
     """Token states of texts, one after the other in a memory-mapped file.
 
@@ -160,7 +176,7 @@ class TokenStates(Texts):
         path = directory / f"{_key(ids, backbone_digest(backbone).hexdigest())}.npy"
         if path.exists():
             tell(len(texts))
-            return cls(np.load(path, mmap_mode="r"), ids)
+            return cls(kept_array(path, "r"), ids)
         with whole_file(path) as draft:
             states = np.lib.format.open_memmap(
                 draft, mode="w+", dtype=np.float16, shape=(sum(map(len, ids)), backbone.dim)

@@ -13,6 +13,7 @@ from d2llm_vdb.doctor import database, machine, opening, sample
 from d2llm_vdb.doctor.finding import Finding
 from d2llm_vdb.errors import StoreError
 from d2llm_vdb.keywords import check_keywords_of, takes_keywords_of
+from d2llm_vdb.opening import check_student
 from d2llm_vdb.store import Store
 from d2llm_vdb.store.client import ClientKeywords, ClientOptions
 from d2llm_vdb.store.schema import DEFAULT_COLLECTION, FIRST_LAYOUT
@@ -43,6 +44,7 @@ def examine(
         InputError: an option cannot be used. All else that is wrong is found, and not raised.
     """
     check_keywords_of(examine, options)
+    check_student(student)
     connection = Connection(location, collection, **options)
     target = CommandTarget(connection.location, collection)
     store, opened = opening.open_store(connection, target)

@@ -29,8 +29,9 @@ SAMPLED_DOCUMENTS = 64
 
 # The least cosine of what is stored at 4 bits, or was encoded on another device, is .98.
 ALIKE = 0.97
-# Of a vector's length from 1: float16 of few dimensions, and 4 bits, are not exact.
+# Of a vector's length from 1: 4 bits are not exact, and of few numbers the errors add up to more.
 LENGTH_ERROR = 0.1
+LENGTH_ERROR_BY_WIDTH = 1.2  # over the root of the width; .6 is the most that was seen
 
 _FIELDS = ("id", "text", "doc_id", "content_hash")
 
@@ -69,8 +70,9 @@ def numbers(points: Sequence[StoredPoint], target: CommandTarget) -> Finding:
         if not all(np.isfinite(array).all() for array in _arrays(point)):
             found["NaN or infinity"].append(_id(point))
         elif RECALL in point.vectors:
-            length = float(np.linalg.norm(point.vectors[RECALL]))
-            if abs(length - 1) > LENGTH_ERROR:
+            vector = point.vectors[RECALL]
+            error = abs(float(np.linalg.norm(vector)) - 1)
+            if error > max(LENGTH_ERROR, LENGTH_ERROR_BY_WIDTH / len(vector) ** 0.5):
                 found["a recall vector of another length"].append(_id(point))
     bad = {what: ids for what, ids in found.items() if ids}
     if not bad:
@@ -110,7 +112,7 @@ def same_vectors(points: Sequence[StoredPoint], student: Student) -> Finding:
         return Finding("encoding", "ok", "there is nothing to compare with")
     [fresh] = student.encode_passages([point.payload["text"] for point in some])
     stored = np.stack([point.vectors[RECALL] for point in some])
-    least = float((fresh.recall * stored).sum(axis=1).min())  # both are of unit length
+    least = float(student.similarity(fresh.recall, stored).diagonal().min())
     encoded = counted(len(some), "passage")
     what = f"{encoded} encoded again: least cosine with what is stored {least:.3f}"
     if least > ALIKE:

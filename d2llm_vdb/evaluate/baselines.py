@@ -57,6 +57,8 @@ class MaxSimRanker:
         return Ranking(at_rows(self._corpus.ids, rows[order]), watch.timings(1))
 
     def _scores(self, query: Float32, rows: NDArray[np.intp]) -> Float32:
+        if not len(rows):  # of a corpus of one document, which is the query
+            return np.empty(0, np.float32)
         documents = [self._corpus.tokens(row) for row in rows.tolist()]
         starts = np.cumsum([0] + [len(tokens) for tokens in documents[:-1]])
         similarities = query @ np.concatenate(documents).astype(np.float32).T

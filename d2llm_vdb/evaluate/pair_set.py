@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,12 @@ def _label(row: Row) -> int:
 
 def _score(row: Row) -> float:
     value = row.values.get("score")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-        raise row.error(f"score {value!r} is not a finite number; correct it or remove the line")
-    return float(value)
+    try:
+        score = math.nan if isinstance(value, bool | str) else float(value)  # type: ignore[arg-type]
+    except (TypeError, OverflowError):
+        score = math.nan
+    if not math.isfinite(score):
+        raise row.error(
+            f"score {str(value)[:60]!r} is not a finite number; correct it or remove the line"
+        )
+    return score

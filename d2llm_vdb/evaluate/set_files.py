@@ -13,6 +13,11 @@ from typing import Any
 from d2llm_vdb.checks import check_unicode
 from d2llm_vdb.errors import InputError
 
+# Measuring takes memory by the largest grade.
+LARGEST_GRADE = 1000
+
+SHOWN = 60
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -98,14 +103,14 @@ def rows(path: Path) -> Iterator[Row]:
     for number, line in lines(path):
         try:
             values = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # a number of too many digits, too deep
             raise InputError(
-                f"{path}, line {number}: not JSON ({error.msg} at character {error.pos}): "
-                f"{line[:60]!r}; correct the line or remove it"
+                f"{path}, line {number}: not JSON ({error}): {line[:SHOWN]!r}; correct the line or "
+                f"remove it"
             ) from error
         if not isinstance(values, dict):
             raise InputError(
-                f"{path}, line {number}: {line[:60]!r} is not a JSON object; write one a line"
+                f"{path}, line {number}: {line[:SHOWN]!r} is not a JSON object; write one a line"
             )
         yield Row(path, number, values)
 
@@ -114,22 +119,29 @@ def judgements(path: Path) -> Iterator[tuple[int, str, str, int]]:
     """Yield line number, query id, document id and relevance of a BEIR judgement file.
 
     Raises:
-        InputError: a line does not have three columns, or its score is not a whole number.
+        InputError: a line does not have three columns, or its score is not a whole number, or a
+            larger one than measuring takes.
     """
     for number, line in lines(path):
         columns = line.split("\t")
         if number == 1 and columns[-1].strip() == "score":
             continue
-        where = f"{path}, line {number}: {line[:60]!r}"
+        where = f"{path}, line {number}: {line[:SHOWN]!r}"
         if len(columns) != 3:
             raise InputError(
                 f"{where} has {len(columns)} columns, expected query-id, corpus-id and score with "
                 f"tabs between them"
             )
         try:
-            yield number, columns[0], columns[1], int(columns[2])
+            relevance = int(columns[2])
         except ValueError as error:
             raise InputError(
-                f"{where}: score {columns[2]!r} is not a whole number; use 0 for not relevant, "
-                f"1 and more for relevant"
+                f"{where}: score {columns[2][:SHOWN]!r} is not a whole number; use 0 for not "
+                f"relevant, 1 and more for relevant"
             ) from error
+        if abs(relevance) > LARGEST_GRADE:
+            raise InputError(
+                f"{where}: score {relevance} is beyond {LARGEST_GRADE:,}; use 0 for not relevant, "
+                f"and small numbers from 1 on for relevant"
+            )
+        yield number, columns[0], columns[1], relevance

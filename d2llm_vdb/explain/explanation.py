@@ -168,7 +168,10 @@ class Explanation:
 
     @property
     def logit(self) -> float | None:
-        """The sum of the parts; its sigmoid is the score. None without reranking."""
+        """The sum of the parts; None without reranking.
+
+        Its sigmoid is the score; beyond 20 its logarithm counts, so that the score stays below 1.
+        """
         return sum(part.contribution for part in self.parts) if self.parts else None
 
     def to_dict(self) -> dict[str, Any]:

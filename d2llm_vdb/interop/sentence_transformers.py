@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from d2llm_vdb.checks import check_unicode
 from d2llm_vdb.errors import InputError, MissingExtraError
 from d2llm_vdb.student.embeddings import recall_vectors
 from d2llm_vdb.student.student import Student
@@ -70,11 +71,12 @@ class RecallModule(InputModule):
             "input_ids" and "attention_mask", int64 (n, L), padded on the right.
 
         Raises:
-            InputError: an input is not a string.
+            InputError: an input is not a string, or is not valid Unicode.
         """
         for place, text in enumerate(inputs):
             if not isinstance(text, str):
                 raise InputError(f"input {place} is {type(text).__name__}, not a string")
+            check_unicode(f"input {place}", text)
         backbone = self.student.backbone
         rows, _ = backbone.tokenize([(prompt or "") + text for text in inputs], self.max_seq_length)
         ids = [torch.tensor(row) for row in rows]

@@ -10,6 +10,7 @@ foreign        such weights, sorted by the part they belong to
 foreign_model  the model under them
 backbone       text to token states
 model_source   where a model is, how it is loaded, what it runs on
+passed_over    what sentence-transformers does with a backbone, and an untrained student does not
 precision      whether bfloat16 is faster on this CPU
 merged         a backbone with its adapters merged, which encodes faster
 short_inputs   short inputs through ONNX Runtime

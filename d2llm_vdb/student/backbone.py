@@ -22,6 +22,9 @@ from d2llm_vdb.student.merged import MergedAdapters
 from d2llm_vdb.student.model_source import (
     DType,
     batch_tokens,
+    check_tokenizer,
+    check_weights,
+    is_of_pooler,
     loading,
     locate,
     pick_device,
@@ -109,13 +112,29 @@ class Backbone:
             "a hub id, a directory with config.json and safetensors weights, a .gguf file, or "
             "package:NAME"
         )
-        with loading(f"backbone {source!r}", wanted, gguf_file):
+        named = f"backbone {source!r}"
+        with loading(named, wanted, gguf_file):
             tokenizer = AutoTokenizer.from_pretrained(directory, **options)
-            model = AutoModel.from_pretrained(
-                directory, dtype=precision, use_safetensors=True, **options
+            model, found = AutoModel.from_pretrained(
+                directory,
+                dtype=precision,
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
             )
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
-            raise CheckpointError(f"backbone {source!r} has no fast tokenizer (tokenizer.json)")
+            raise CheckpointError(f"{named} has no fast tokenizer (tokenizer.json)")
+        if model.config.is_encoder_decoder:
+            raise CheckpointError(
+                f"{named} is an encoder with a decoder ({type(model).__name__}); take a model that "
+                f"is one of the two, such as BERT or Qwen"
+            )
+        check_tokenizer(named, tokenizer, model.config)
+        poolers = {name for name in found["missing_keys"] if is_of_pooler(name)}
+        check_weights(named, set(found["missing_keys"]) - poolers)
+        with torch.no_grad():
+            for name in poolers:  # no state passes it; random, it would change the identity
+                model.get_parameter(name).zero_()
         return cls(source, model.to(target), tokenizer)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -142,8 +161,7 @@ class Backbone:
     @cached_property
     def context_length(self) -> int | None:
         """Longest input in tokens the model was built for, where its configuration says so."""
-        length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return int(length) - _first_position(self.model) if length else None
+        return context_length(self.model)
 
     @property
     def special_tokens(self) -> int:
@@ -245,6 +263,12 @@ class Backbone:
         own = self.tokenizer.pad_token_id
         size = self.model.config.get_text_config().vocab_size
         return int(own) if own is not None and own < size else 0
+
+
+def context_length(model: Any) -> int | None:
+    """Return the longest input in tokens that a model was built for, where it says so."""
+    length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return int(length) - _first_position(model) if length else None
 
 
 def _first_position(model: Any) -> int:

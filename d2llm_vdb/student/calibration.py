@@ -52,13 +52,13 @@ class Calibration(nn.Module):
         self.offset = nn.Parameter(torch.zeros(len(SCORERS)), requires_grad=False)
 
     def forward(self, logits: Tensor, scorer: Scorer) -> Tensor:
-        """Return probabilities of logits, float64 (...).
+        """Return probabilities of logits, float64 (...), on the CPU: Apple's MPS has no float64.
 
         A sigmoid is exactly 1 from 37 on, in float32 from 17 on, and leaves no order among what is
         that certain. So beyond `CERTAIN` the logarithm of the rest counts.
         """
-        slope, offset = self.line(scorer)
-        odds = slope * logits.double() + offset
+        slope, offset = (value.cpu() for value in self.line(scorer))
+        odds = slope * logits.cpu().double() + offset
         beyond = (odds - CERTAIN).clamp_min(0)
         return torch.sigmoid(odds - beyond + beyond.log1p())
 
@@ -88,8 +88,9 @@ class Calibration(nn.Module):
         start = torch.stack([self.log_slope[own], self.offset[own]])
         values = start.detach().cpu().double().requires_grad_()
         optimizer = torch.optim.LBFGS([values], max_iter=FIT_STEPS, line_search_fn="strong_wolfe")
-        given, share = logits.double(), weights.double()
-        wanted = torch.where(labels > 0, (matches + 1) / (matches + 2), 1 / (others + 2)).double()
+        given, share = logits.cpu().double(), weights.cpu().double()
+        wanted = torch.where(labels > 0, (matches + 1) / (matches + 2), 1 / (others + 2))
+        wanted = wanted.cpu().double()
 
         def loss() -> Tensor:
             optimizer.zero_grad()

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from peft.utils import CONFIG_NAME as ADAPTER_CONFIG
 from peft.utils import SAFETENSORS_WEIGHTS_NAME as ADAPTER_WEIGHTS
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ from d2llm_vdb.student.config import StudentConfig
 from d2llm_vdb.student.score import IEM_WORDS, LATE_WORDS
 from d2llm_vdb.student.shipped import NAMES
 from d2llm_vdb.student.weights import adapter_weights, add_weights
+from d2llm_vdb.wording import listed
 
 if TYPE_CHECKING:
     from d2llm_vdb.student.student import Student
@@ -43,6 +45,7 @@ CARD_FILE = "README.md"
 RECORD_FILE = "training.json"
 STUDENT_FILES = (CONFIG_FILE, HEADS_FILE, ADAPTER_DIR, CARD_FILE, RECORD_FILE)
 DRAFT_PREFIX = ".saving-"
+SHOWN_NAMES = 2
 
 
 def read(path: Path) -> tuple[StudentConfig, dict[str, Tensor]]:
@@ -287,16 +290,23 @@ def load_adapter(backbone: Backbone, path: Path) -> None:
     adapter = path / ADAPTER_DIR
     if not adapter.is_dir():
         return
-    # Without this file peft would look for one that torch unpickles.
-    if not (adapter / ADAPTER_WEIGHTS).is_file():
-        raise CheckpointError(
-            f"{adapter} has no {ADAPTER_WEIGHTS}, and nothing else is read, least of all a pickle; "
-            f"save the student again, or restore the adapter from a backup"
-        )
+    # Without these files peft would look for weights that torch unpickles, and ask the hub.
+    for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG):
+        if not (adapter / name).is_file():
+            raise CheckpointError(
+                f"{adapter} has no {name}, and nothing else is read, least of all a pickle; "
+                f"save the student again, or restore the adapter from a backup"
+            )
     try:
         with _wrapping():
+            warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error below
             model = PeftModel.from_pretrained(backbone.model, str(adapter), use_safetensors=True)
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        with safe_open(adapter / ADAPTER_WEIGHTS, "pt") as file:
+            # What is missing peft leaves as it drew it, and what is too much unread.
+            if differing := set(file.keys()) ^ adapter_weights(model).keys():
+                names = listed(sorted(differing), SHOWN_NAMES)
+                raise ValueError(f"{ADAPTER_CONFIG} and {ADAPTER_WEIGHTS} differ in {names}")
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             f"{adapter} cannot be loaded into the backbone {backbone.source!r}: {error}; save the "
             f"student again, or restore the adapter from a backup"

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from d2llm_vdb.checks import check_whole_number
 from d2llm_vdb.errors import CheckpointError, InputError
 from d2llm_vdb.student import foreign
 from d2llm_vdb.student.backbone import Backbone
@@ -89,7 +90,10 @@ def convert_student(
         under = Backbone.load(origin, device=device, dtype=dtype)
         dim, pma, iem = _check_heads(weights, under.dim, num_heads)
         if max_tokens is None:
-            wanted = weights.settings.get("inf_seq_length", DEFAULT_MAX_TOKENS)
+            wanted = weights.settings.get("inf_seq_length")
+            if wanted is None:
+                wanted = DEFAULT_MAX_TOKENS
+            check_whole_number("inf_seq_length", wanted)
             max_tokens = min(wanted, under.context_length or wanted)
         config = StudentConfig(
             backbone=independent_of_directory(origin),

@@ -133,10 +133,16 @@ def add_adapter(backbone: Backbone, foreign: ForeignWeights, alpha: int | None) 
     if not adapted:
         check(weights, {}, where)
     ranks = [len(weight) for name, weight in weights.items() if name.endswith("lora_A.weight")]
+    alpha = settings.get("lora_alpha") if alpha is None else alpha
+    if alpha is not None and (isinstance(alpha, bool) or not isinstance(alpha, int | float)):
+        raise CheckpointError(
+            f"the adapter in {foreign.source} has lora_alpha={alpha!r}, which is no number; give "
+            f"lora_alpha, which was configured when it was trained"
+        )
     checkpoint.add_lora(
         backbone,
         max(ranks, default=1),
-        alpha=settings.get("lora_alpha") if alpha is None else alpha,
+        alpha=alpha,
         modules=adapted,
     )
     state = adapter_weights(backbone.model)

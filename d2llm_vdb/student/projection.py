@@ -82,7 +82,7 @@ def principal_directions(samples: Tensor, count: int) -> tuple[Tensor, Tensor]:
         Orthonormal rows, float32 (r, d), the best first; where there are fewer samples than rows,
         the last ones are arbitrary. And the mean square of the samples along each, float32 (r,).
     """
-    unit = functional.normalize(samples.double(), dim=-1)
+    unit = functional.normalize(samples.cpu().double(), dim=-1)  # Apple's MPS has no float64
     strengths, vectors = torch.linalg.eigh(unit.T @ unit / len(unit))
-    directions: Tensor = vectors.T.flip(0)[:count].to(samples.dtype)
-    return directions.contiguous(), strengths.flip(0)[:count].to(samples.dtype)
+    directions: Tensor = vectors.T.flip(0)[:count].to(samples)
+    return directions.contiguous(), strengths.flip(0)[:count].to(samples)

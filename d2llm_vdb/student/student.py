@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2llm_vdb.checks import check_whole_number
+from d2llm_vdb.checks import check_whole_number, home_expanded
 from d2llm_vdb.errors import CheckpointError, InputError
 from d2llm_vdb.student import checkpoint
 from d2llm_vdb.student.arrays import Float32, Float64, PassageVectors, QueryVectors
@@ -43,6 +43,7 @@ from d2llm_vdb.student.fitting import check_fit, fit
 from d2llm_vdb.student.heads import StudentHeads
 from d2llm_vdb.student.model_source import DType, independent_of_directory
 from d2llm_vdb.student.pairs import RankedDocument, predict, rank
+from d2llm_vdb.student.passed_over import warn_of_passed_over
 from d2llm_vdb.student.score import LogitPart, logit
 from d2llm_vdb.student.shipped import DEFAULT, PAIRS, SHIPPED
 from d2llm_vdb.student.threads import threads_for
@@ -111,7 +112,10 @@ class Student:
         dtype: DType = "auto",
         trust_remote_code: bool = False,
     ) -> Student:
-        """Build an untrained student that searches like its backbone.
+        """Build an untrained student that searches like its backbone pooled by the mean.
+
+        Where sentence-transformers pools it otherwise, or puts prompts before texts, a warning
+        says so.
 
         Its PMA is mean pooling, its recall vectors are the pooled states, its
         IEM adds the best segment's match to the cosine, and its late interaction is MaxSim with
@@ -140,10 +144,13 @@ class Student:
         """
         if lora_rank is not None:
             check_whole_number("lora_rank", lora_rank)
+        if isinstance(sample_texts, str):
+            raise InputError("sample_texts is one string; pass a list of texts")
         source = os.fspath(source)
         backbone = Backbone.load(
             source, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
+        warn_of_passed_over(source, prompted=bool(query_prompt or passage_prompt))
         dim = backbone.dim
         texts = None if sample_texts is None else list(sample_texts)
         if iem_dim is None:
@@ -187,7 +194,8 @@ class Student:
         Raises:
             CheckpointError: the directory is missing, incomplete, or its weights do not fit.
         """
-        config, weights = checkpoint.read(Path(path))
+        path = home_expanded("path", path)
+        config, weights = checkpoint.read(path)
         try:
             backbone = Backbone.load(
                 config.backbone, device=device, dtype=dtype, trust_remote_code=trust_remote_code
@@ -195,16 +203,16 @@ class Student:
         except CheckpointError as error:
             raise CheckpointError(
                 f"student {path}: {error}. If the backbone lies elsewhere now, write its new "
-                f'place as "backbone" in {Path(path) / checkpoint.CONFIG_FILE}'
+                f'place as "backbone" in {path / checkpoint.CONFIG_FILE}'
             ) from error
-        checkpoint.load_adapter(backbone, Path(path))
+        checkpoint.load_adapter(backbone, path)
         heads = StudentHeads(config)
-        checkpoint.load_weights(heads, weights, Path(path))
+        checkpoint.load_weights(heads, weights, path)
         try:
             student = cls(config, backbone, heads)
         except InputError as error:
             raise CheckpointError(f"student {path}: {error}") from error
-        student.path = Path(path).resolve()
+        student.path = path.resolve()
         return student
 
     @classmethod
@@ -241,8 +249,9 @@ class Student:
             CheckpointError: something else is there, a student is and `overwrite` is false, or
                 it cannot be written.
         """
-        checkpoint.write(Path(path), self, overwrite=overwrite, record=record)
-        self.path = Path(path).resolve()
+        directory = home_expanded("path", path)
+        checkpoint.write(directory, self, overwrite=overwrite, record=record)
+        self.path = directory.resolve()
 
     @property
     def fingerprint(self) -> str:
@@ -402,7 +411,7 @@ class Student:
         """
         scorer = scorer_of(head, words=evidence.words is not None)
         logits = logit(self.score_parts(evidence, head))
-        scores: Float64 = self.heads.calibration(logits, scorer).cpu().numpy()
+        scores: Float64 = self.heads.calibration(logits, scorer).numpy()
         return scores
 
     @torch.inference_mode()

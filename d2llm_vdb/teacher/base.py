@@ -14,14 +14,18 @@ import torch
 from torch import Tensor
 
 from d2llm_vdb.batching import length_batches
+from d2llm_vdb.checks import check_unicode
 from d2llm_vdb.errors import InputError
 from d2llm_vdb.progress import OnCount, ignore
 from d2llm_vdb.student import Task
 from d2llm_vdb.student.arrays import Float16, Float32
+from d2llm_vdb.student.backbone import context_length
 from d2llm_vdb.student.model_source import batch_tokens, no_progress_bars
 from d2llm_vdb.wording import counted
 
 Pair = tuple[str, str]
+
+SHOWN_TEXT = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +53,14 @@ class Teacher(ABC):
     Args:
         model: on its device, in the precision it computes in.
         tokenizer: of that model; one without a padding token pads with its end of a text.
-        max_tokens: longest input; the passage is cut, never the question around it.
+        max_tokens: longest input, no longer than the model takes; the passage is cut, never the
+            question around it.
     """
 
     def __init__(self, model: Any, tokenizer: Any, max_tokens: int) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
-        self.max_tokens = max_tokens
+        self.max_tokens = min(max_tokens, context_length(model) or max_tokens)
         self.batch_tokens = batch_tokens(model.device)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -102,8 +107,11 @@ class Teacher(ABC):
             on_progress: told how many pairs each batch had.
 
         Raises:
-            InputError: the model's answer to a pair is no number.
+            InputError: a text is not valid Unicode, or the model's answer to a pair is no number.
         """
+        for query, passage in pairs:
+            check_unicode("query", query, query)
+            check_unicode("passage", passage, passage[:SHOWN_TEXT])
         tell = on_progress or ignore
         inputs = self.encode(pairs, task)
         logit = np.empty(len(pairs), np.float32)

@@ -12,6 +12,7 @@ from types import TracebackType
 import numpy as np
 
 from d2llm_vdb.batching import batched
+from d2llm_vdb.errors import InputError
 from d2llm_vdb.progress import OnCount, ignore
 from d2llm_vdb.student import Task
 from d2llm_vdb.teacher.base import Pair, Teacher, TeacherScores
@@ -33,15 +34,24 @@ class ScoreCache:
 
     Args:
         path: a SQLite file, created where it does not exist; several teachers may share it.
+
+    Raises:
+        InputError: it is damaged, or cannot be made.
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._database = sqlite3.connect(path, timeout=LONGEST_WAIT)
-        self._database.execute(
-            "CREATE TABLE IF NOT EXISTS scores "
-            "(key BLOB PRIMARY KEY, logit REAL NOT NULL, feature BLOB NOT NULL) WITHOUT ROWID"
-        )
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(path, timeout=LONGEST_WAIT)
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS scores "
+                "(key BLOB PRIMARY KEY, logit REAL NOT NULL, feature BLOB NOT NULL) WITHOUT ROWID"
+            )
+        except (OSError, sqlite3.DatabaseError) as error:
+            raise InputError(
+                f"the cache of scores {path} cannot be used: {error}; delete it, or give another "
+                f"directory"
+            ) from error
 
     def score(
         self,

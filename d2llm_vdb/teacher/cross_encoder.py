@@ -68,6 +68,7 @@ class CrossEncoderTeacher(Teacher):
             [passage for _, passage in pairs],
             truncation="longest_first",
             max_length=self.max_tokens,
+            split_special_tokens=True,  # a [SEP] within a text is text
         )
         names = list(encoded)
         return [{name: encoded[name][row] for name in names} for row in range(len(pairs))]

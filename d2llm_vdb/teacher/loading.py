@@ -13,7 +13,16 @@ from transformers import (
 )
 
 from d2llm_vdb.errors import CheckpointError
-from d2llm_vdb.student.model_source import DType, loading, locate, pick_device, pick_dtype
+from d2llm_vdb.student.model_source import (
+    DType,
+    check_tokenizer,
+    check_weights,
+    is_of_pooler,
+    loading,
+    locate,
+    pick_device,
+    pick_dtype,
+)
 from d2llm_vdb.teacher.base import Teacher
 from d2llm_vdb.teacher.cross_encoder import CrossEncoderTeacher
 from d2llm_vdb.teacher.prompts import ENGLISH, YesNoPrompt
@@ -52,18 +61,28 @@ def load_teacher(
         "a causal LM or a sequence-classification model: a hub id, a directory, a .gguf file or "
         "package:NAME"
     )
-    with loading(f"teacher {source!r}", wanted, gguf_file), torch.random.fork_rng(devices=[]):
+    named = f"teacher {source!r}"
+    with loading(named, wanted, gguf_file), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a training that was killed begins with the same new head again
         config = AutoConfig.from_pretrained(directory, **options)
         kind = _kind(config, gguf_file is not None, new_head, source)
         if kind is AutoModelForSequenceClassification and not _is_classifier(config):
             options["num_labels"] = 1
         tokenizer = AutoTokenizer.from_pretrained(directory, **options)
-        model = kind.from_pretrained(
-            directory, dtype=pick_dtype(dtype, target), use_safetensors=True, **options
+        model, found = kind.from_pretrained(
+            directory,
+            dtype=pick_dtype(dtype, target),
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
         )
         if gguf_file:
             model = _unpacked(model, kind, config)
+    check_tokenizer(named, tokenizer, model.config)
+    missing = set(found["missing_keys"])
+    if new_head:
+        missing = {name for name in missing if not _is_of_head(name, model)}
+    check_weights(named, missing)
     model = model.to(target)
     if kind is AutoModelForSequenceClassification:
         return CrossEncoderTeacher(model, tokenizer, max_tokens)
@@ -75,6 +94,11 @@ def _unpacked(model: Any, kind: Any, config: Any) -> Any:
     ordinary = kind.from_config(config, dtype=model.dtype)
     ordinary.load_state_dict(model.state_dict())
     return ordinary
+
+
+def _is_of_head(weight: str, model: Any) -> bool:
+    """Return whether a weight is of the classifier, or of the pooler that it reads."""
+    return is_of_pooler(weight) or not weight.startswith(f"{model.base_model_prefix}.")
 
 
 def _kind(config: Any, is_gguf: bool, new_head: bool, source: str) -> Any:

@@ -36,7 +36,13 @@ class YesNoPrompt:
     def __post_init__(self) -> None:
         for name in ("symmetric", "asymmetric"):
             template = getattr(self, name)
-            found = {field for _, field, _, _ in string.Formatter().parse(template) if field}
+            try:
+                parts = list(string.Formatter().parse(template))
+            except ValueError as error:
+                raise InputError(
+                    f"prompt.{name} is no template: {error}; write a brace of the text twice"
+                ) from error
+            found = {field for _, field, _, _ in parts if field is not None}
             if found != FIELDS:
                 raise InputError(
                     f"prompt.{name} must have the fields {{query}} and {{passage}} and no other; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ class YesNoTeacher(Teacher):
         tokenizer.padding_side = "left"  # so that the last position is a token in every row
         super().__init__(model, tokenizer, max_tokens)
         self.prompt = prompt
+        self._marks = _marks(tokenizer)
         self.chat = prompt.chat if prompt.chat is not None else bool(tokenizer.chat_template)
         yes, no = self._first_tokens(prompt.yes), self._first_tokens(prompt.no)
         self._yes, self._no = sorted(yes - no), sorted(no - yes)
@@ -43,9 +45,9 @@ class YesNoTeacher(Teacher):
             task: len(self._prompt_ids(prompt.ask(task, "", ""))) for task in TASKS
         }
         longest = max(self._around.values())
-        if max_tokens < longest + LEAST_ROOM:
+        if self.max_tokens < longest + LEAST_ROOM:
             raise InputError(
-                f"max_tokens={max_tokens} leaves no room for query and passage beside the "
+                f"max_tokens={self.max_tokens} leaves no room for query and passage beside the "
                 f"{longest} tokens of the question about them; give {longest + LEAST_ROOM} or "
                 f"more (--teacher-tokens)"
             )
@@ -74,6 +76,7 @@ class YesNoTeacher(Teacher):
 
     def _encode_one(self, query: str, passage: str, task: Task) -> dict[str, list[int]]:
         """Cut the passage, and of a query no more than leaves the passage half of the room."""
+        query, passage = (self._marks.sub(r"\1 ", text) for text in (query, passage))
         room = self.max_tokens - self._around[task]
         ends = self._ends(passage)
         query = _cut(query, self._ends(query), max(room // 2, room - len(ends)))
@@ -115,6 +118,17 @@ class YesNoTeacher(Teacher):
         """Return where each of a text's tokens ends."""
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return [end for _, end in encoded["offset_mapping"]]
+
+
+def _marks(tokenizer: Any) -> re.Pattern[str]:
+    """Return what finds the first character of control tokens, such as `<|im_end|>`, in a text.
+
+    A text with a blank after it is read as it stands, and says nothing in the name of the user or
+    the model.
+    """
+    tokens = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    marks = [re.escape(token) for token in tokens if len(token) > 1]
+    return re.compile(f"(?={'|'.join(marks)})(.)" if marks else "(?!)()", re.DOTALL)
 
 
 def _cut(text: str, ends: list[int], tokens: int) -> str:
