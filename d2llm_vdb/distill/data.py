@@ -117,23 +117,23 @@ class TrainingSet:
 
         Args:
             name: of the set.
-            pairs: first sentence, second sentence, label from 0 to 1.
+            pairs: first sentence, second sentence, label from 0 to 1; a pair that is judged again
+                has the mean of its labels.
 
         Raises:
-            InputError: a label is out of range, a pair has two of them, or all labels are the same.
+            InputError: a label is out of range, or all labels are the same.
         """
         passages: dict[str, int] = {}
-        lists: dict[str, dict[int, float]] = {}
+        judgements: dict[str, dict[int, list[float]]] = {}
         for first, second, label in pairs:
             if not 0 <= label <= 1:
                 raise InputError(f"{name}: label {label} of {first[:40]!r} is not from 0 to 1")
             row = passages.setdefault(second, len(passages))
-            before = lists.setdefault(first, {}).setdefault(row, label)
-            if before != label:
-                raise InputError(
-                    f"{name}: {first[:40]!r} and {second[:40]!r} are judged {label}, and {before} "
-                    f"before; remove one of the two"
-                )
+            judgements.setdefault(first, {}).setdefault(row, []).append(label)
+        lists = {
+            first: {row: sum(own) / len(own) for row, own in judged.items()}
+            for first, judged in judgements.items()
+        }
         labels = {label for judged in lists.values() for label in judged.values()}
         if len(labels) < 2:
             raise InputError(
