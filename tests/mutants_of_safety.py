@@ -84,11 +84,12 @@ def rst_includes_files() -> None:
 )
 def adapters_of_any_file() -> None:
     """peft may look for the weights of an adapter by itself."""
-    whole = checkpoint.load_adapter
+    whole, own = checkpoint.load_adapter, checkpoint.ADAPTER_WEIGHTS
 
-    def load_adapter(*arguments: Any) -> None:
-        checkpoint.ADAPTER_WEIGHTS = "adapter_config.json"  # not before: it is saved by that name
-        whole(*arguments)
+    def load_adapter(backbone: Any, path: Any) -> None:
+        there = (path / checkpoint.ADAPTER_DIR / own).is_file()
+        checkpoint.ADAPTER_WEIGHTS = own if there else checkpoint.ADAPTER_CONFIG
+        whole(backbone, path)
 
     swap(checkpoint, "load_adapter", load_adapter)
 

@@ -13,7 +13,7 @@ import qdrant_edge
 from mutation import mutant, swap
 from qdrant_client import models
 
-from d2llm_vdb import Index, Passage, add, copying, filters, index, paths, reembed
+from d2llm_vdb import Index, Passage, add, collection, copying, filters, index, paths, reembed
 from d2llm_vdb.add import Adder
 from d2llm_vdb.awaiting import StoppableProgress
 from d2llm_vdb.errors import StoreError
@@ -228,9 +228,9 @@ def tenants_passages_taken_for_nobodys() -> None:
 @mutant("test_delete.py::test_ids_and_documents_are_deleted_and_a_filter_narrows_both[edge]")
 def filter_dropped_from_deleting() -> None:
     """Deleting documents ignores the filter beside them."""
-    whole = index.selection
+    whole = collection.selection
     swap(
-        index,
+        collection,
         "selection",
         lambda ids, documents, given: whole(
             ids, documents, given if ids is None and documents is None else None
