@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,6 +17,7 @@ from d2llm_vdb.ingest import chunking, docx, html, rejects, rst, tables, whole
 from d2llm_vdb.store import TenantStore, client
 from d2llm_vdb.store.client import ClientOptions
 from d2llm_vdb.student import checkpoint
+from d2llm_vdb.teacher import yes_no
 
 
 @mutant("test_secrets.py::test_no_log_error_or_traceback_holds_it_even_where_a_proxy_sends_it_back")
@@ -204,3 +206,26 @@ def sample_taken_for_the_table() -> None:
     """A row that goes on beyond the sample speaks against quotes."""
     whole = tables._dialect
     swap(tables, "_dialect", lambda lines, delimiter, cut: whole(lines, delimiter, cut=False))
+
+
+@mutant("test_mcp.py::test_hints_tell_of_no_field_that_the_fixed_filter_hides")
+def hints_of_hidden_passages() -> None:
+    """Hints tell of fields that a fixed filter hides."""
+    from d2llm_vdb.serve import finder
+
+    whole = finder.unknown_fields
+    swap(finder, "unknown_fields", lambda given, within: whole(given))
+
+
+@mutant("test_shipped_students.py::test_the_student_for_pairs_is_not_led_astray_by_the_same_words")
+def pairs_by_the_default_student() -> None:
+    """The student for pairs is the default one under another name."""
+    from d2llm_vdb.student.shipped import DEFAULT, PAIRS, SHIPPED
+
+    SHIPPED[PAIRS] = SHIPPED[DEFAULT]
+
+
+@mutant("test_teacher.py::test_control_tokens_within_a_text_are_read_as_text")
+def control_tokens_read_in_texts() -> None:
+    """A passage may end the user's turn and answer for the model."""
+    swap(yes_no, "_marks", lambda tokenizer: re.compile("(?!)()"))
