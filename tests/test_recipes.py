@@ -16,6 +16,7 @@ import fusion_probabilities
 import fusion_scores
 import fusion_sets
 import numpy as np
+import pairs_student
 import pytest
 import results
 import results_page
@@ -83,6 +84,7 @@ def test_only_sets_whose_licence_allows_a_shipped_model_are_trained_on() -> None
     used = {
         *student_sets.SAMPLES,
         *default_student.LEARNT,
+        *pairs_student.LEARNT,
         *teacher.LABELLED,
         *ablations.DISTILLED,
     }
