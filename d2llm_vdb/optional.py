@@ -9,7 +9,7 @@ from d2llm_vdb.errors import MissingExtraError
 
 
 @contextmanager
-def needing(package: str, extra: str, purpose: str) -> Iterator[None]:
+def needing(package: str, extra: str, purpose: str, module: str | None = None) -> Iterator[None]:
     """Tell what to install where an import in the block finds no package.
 
     A package that is there and broken says so itself.
@@ -18,6 +18,7 @@ def needing(package: str, extra: str, purpose: str) -> Iterator[None]:
         package: its name, as pip knows it.
         extra: of this library, which brings it.
         purpose: what needs it, such as "reading PDF".
+        module: that it is imported by; None for its name, with underscores.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -25,4 +26,6 @@ def needing(package: str, extra: str, purpose: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != (module or package.replace("-", "_")):
+            raise
         raise MissingExtraError(package, extra, purpose) from error

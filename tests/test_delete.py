@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 from d2llm_vdb import Index, Passage, Student
 from d2llm_vdb.cli.app import app
 from d2llm_vdb.errors import InputError
+from d2llm_vdb.store import EdgeStore
 
 
 def shelf() -> Iterator[Passage]:
@@ -215,8 +216,11 @@ def test_everything_is_deleted_only_by_that_name(delete: Any) -> None:
     assert json.loads(run("--all", "--yes", "--json").stdout)["left"] == 0
 
 
-def test_what_is_not_there_is_no_failure_and_nothing_is_asked(delete: Any) -> None:
+def test_what_is_not_there_is_no_failure_and_nothing_is_asked_or_written(
+    delete: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, _ = delete
+    monkeypatch.delattr(EdgeStore, "delete_where")
     result = run("missing")
     assert result.exit_code == 0
     assert "0 passages deleted" in result.stdout

@@ -217,8 +217,6 @@ def test_every_way_into_a_store_is_a_tenants_own() -> None:
     inherited = {
         "run",
         "arun",
-        "recall",
-        "arecall",
         "scroll",
         "ascroll",
         "check_open",

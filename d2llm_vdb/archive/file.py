@@ -100,9 +100,9 @@ def writing(path: Path, *, overwrite: bool) -> Iterator[ArchiveWriter]:
     Raises:
         InputError: there is a file of that name already, or no such directory.
     """
-    _check_free(path, overwrite)
     if path.is_symlink():  # what it leads to is written, and the link stays
         path = path.resolve()
+    _check_free(path, overwrite)
     with whole_file(path) as draft:
         with draft.open("xb") as file:
             with zipfile.ZipFile(file, "w") as archive:

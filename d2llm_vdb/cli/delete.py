@@ -60,6 +60,7 @@ def delete(
         from d2llm_vdb.checks import check_tenant
         from d2llm_vdb.collection import Collection
         from d2llm_vdb.filters import required_filter
+        from d2llm_vdb.search.filter_warnings import FilterWarnings
         from d2llm_vdb.selection import selection
 
     if everything and (ids or doc or filter):
@@ -84,6 +85,7 @@ def delete(
                 f"--all in its place to delete everything, or a filter that leaves some out"
             )
         if not found:
+            store.run(FilterWarnings().found_nothing(store.tenant, chosen))
             nothing = (
                 f"tenant {tenant!r} has no passages" if tenant and not held else "nothing matches"
             )
@@ -96,7 +98,7 @@ def delete(
             _tell_left(_left_of_documents(store, ids, chosen))
         if found and not yes:
             _ask(store, found, held, chosen)
-        deleted = collection.delete_where(chosen)
+        deleted = collection.delete_where(chosen) if found else 0
         if deleted:
             collection.optimize()
         told = store.location

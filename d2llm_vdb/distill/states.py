@@ -108,7 +108,7 @@ class TokenIds(Texts):
             with whole_file(path) as draft:
                 np.save(draft, pooled)
         (on_progress or ignore)(len(texts))
-        anchors = np.load(path, mmap_mode="r") if learnt else None
+        anchors = kept_array(path, "r") if learnt else None
         return cls(ids, anchors, backbone.padding_id)
 
     def __len__(self) -> int:

@@ -17,4 +17,6 @@ def require(module: str, package: str, purpose: str) -> Any:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != module.partition(".")[0]:  # it is there, broken
+            raise
         raise MissingExtraError(package, "evaluate", purpose) from error

@@ -46,7 +46,7 @@ def docx_document(data: bytes, source: str) -> Document:
         InputError: it is no Word document, or unpacks to more than can be held.
         MissingExtraError: the parser is not installed.
     """
-    with needing("python-docx", "ingest", "reading Word documents"):
+    with needing("python-docx", "ingest", "reading Word documents", "docx"):
         import docx
         from docx.table import Table
     try:

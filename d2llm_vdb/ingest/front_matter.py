@@ -59,7 +59,7 @@ def markdown_document(data: bytes, source: str) -> Document:
 
 
 def _mapping(text: str) -> dict[str, Any]:
-    with needing("PyYAML", "ingest", "reading front matter"):
+    with needing("PyYAML", "ingest", "reading front matter", "yaml"):
         import yaml
 
     class Loader(yaml.SafeLoader):

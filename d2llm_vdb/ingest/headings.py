@@ -105,6 +105,6 @@ def _at(text: str, start: int) -> tuple[int, Heading]:
 
 
 def _parser() -> Any:
-    with needing("markdown-it-py", "ingest", "cutting Markdown"):
+    with needing("markdown-it-py", "ingest", "cutting Markdown", "markdown_it"):
         from markdown_it import MarkdownIt
     return MarkdownIt("commonmark").disable("inline")

@@ -86,7 +86,7 @@ def markdown(page: BeautifulSoup) -> tuple[str, tuple[int, ...]]:
 
 
 def _parse(data: bytes, source: str) -> BeautifulSoup:
-    with needing("beautifulsoup4", "ingest", "reading HTML"):
+    with needing("beautifulsoup4", "ingest", "reading HTML", "bs4"):
         from bs4 import BeautifulSoup, FeatureNotFound
     # It is decoded already; and without a line Beautiful Soup warns of what may be a file's name.
     markup = _XML_DECLARATION.sub("", page_text(data, source).replace("\0", "")) + "\n"

@@ -223,7 +223,9 @@ class _Run:
         self.report.added.deleted += len(gone)
         self.report.kept = len(kept)
         if empty:
-            logger.warning("nothing pruned of what came from %s: no file is there", list(empty))
+            logger.warning(
+                "nothing pruned of what came from %s: no file of a known kind is there", list(empty)
+            )
         if kept and self._unclear_sources:
             logger.warning(
                 "%s kept, though not read: rejects without a known id, in %s, may be any of what "

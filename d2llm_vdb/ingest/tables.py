@@ -183,7 +183,10 @@ def _score(lines: Sequence[str], dialect: Dialect, *, cut: bool) -> tuple[bool, 
 
 
 def _header(rows: Iterator[list[str]]) -> list[str]:
-    header = [name.strip() for name in next((row for row in rows if row), [])]
+    header = next((row for row in rows if row), [])
+    stripped = [name.strip() for name in header]
+    if len({*stripped}) == len({*header}):
+        header = stripped
     twice = [name for name, times in Counter(header).items() if times > 1]
     if twice:
         raise InputError(f"column {twice[0]!r} is there twice; give each a name of its own")

@@ -124,7 +124,7 @@ class Backbone:
             )
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise CheckpointError(f"{named} has no fast tokenizer (tokenizer.json)")
-        if model.config.is_encoder_decoder:
+        if model.config.is_encoder_decoder and getattr(model, "decoder", None) is not None:
             raise CheckpointError(
                 f"{named} is an encoder with a decoder ({type(model).__name__}); take a model that "
                 f"is one of the two, such as BERT or Qwen"
@@ -267,6 +267,8 @@ class Backbone:
 
 def context_length(model: Any) -> int | None:
     """Return the longest input in tokens that a model was built for, where it says so."""
+    if not getattr(model.config, "position_biased_input", True):  # DeBERTa's are relative
+        return None
     length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return int(length) - _first_position(model) if length else None
 

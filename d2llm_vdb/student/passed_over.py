@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 # All else that its modules do changes the vectors. They are pooled by the mean, and cosines need
 # no unit length.
-SERVED = ("Transformer", "Normalize")
+SERVED = ("Transformer", "Normalize", "Dropout")
 
 
 def warn_of_passed_over(source: str, *, prompted: bool) -> None:
@@ -44,6 +44,8 @@ def warn_of_passed_over(source: str, *, prompted: bool) -> None:
 def _passed_over(directory: str) -> Iterator[str]:
     modules = _read(directory, "modules.json")
     for module in modules if isinstance(modules, list) else ():
+        if not isinstance(module, dict):
+            continue
         kind = str(module.get("type")).rsplit(".", 1)[-1]
         if kind == "Pooling":
             pooling = _read(directory, f"{module.get('path')}/config.json")
@@ -66,7 +68,9 @@ def _modes(pooling: Any) -> list[str]:
 def _prompts(directory: str) -> dict[str, str]:
     settings = _read(directory, "config_sentence_transformers.json")
     prompts = settings.get("prompts") if isinstance(settings, dict) else None
-    return {name: text for name, text in prompts.items() if text} if prompts else {}
+    if not isinstance(prompts, dict):
+        return {}
+    return {name: text for name, text in prompts.items() if text}
 
 
 def _read(directory: str, name: str) -> Any:
@@ -75,6 +79,7 @@ def _read(directory: str, name: str) -> Any:
         path = cached_file(
             directory,
             name,
+            local_files_only=True,  # a hub that is not reached is asked for minutes
             _raise_exceptions_for_gated_repo=False,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,

@@ -43,7 +43,7 @@ class CrossEncoderTeacher(Teacher):
 
         Both tasks are asked the same way.
         """
-        return f"cross-encoder {weights_identity(self.model)} {self.max_tokens} yes={self._yes}"
+        return f"cross-encoder-2 {weights_identity(self.model)} {self.max_tokens} yes={self._yes}"
 
     @property
     def head(self) -> torch.nn.Module:

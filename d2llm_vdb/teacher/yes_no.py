@@ -58,7 +58,7 @@ class YesNoTeacher(Teacher):
         read = [self._prompt_ids(self.prompt.ask(task, "", "")) for task in TASKS]
         asked = json.dumps([self.prompt.to_dict(), self.chat, self.max_tokens, read])
         digest = hashlib.blake2b(asked.encode(), digest_size=8).hexdigest()
-        return f"yes-no {weights_identity(self.model)} {digest}"
+        return f"yes-no-2 {weights_identity(self.model)} {digest}"
 
     @property
     def head(self) -> torch.nn.Module:
