@@ -57,7 +57,6 @@ def delete(
     """
     location = database.location
     with waiting("starting"):
-        from d2llm_vdb.checks import check_tenant
         from d2llm_vdb.collection import Collection
         from d2llm_vdb.filters import required_filter
         from d2llm_vdb.search.filter_warnings import FilterWarnings
@@ -65,7 +64,6 @@ def delete(
 
     if everything and (ids or doc or filter):
         raise typer.BadParameter("means every passage; give it alone", param_hint="--all")
-    check_tenant(tenant)
     if not everything:
         _chosen(ids, doc, filter)  # what cannot be used needs no database to be told
     with Collection.open(
@@ -98,17 +96,15 @@ def delete(
             _tell_left(_left_of_documents(store, ids, chosen))
         if found and not yes:
             _ask(store, found, held, chosen)
-        deleted = collection.delete_where(chosen) if found else 0
-        if deleted:
-            collection.optimize()
+        if found:
+            store.delete_where(chosen)
+            store.optimize()
         told = store.location
     if as_json:
-        print_json({"deleted": deleted, "left": held - deleted})
+        print_json({"deleted": found, "left": held - found})
     else:
         whose = "" if tenant is None else f" of tenant {tenant!r}"
-        print_line(
-            f"{counted(deleted, 'passage')} deleted from {told}, {held - deleted:,} left{whose}"
-        )
+        print_line(f"{counted(found, 'passage')} deleted from {told}, {held - found:,} left{whose}")
 
 
 def _chosen(ids: list[str] | None, doc: list[str] | None, filter: str | None) -> models.Filter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from d2llm_vdb.errors import MissingExtraError
+from d2llm_vdb.optional import needing
 
 
 def require(module: str, package: str, purpose: str) -> Any:
@@ -14,9 +14,5 @@ def require(module: str, package: str, purpose: str) -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
-    try:
+    with needing(package, "evaluate", purpose, module.partition(".")[0]):
         return import_module(module)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != module.partition(".")[0]:  # it is there, broken
-            raise
-        raise MissingExtraError(package, "evaluate", purpose) from error

@@ -60,7 +60,8 @@ def read(path: Path) -> tuple[StudentConfig, dict[str, Tensor]]:
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path} is not a student directory: it has no {Path(str(error.filename)).name}. "
-            f"Make one with Student.save or `d2llm init`, or take one that ships: {NAMES}"
+            f"Make one with Student.save or `d2llm init`, or take one that ships: "
+            f"Student.default(), Student.for_pairs() (--student: {NAMES})"
         ) from error
     except OSError as error:
         raise CheckpointError(

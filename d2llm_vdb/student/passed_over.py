@@ -74,7 +74,7 @@ def _prompts(directory: str) -> dict[str, str]:
 
 
 def _read(directory: str, name: str) -> Any:
-    """Return what a JSON file of a model holds; None where there is none, or no hub."""
+    """Return what a JSON file of a model holds; None where none is on this machine."""
     try:
         path = cached_file(
             directory,

@@ -41,9 +41,11 @@ class CrossEncoderTeacher(Teacher):
     def identity(self) -> str:
         """The model's weights, where passages are cut, and the class that means yes.
 
-        Both tasks are asked the same way.
+        Both tasks are asked the same way. Scores from before control tokens were read as text are
+        another teacher's.
         """
-        return f"cross-encoder-2 {weights_identity(self.model)} {self.max_tokens} yes={self._yes}"
+        weights = weights_identity(self.model)
+        return f"cross-encoder control-as-text {weights} {self.max_tokens} yes={self._yes}"
 
     @property
     def head(self) -> torch.nn.Module:

@@ -54,11 +54,14 @@ class YesNoTeacher(Teacher):
 
     @property
     def identity(self) -> str:
-        """The model's weights, the prompt as the model reads it, and where passages are cut."""
+        """The model's weights, the prompt as the model reads it, and where passages are cut.
+
+        Scores from before control tokens were read as text are another teacher's.
+        """
         read = [self._prompt_ids(self.prompt.ask(task, "", "")) for task in TASKS]
         asked = json.dumps([self.prompt.to_dict(), self.chat, self.max_tokens, read])
         digest = hashlib.blake2b(asked.encode(), digest_size=8).hexdigest()
-        return f"yes-no-2 {weights_identity(self.model)} {digest}"
+        return f"yes-no control-as-text {weights_identity(self.model)} {digest}"
 
     @property
     def head(self) -> torch.nn.Module:
